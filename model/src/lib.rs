@@ -1,0 +1,3 @@
+//! What a base model is, for whoever computes with it.
+
+pub mod quant;
