@@ -1,0 +1,37 @@
+# The commands of Flywheel. Each installs what it needs and says what it does.
+SHELL := /bin/bash
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/flywheel
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
+BIN := $(CARGO_TARGET_DIR)/release
+
+.PHONY: help demo test serve build model deps check-features fmt
+
+help: ## Lists the commands
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
+
+demo: build ## Turns the whole wheel once on the real model (KEEP=1 leaves it running)
+	@$(BIN)/flywheel demo --model $(MODEL) $(if $(KEEP),--keep)
+
+serve: build ## Starts the gateway on 127.0.0.1:8080 with the default model
+	@$(BIN)/flywheel serve --model $(MODEL) --data $(or $(DATA),data)
+
+build: model ## Builds the binaries in release
+	@echo "==> Building (the first time takes some minutes)"
+	cargo build --locked --release -p gateway -p trainer
+
+model: ## Fetches the default model into the user's cache folder
+	@scripts/deps.sh build
+	@scripts/model.sh
+
+deps: ## Installs the system packages for building and testing
+	@scripts/deps.sh test
+
+test: deps model ## Runs everything that CI runs
+	@scripts/check.sh
+
+check-features: ## Type-checks the optional cargo features
+	@scripts/features.sh
+
+fmt: ## Formats the code
+	cargo fmt --all

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Everything that CI runs: format, lints, documentation, deployment files, tests.
+. "$(dirname "$0")/common.sh"
+cd "$ROOT"
+started=$SECONDS
+step() { say "[$((SECONDS - started)) s] $*"; }
+
+step "Format"
+cargo fmt --all --check
+step "Build (the first time takes some ten minutes on two cores)"
+cargo test --locked --release --workspace --no-run
+step "Lints"
+cargo clippy --locked --release --workspace --all-targets -- -D warnings
+step "Documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps --quiet
+step "Deployment files"
+scripts/lint-deploy.sh
+# Optional parts are checked where their dependencies were already built once
+# (`make check-features` does that), so that a cold CI stays short.
+if [ -f "$CACHE/features-warm" ]; then
+  step "Optional features"
+  scripts/features.sh
+fi
+step "Tests"
+cargo test --locked --release --workspace
+step "All checks passed"
