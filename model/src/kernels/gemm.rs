@@ -1,0 +1,186 @@
+//! The f32 micro-kernel: rows of `x` times panels of 16 output columns.
+//!
+//! A panel is `[k][16]`. Each output is `fma`s over k in order, whatever the
+//! tile, so a row's result does not depend on the rows beside it.
+
+use super::cpu::Level;
+use super::parallel::SharedOutput;
+use crate::quant::GROUP;
+
+/// One row of a panel, aligned to a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct PanelRow(pub(super) [f32; GROUP]);
+
+/// Rows of `x` that a product reads: `x[i · stride + offset + k]`.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) n: usize,
+    pub(super) stride: usize,
+    pub(super) offset: usize,
+}
+
+/// `y[.., col..col+32] (+)= x · [panels.0 panels.1]`, for all rows of `x`.
+///
+/// # Safety
+/// No other task uses those columns of `y`.
+pub(super) unsafe fn panel_product(
+    x: Rows<'_>,
+    panels: (&[PanelRow], &[PanelRow]),
+    y: &SharedOutput<'_>,
+    col: usize,
+    accumulate: bool,
+) {
+    let k = panels.0.len();
+    assert!(k == panels.1.len() && x.offset + k <= x.stride);
+    assert!(x.n == 0 || x.x.len() >= x.n * x.stride);
+    let level = Level::detect();
+    let mut first = 0;
+    while first < x.n {
+        let job = Job { x, first, panels, y, col, accumulate };
+        first += match x.n - first {
+            12.. => job.run::<12>(level),
+            4..12 => job.run::<4>(level),
+            _ => job.run::<1>(level),
+        };
+    }
+}
+
+struct Job<'a, 'y> {
+    x: Rows<'a>,
+    first: usize,
+    panels: (&'a [PanelRow], &'a [PanelRow]),
+    y: &'a SharedOutput<'y>,
+    col: usize,
+    accumulate: bool,
+}
+
+type Acc<const N: usize> = [[[f32; GROUP]; 2]; N];
+
+impl Job<'_, '_> {
+    #[inline(always)]
+    fn run<const N: usize>(&self, level: Level) -> usize {
+        let mut acc: Acc<N> = [[[0.0; GROUP]; 2]; N];
+        if self.accumulate {
+            self.each_part(&mut acc, |part, acc| acc.copy_from_slice(part));
+        }
+        let start = self.first * self.x.stride + self.x.offset;
+        let (x, stride) = (&self.x.x[start..], self.x.stride);
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the level was detected; `panel_product` checked the lengths.
+            Level::Avx512 => unsafe { avx512::<N>(x, stride, self.panels, &mut acc) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx2 => unsafe { avx2::<N>(x, stride, self.panels, &mut acc) },
+            // SAFETY: `panel_product` checked the lengths.
+            _ => unsafe { portable::<N>(x, stride, self.panels, &mut acc) },
+        }
+        self.each_part(&mut acc, |part, acc| part.copy_from_slice(acc));
+        N
+    }
+
+    /// Calls `f` with each part of `y` in this tile and the sums for it.
+    #[inline(always)]
+    fn each_part<const N: usize>(
+        &self,
+        acc: &mut Acc<N>,
+        f: impl Fn(&mut [f32], &mut [f32]),
+    ) {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (p, acc) in row.iter_mut().enumerate() {
+                let col = self.col + p * GROUP;
+                if col < self.y.stride() {
+                    // SAFETY: the caller of `panel_product` owns these columns.
+                    let part = unsafe { self.y.part(self.first + i, col, GROUP) };
+                    let len = part.len();
+                    f(part, &mut acc[..len]);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `x` has `N` rows of `stride`, the last at least as long as the panels.
+#[inline(always)]
+unsafe fn portable<const N: usize>(
+    x: &[f32],
+    stride: usize,
+    panels: (&[PanelRow], &[PanelRow]),
+    acc: &mut Acc<N>,
+) {
+    for (p, panel) in [panels.0, panels.1].into_iter().enumerate() {
+        // few rows at a time, so that the sums stay in registers
+        for first in (0..N).step_by(4) {
+            let rows = (N - first).min(4);
+            let mut sums = [[0.0f32; GROUP]; 4];
+            for i in 0..rows {
+                sums[i] = acc[first + i][p];
+            }
+            for (k, w) in panel.iter().enumerate() {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    let row = first + i.min(rows - 1);
+                    // SAFETY: by contract.
+                    let x = unsafe { *x.get_unchecked(row * stride + k) };
+                    for (sum, w) in sum.iter_mut().zip(&w.0) {
+                        *sum = x.mul_add(*w, *sum);
+                    }
+                }
+            }
+            for i in 0..rows {
+                acc[first + i][p] = sums[i];
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`portable`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<const N: usize>(
+    x: &[f32],
+    stride: usize,
+    panels: (&[PanelRow], &[PanelRow]),
+    acc: &mut Acc<N>,
+) {
+    // SAFETY: the same contract.
+    unsafe { portable::<N>(x, stride, panels, acc) }
+}
+
+/// # Safety
+/// As [`portable`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512<const N: usize>(
+    x: &[f32],
+    stride: usize,
+    panels: (&[PanelRow], &[PanelRow]),
+    acc: &mut Acc<N>,
+) {
+    use std::arch::x86_64::*;
+    let mut sums = [[_mm512_setzero_ps(); 2]; N];
+    for (sum, acc) in sums.iter_mut().zip(acc.iter()) {
+        // SAFETY: rows of 16 floats.
+        *sum = unsafe { [_mm512_loadu_ps(acc[0].as_ptr()), _mm512_loadu_ps(acc[1].as_ptr())] };
+    }
+    for (k, (w0, w1)) in panels.0.iter().zip(panels.1).enumerate() {
+        // SAFETY: panel rows are 16 aligned floats.
+        let (w0, w1) = unsafe { (_mm512_load_ps(w0.0.as_ptr()), _mm512_load_ps(w1.0.as_ptr())) };
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: by contract.
+            let x = _mm512_set1_ps(unsafe { *x.get_unchecked(i * stride + k) });
+            sum[0] = _mm512_fmadd_ps(x, w0, sum[0]);
+            sum[1] = _mm512_fmadd_ps(x, w1, sum[1]);
+        }
+    }
+    for (sum, acc) in sums.iter().zip(acc) {
+        // SAFETY: rows of 16 floats.
+        unsafe {
+            _mm512_storeu_ps(acc[0].as_mut_ptr(), sum[0]);
+            _mm512_storeu_ps(acc[1].as_mut_ptr(), sum[1]);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Products of packed weights with quantized activations.
+//!
+//! For a block, a row's integer dot product is exact; then
+//! `acc ← fma(min, x.scaled_sum, acc)` where the format has minima, and
+//! `acc ← fma(dot, scale · x.scale, acc)`, over the blocks in order. Every
+//! level computes exactly this, so all give the same bits.
+
+use super::activations::Activations;
+use super::cpu::Level;
+use super::parallel::{self, SharedOutput};
+use crate::quant::{GROUP, PackedMatrix, QuantMatrix};
+
+/// Results of 16 weight rows for some activation rows.
+pub(super) type Tile<const N: usize> = [[f32; GROUP]; N];
+
+/// `ys[i] = x · W_iᵀ` for quantized matrices with the same number of columns.
+pub(crate) fn matmul_int8(matrices: &[&QuantMatrix], x: &Activations, ys: &mut [&mut [f32]]) {
+    matmul_int8_at(Level::detect(), matrices, x, ys);
+}
+
+/// The same at a given level, which this CPU must have.
+fn matmul_int8_at(
+    level: Level,
+    matrices: &[&QuantMatrix],
+    x: &Activations,
+    ys: &mut [&mut [f32]],
+) {
+    let parts: Vec<(&PackedMatrix, SharedOutput<'_>)> = matrices
+        .iter()
+        .zip(ys)
+        .filter_map(|(m, y)| Some((m.packed()?, SharedOutput::new(y, m.rows()))))
+        .collect();
+    let groups = parts.iter().map(|(packed, _)| packed.groups).sum();
+    parallel::run_ranges(groups, |range| {
+        for group in range {
+            let mut group = group;
+            for (packed, y) in &parts {
+                if group < packed.groups {
+                    matmul_group(level, packed, group, x, y);
+                    break;
+                }
+                group -= packed.groups;
+            }
+        }
+    });
+}
+
+/// One group of 16 weight rows with all activation rows.
+fn matmul_group(
+    level: Level,
+    weights: &PackedMatrix,
+    group: usize,
+    x: &Activations,
+    y: &SharedOutput<'_>,
+) {
+    let mut first = 0;
+    while first < x.n {
+        first += match x.n - first {
+            8.. => matmul_tile::<8>(level, weights, group, x, first, y),
+            4..8 => matmul_tile::<4>(level, weights, group, x, first, y),
+            2..4 => matmul_tile::<2>(level, weights, group, x, first, y),
+            _ => matmul_tile::<1>(level, weights, group, x, first, y),
+        };
+    }
+}
+
+/// One tile; returns how many activation rows it has.
+#[inline(always)]
+fn matmul_tile<const N: usize>(
+    level: Level,
+    weights: &PackedMatrix,
+    group: usize,
+    x: &Activations,
+    first: usize,
+    y: &SharedOutput<'_>,
+) -> usize {
+    let mut tile = [[0.0; GROUP]; N];
+    match level {
+        // SAFETY: the level is one that this CPU has.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { super::int8_avx512::tile(weights, group, x, first, &mut tile) },
+        // SAFETY: the level is one that this CPU has.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { super::int8_avx2::tile(weights, group, x, first, &mut tile) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => super::int8_neon::tile(weights, group, x, first, &mut tile),
+        _ => super::int8_scalar::tile(weights, group, x, first, &mut tile),
+    }
+    for (i, row) in tile.iter().enumerate() {
+        // SAFETY: each group is computed by one task, and owns its columns.
+        let part = unsafe { y.part(first + i, group * GROUP, GROUP) };
+        part.copy_from_slice(&row[..part.len()]);
+    }
+    N
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests;

@@ -1,0 +1,86 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::quant::Format;
+
+const QUANTIZED: [Format; 5] =
+    [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0];
+
+fn noise(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    })
+    .take(len)
+    .collect()
+}
+
+fn product(level: Level, matrix: &QuantMatrix, x: &[f32], n: usize) -> Vec<f32> {
+    let mut y = vec![f32::NAN; n * matrix.rows()];
+    let activations = Activations::quantize(x, n, matrix.cols());
+    matmul_int8_at(level, &[matrix], &activations, &mut [&mut y]);
+    y
+}
+
+proptest! {
+    #[test]
+    fn every_level_gives_the_bits_of_the_scalar_one(
+        format in proptest::sample::select(&QUANTIZED), rows in 1usize..70, blocks in 1usize..5,
+        n in 1usize..20, seed: u64,
+    ) {
+        let matrix = QuantMatrix::quantize_from_f32(
+            format, rows, blocks * 32, &noise(seed, rows * blocks * 32)).unwrap();
+        let x = noise(seed ^ 1, n * blocks * 32);
+        let expected = product(Level::Scalar, &matrix, &x, n);
+        for &level in Level::available() {
+            let found = product(level, &matrix, &x, n);
+            prop_assert!(expected.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_batch(
+        format in proptest::sample::select(&QUANTIZED), n in 2usize..20, seed: u64,
+    ) {
+        let (rows, cols) = (40, 96);
+        let matrix = QuantMatrix::quantize_from_f32(format, rows, cols, &noise(seed, rows * cols)).unwrap();
+        let x = noise(seed ^ 1, n * cols);
+        let batch = product(Level::detect(), &matrix, &x, n);
+        for i in 0..n {
+            let alone = product(Level::detect(), &matrix, &x[i * cols..(i + 1) * cols], 1);
+            prop_assert_eq!(&batch[i * rows..(i + 1) * rows], &alone[..]);
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_do_not_saturate() {
+    for format in QUANTIZED {
+        let matrix = QuantMatrix::quantize_from_f32(
+            format,
+            32,
+            64,
+            &(0..32 * 64).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect::<Vec<_>>(),
+        )
+        .unwrap();
+        let x: Vec<f32> = (0..64).map(|i| if i % 2 == 0 { 5.0 } else { -5.0 }).collect();
+        let mut exact = vec![0.0; 32];
+        matrix.matmul(&x, 1, &mut exact, crate::quant::Precision::F32);
+        for &level in Level::available() {
+            for (found, exact) in product(level, &matrix, &x, 1).iter().zip(&exact) {
+                assert!((found - exact).abs() < 0.01 * exact.abs(), "{format:?} {level:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_stays_so() {
+    let matrix = QuantMatrix::quantize_from_f32(Format::Q4_1, 16, 32, &noise(3, 512)).unwrap();
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut x = vec![0.5; 32];
+        x[7] = bad;
+        assert!(product(Level::detect(), &matrix, &x, 1).iter().all(|y| !y.is_finite()));
+    }
+}

@@ -1,0 +1,29 @@
+//! CPU kernels, chosen at run time for the CPU they run on.
+//!
+//! The only unsafe code of the workspace's numerics is here: every function
+//! that other modules see is safe and checks its lengths. Work is split over
+//! rayon's current pool. Each result is computed in one fixed order, so it does
+//! not depend on the batch, the tile, the number of threads or the instruction
+//! set. Knows nothing of models.
+
+mod activations;
+mod cpu;
+mod gemm;
+mod int8;
+#[cfg(target_arch = "x86_64")]
+mod int8_avx2;
+#[cfg(target_arch = "x86_64")]
+mod int8_avx512;
+#[cfg(target_arch = "aarch64")]
+mod int8_neon;
+mod int8_scalar;
+mod multiversion;
+mod panels;
+mod parallel;
+
+pub use cpu::Level;
+
+pub(crate) use activations::Activations;
+pub(crate) use int8::matmul_int8;
+pub(crate) use multiversion::dequantize;
+pub(crate) use panels::{matmul_f32, matmul_transposed_f32};

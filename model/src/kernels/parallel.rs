@@ -1,0 +1,66 @@
+//! Splitting work over rayon's current pool, and outputs that tasks share.
+
+use rayon::prelude::*;
+
+/// Tasks for each thread: more balance better, fewer cost less.
+pub(super) const TASKS_PER_THREAD: usize = 4;
+
+/// Runs `task(0) … task(count − 1)`, in parallel where there are threads.
+pub(super) fn run(count: usize, task: impl Fn(usize) + Sync + Send) {
+    if count <= 1 || rayon::current_num_threads() == 1 {
+        (0..count).for_each(task);
+    } else {
+        (0..count).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// Runs `task` over contiguous ranges that together are `0..count`.
+pub(super) fn run_ranges(count: usize, task: impl Fn(std::ops::Range<usize>) + Sync + Send) {
+    let tasks = (rayon::current_num_threads() * TASKS_PER_THREAD).min(count);
+    run(tasks, |i| task(i * count / tasks..(i + 1) * count / tasks));
+}
+
+/// An output matrix whose columns several tasks write at once.
+#[derive(Clone, Copy)]
+pub(super) struct SharedOutput<'a> {
+    start: *mut f32,
+    len: usize,
+    stride: usize,
+    lifetime: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer comes from an exclusive borrow that the marker keeps
+// alive, and `write`'s callers write disjoint places.
+unsafe impl Send for SharedOutput<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedOutput<'_> {}
+
+impl<'a> SharedOutput<'a> {
+    /// A row-major matrix with rows of `stride`.
+    pub(super) fn new(matrix: &'a mut [f32], stride: usize) -> Self {
+        Self {
+            start: matrix.as_mut_ptr(),
+            len: matrix.len(),
+            stride,
+            lifetime: std::marker::PhantomData,
+        }
+    }
+
+    /// A row's length.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Part of a row, from `col`, at most `len` long and within the row.
+    ///
+    /// # Safety
+    /// No other task uses that part while the slice lives.
+    #[expect(clippy::mut_from_ref, reason = "the caller keeps parts disjoint")]
+    pub(super) unsafe fn part(&self, row: usize, col: usize, len: usize) -> &mut [f32] {
+        let len = len.min(self.stride - col);
+        let at = row * self.stride + col;
+        assert!(at + len <= self.len);
+        // SAFETY: within the matrix by the assertion; exclusive by contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    }
+}

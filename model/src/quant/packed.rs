@@ -1,0 +1,146 @@
+//! Quantized rows interleaved for the vector units.
+//!
+//! Sixteen rows form a group. For each block of 32 columns a group holds eight
+//! steps of 64 bytes: byte `4·r + i` of step `j` is the code of row `r`,
+//! column `4·j + i`. With 4-bit codes step `j` lies in the low and step
+//! `j + 4` in the high half of the same bytes. A 512-bit register is then one
+//! step, and a 32-bit lane one row: no sum ever crosses lanes.
+
+use half::f16;
+
+use super::blocks::{self, BLOCK};
+use super::{Format, QuantMatrix};
+
+/// Rows that are interleaved.
+pub(crate) const GROUP: usize = 16;
+
+/// 64 bytes at an address that is a multiple of 64.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [u8; 64]);
+
+/// How wide stored codes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CodeWidth {
+    /// Two codes in a byte: 4 lines a block.
+    Four,
+    /// One code in a byte: 8 lines a block.
+    Eight,
+}
+
+impl CodeWidth {
+    /// Lines of a group's block.
+    pub(crate) fn lines(self) -> usize {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+}
+
+/// A quantized matrix in groups of 16 interleaved rows; rows past the end are zero.
+pub(crate) struct PackedMatrix {
+    pub(crate) width: CodeWidth,
+    /// The code that means zero.
+    pub(crate) zero: i32,
+    /// Groups of 16 rows.
+    pub(crate) groups: usize,
+    /// Blocks of 32 columns.
+    pub(crate) blocks: usize,
+    /// `[groups][blocks][lines]`
+    pub(crate) codes: Vec<Line>,
+    /// f16 bits, `[groups][blocks][16]`
+    pub(crate) scales: Vec<u16>,
+    /// f16 bits, `[groups][blocks][16]`, or empty where the format has none.
+    pub(crate) mins: Vec<u16>,
+}
+
+impl PackedMatrix {
+    /// Interleaves a matrix of a quantized format.
+    pub(super) fn new(matrix: &QuantMatrix) -> Self {
+        let format = matrix.format();
+        let width = match format {
+            Format::Q4_0 | Format::Q4_1 => CodeWidth::Four,
+            _ => CodeWidth::Eight,
+        };
+        let groups = matrix.rows().div_ceil(GROUP);
+        let blocks = matrix.cols() / BLOCK;
+        let zero = blocks::zero_code(format);
+        let padding = match width {
+            CodeWidth::Four => zero | zero << 4,
+            CodeWidth::Eight => zero,
+        };
+        let mut packed = Self {
+            width,
+            zero: i32::from(zero),
+            groups,
+            blocks,
+            codes: vec![Line([padding; 64]); groups * blocks * width.lines()],
+            scales: vec![0; groups * blocks * GROUP],
+            mins: vec![0; if blocks::has_min(format) { groups * blocks * GROUP } else { 0 }],
+        };
+        for row in 0..matrix.rows() {
+            for (b, raw) in matrix.row_bytes(row).chunks_exact(format.block_bytes()).enumerate() {
+                packed.set_block(row, b, &blocks::decode(format, raw));
+            }
+        }
+        packed
+    }
+
+    fn set_block(&mut self, row: usize, b: usize, block: &blocks::Block) {
+        let (group, r) = (row / GROUP, row % GROUP);
+        let at = group * self.blocks + b;
+        self.scales[at * GROUP + r] = block.scale.to_bits();
+        if !self.mins.is_empty() {
+            self.mins[at * GROUP + r] = block.min.to_bits();
+        }
+        let lines = self.width.lines();
+        let lines = &mut self.codes[at * lines..(at + 1) * lines];
+        for (j, step) in block.codes.chunks_exact(4).enumerate() {
+            for (i, &code) in step.iter().enumerate() {
+                let byte = 4 * r + i;
+                match self.width {
+                    CodeWidth::Eight => lines[j].0[byte] = code,
+                    CodeWidth::Four if j < 4 => {
+                        lines[j].0[byte] = lines[j].0[byte] & 0xf0 | code;
+                    }
+                    CodeWidth::Four => {
+                        lines[j - 4].0[byte] = lines[j - 4].0[byte] & 0x0f | code << 4;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The lines of a group's block.
+    #[inline(always)]
+    pub(crate) fn lines(&self, group: usize, block: usize) -> &[Line] {
+        let lines = self.width.lines();
+        let at = (group * self.blocks + block) * lines;
+        &self.codes[at..at + lines]
+    }
+
+    /// The code of row `r` of a group at column `k` of a block.
+    #[inline(always)]
+    pub(crate) fn code(&self, lines: &[Line], r: usize, k: usize) -> u8 {
+        let (j, byte) = (k / 4, 4 * r + k % 4);
+        match self.width {
+            CodeWidth::Eight => lines[j].0[byte],
+            CodeWidth::Four if j < 4 => lines[j].0[byte] & 0x0f,
+            CodeWidth::Four => lines[j - 4].0[byte] >> 4,
+        }
+    }
+
+    /// The scale and minimum of row `r` of a group's block.
+    #[inline(always)]
+    pub(crate) fn scale_and_min(&self, group: usize, block: usize, r: usize) -> (f32, f32) {
+        let at = (group * self.blocks + block) * GROUP + r;
+        let min = self.mins.get(at).map_or(0.0, |&bits| f16::from_bits(bits).to_f32());
+        (f16::from_bits(self.scales[at]).to_f32(), min)
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn byte_len(&self) -> usize {
+        self.codes.len() * size_of::<Line>() + (self.scales.len() + self.mins.len()) * 2
+    }
+}

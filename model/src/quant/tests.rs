@@ -1,0 +1,118 @@
+use super::*;
+
+fn noise(seed: u32, len: usize) -> Vec<f32> {
+    let mut state = seed;
+    std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
+    })
+    .take(len)
+    .collect()
+}
+
+/// Largest step between neighbouring codes for weights in [-1, 1].
+fn step(format: Format) -> f32 {
+    match format {
+        Format::F32 => 1e-9,
+        Format::F16 => 1e-3,
+        Format::Bf16 => 8e-3,
+        Format::Q4_0 | Format::Q4_1 => 0.15,
+        Format::Q5_0 | Format::Q5_1 => 0.07,
+        Format::Q8_0 => 0.009,
+    }
+}
+
+#[test]
+fn every_format_keeps_weights_within_a_step() {
+    for format in Format::ALL {
+        let weights = noise(7, 3 * 64);
+        let matrix = QuantMatrix::quantize_from_f32(format, 3, 64, &weights).unwrap();
+        let mut back = vec![0.0; 2 * 64];
+        matrix.dequantize_rows(1..3, &mut back);
+        for (a, b) in weights[64..].iter().zip(&back) {
+            assert!((a - b).abs() <= step(format), "{format:?}: {a} became {b}");
+        }
+    }
+}
+
+#[test]
+fn f32_products_equal_the_sums_they_stand_for() {
+    for format in Format::ALL {
+        let (rows, cols, n) = (50, 64, 19);
+        let matrix = QuantMatrix::quantize_from_f32(format, rows, cols, &noise(1, rows * cols)).unwrap();
+        let mut w = vec![0.0; rows * cols];
+        matrix.dequantize_rows(0..rows, &mut w);
+        let x = noise(2, n * cols);
+        let mut y = vec![f32::NAN; n * rows];
+        matrix.matmul(&x, n, &mut y, Precision::F32);
+        let dy = noise(3, n * rows);
+        let mut dx = vec![f32::NAN; n * cols];
+        matrix.matmul_transposed_f32(&dy, n, &mut dx);
+        for i in 0..n {
+            for r in 0..rows {
+                let sum: f64 = (0..cols).map(|c| f64::from(x[i * cols + c]) * f64::from(w[r * cols + c])).sum();
+                assert!((sum - f64::from(y[i * rows + r])).abs() < 1e-4, "{format:?}");
+            }
+            for c in 0..cols {
+                let sum: f64 = (0..rows).map(|r| f64::from(dy[i * rows + r]) * f64::from(w[r * cols + c])).sum();
+                assert!((sum - f64::from(dx[i * cols + c])).abs() < 1e-4, "{format:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tall_matrix_is_transposed_in_parts() {
+    let (rows, cols, n) = (2100, 48, 3);
+    let matrix = QuantMatrix::quantize_from_f32(Format::F32, rows, cols, &noise(1, rows * cols)).unwrap();
+    let w = noise(1, rows * cols);
+    let dy = noise(3, n * rows);
+    let mut dx = vec![f32::NAN; n * cols];
+    matrix.matmul_transposed_f32(&dy, n, &mut dx);
+    for i in 0..n {
+        for c in 0..cols {
+            let sum: f64 = (0..rows).map(|r| f64::from(dy[i * rows + r]) * f64::from(w[r * cols + c])).sum();
+            assert!((sum - f64::from(dx[i * cols + c])).abs() < 1e-3);
+        }
+    }
+}
+
+#[test]
+fn int8_products_are_close_to_f32_ones() {
+    for format in [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0] {
+        let (rows, cols, n) = (48, 576, 5);
+        let matrix = QuantMatrix::quantize_from_f32(format, rows, cols, &noise(1, rows * cols)).unwrap();
+        let x = noise(2, n * cols);
+        let (mut exact, mut fast) = (vec![0.0; n * rows], vec![0.0; n * rows]);
+        matrix.matmul(&x, n, &mut exact, Precision::F32);
+        matrix.matmul(&x, n, &mut fast, Precision::Int8);
+        for (a, b) in exact.iter().zip(&fast) {
+            assert!((a - b).abs() < 0.15, "{format:?}: {a} against {b}");
+        }
+    }
+}
+
+#[test]
+fn wrong_sizes_are_refused() {
+    for (rows, cols, len) in [(2, 33, 40), (2, 32, 39), (2, 32, 41), (0, 32, 0), (usize::MAX, 64, 40)] {
+        assert!(QuantMatrix::new(Format::Q4_1, rows, cols, vec![0; len].into()).is_err());
+    }
+}
+
+#[test]
+fn many_products_equal_single_ones() {
+    let x = noise(5, 7 * 64);
+    let matrices: Vec<_> = [16usize, 40, 3]
+        .iter()
+        .map(|&rows| QuantMatrix::quantize_from_f32(Format::Q4_1, rows, 64, &noise(9, rows * 64)).unwrap())
+        .collect();
+    let mut ys: Vec<Vec<f32>> = matrices.iter().map(|m| vec![0.0; 7 * m.rows()]).collect();
+    let refs: Vec<&QuantMatrix> = matrices.iter().collect();
+    let mut outs: Vec<&mut [f32]> = ys.iter_mut().map(Vec::as_mut_slice).collect();
+    matmul_many(&refs, &x, 7, &mut outs, Precision::Int8);
+    for (matrix, y) in matrices.iter().zip(&ys) {
+        let mut alone = vec![0.0; y.len()];
+        matrix.matmul(&x, 7, &mut alone, Precision::Int8);
+        assert_eq!(&alone, y);
+    }
+}
