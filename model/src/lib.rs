@@ -1,3 +1,29 @@
-//! What a base model is, for whoever computes with it.
+//! What a base model is, for whoever computes with it: GGUF files, the
+//! configuration, the tokenizer, the chat template, quantized weights with
+//! their CPU kernels, and adapters in PEFT's format.
+//!
+//! Deliberately knows no batching, no sampling, no HTTP and no gradients.
 
+mod architecture;
+mod base;
+mod chat_template;
+mod config;
+mod error;
+pub mod gguf;
+pub mod kernels;
+pub mod lora;
+mod projection;
 pub mod quant;
+mod tokenizer;
+mod weights;
+
+pub use architecture::{Architecture, RopeOrder};
+pub use base::{BaseModel, PromptAndCompletion};
+pub use chat_template::{
+    ChatTemplate, PROMPT_BYTES_MAX, TEMPLATE_BYTES_MAX, TEMPLATE_FUEL, TemplateMessage,
+};
+pub use config::ModelConfig;
+pub use error::ModelError;
+pub use projection::Projection;
+pub use tokenizer::{TEXT_BYTES_MAX, Tokenizer};
+pub use weights::{LayerWeights, Weights};

@@ -1,0 +1,170 @@
+//! A base model: everything that one GGUF file holds.
+
+use std::fs::File;
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+use ids::{BaseDigest, Sha256Digest};
+use memmap2::Mmap;
+
+use crate::ModelError;
+use crate::chat_template::{ChatTemplate, TemplateMessage};
+use crate::config::ModelConfig;
+use crate::gguf::{Gguf, Value};
+use crate::tokenizer::Tokenizer;
+use crate::weights::Weights;
+
+/// A character that no text contains (Unicode reserves it for such uses), put
+/// into what looks like a special token in a message.
+const ESCAPE: char = '\u{FDD0}';
+
+/// A base model, its weights mapped from its file.
+pub struct BaseModel {
+    /// The file's name without its extension.
+    pub name: String,
+    /// Sizes and constants.
+    pub config: ModelConfig,
+    /// The digest of the file.
+    pub digest: BaseDigest,
+    /// Texts to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// Conversations to prompts.
+    pub template: ChatTemplate,
+    /// The weights.
+    pub weights: Weights,
+}
+
+impl BaseModel {
+    /// Opens a GGUF file and checks all of its head. The whole file is read
+    /// once for its digest. It must not be changed while it is open: the
+    /// weights stay in it.
+    ///
+    /// # Errors
+    /// Everything that [`ModelError`] knows of files.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let io = |source| ModelError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(io)?;
+        // SAFETY: the mapping is read-only and private; that nobody truncates or
+        // rewrites a model file in use is the operator's part, as documented.
+        let file = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
+        let gguf = Gguf::parse(&file)?;
+        let config = ModelConfig::read(&gguf)?;
+        let tokenizer = Tokenizer::read(&gguf)?;
+        let template = read_template(&gguf, &tokenizer)?;
+        let weights = Weights::read(&gguf, &config, &file)?;
+        let digest = Sha256Digest::of_reader(Cursor::new(&file[..])).map_err(io)?;
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let digest = BaseDigest(digest);
+        tracing::debug!(%name, %digest, layers = config.layer_count, "opened base model");
+        Ok(Self {
+            name,
+            config,
+            digest,
+            tokenizer,
+            template,
+            weights,
+        })
+    }
+
+    /// The prompt tokens of a conversation.
+    ///
+    /// Special tokens come from the template alone: what looks like one in a
+    /// message is encoded as text, so that no message can end its own turn and
+    /// begin another's. (transformers takes it for the token. For all other
+    /// conversations the ids are the same.)
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
+    pub fn encode_chat(
+        &self,
+        messages: &[TemplateMessage<'_>],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>, ModelError> {
+        let escaped: Vec<(String, String)> = messages
+            .iter()
+            .map(|m| (self.escape(m.role), self.escape(m.content)))
+            .collect();
+        let messages: Vec<TemplateMessage<'_>> = escaped
+            .iter()
+            .map(|(role, content)| TemplateMessage { role, content })
+            .collect();
+        let prompt = self.template.render(&messages, add_generation_prompt)?;
+        self.tokenizer.encode_escaped(&prompt, true, Some(ESCAPE))
+    }
+
+    /// The tokens of `answer` after the prompt of `messages`, with the end mark
+    /// that the template puts behind it: what a model is to learn.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] when the prompt is not how the conversation
+    /// with the answer begins, since what was learned would then never be asked
+    /// for; else as [`Self::encode_chat`].
+    pub fn encode_completion(
+        &self,
+        messages: &[TemplateMessage<'_>],
+        answer: &str,
+    ) -> Result<PromptAndCompletion, ModelError> {
+        let prompt = self.encode_chat(messages, true)?;
+        let answer = TemplateMessage {
+            role: "assistant",
+            content: answer,
+        };
+        let conversation: Vec<_> = messages.iter().copied().chain([answer]).collect();
+        let whole = self.encode_chat(&conversation, false)?;
+        let Some(rest) = whole.strip_prefix(prompt.as_slice()) else {
+            let problem = "the prompt is no prefix of the conversation with its answer";
+            return Err(ModelError::Template(problem.to_owned()));
+        };
+        // What follows the end mark (often a line break) is never generated.
+        let end = rest
+            .iter()
+            .rposition(|id| self.tokenizer.is_end_of_generation(*id));
+        let mut completion = rest[..end.map_or(rest.len(), |end| end + 1)].to_vec();
+        if end.is_none() {
+            completion.push(self.tokenizer.eos());
+        }
+        Ok(PromptAndCompletion { prompt, completion })
+    }
+
+    /// `text` with every special token in it broken by [`ESCAPE`]; an escape
+    /// that it contains itself is dropped.
+    fn escape(&self, text: &str) -> String {
+        let mut escaped = text.replace(ESCAPE, "");
+        for special in self.tokenizer.special_texts() {
+            let mut characters = special.chars();
+            if let Some(first) = characters.next()
+                && escaped.contains(special)
+            {
+                let broken = format!("{first}{ESCAPE}{}", characters.as_str());
+                escaped = escaped.replace(special, &broken);
+            }
+        }
+        escaped
+    }
+}
+
+/// A prompt and the answer that follows it, in tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptAndCompletion {
+    /// What the model is given.
+    pub prompt: Vec<u32>,
+    /// What it answers, with the end token.
+    pub completion: Vec<u32>,
+}
+
+fn read_template(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<ChatTemplate, ModelError> {
+    let source = gguf.required("tokenizer.chat_template", Value::as_str)?;
+    let text = |id: Option<u32>| {
+        id.and_then(|id| tokenizer.token_text(id))
+            .unwrap_or_default()
+    };
+    ChatTemplate::new(source, &text(tokenizer.bos()), &text(Some(tokenizer.eos())))
+}

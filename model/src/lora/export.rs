@@ -1,0 +1,106 @@
+//! Adapters to PEFT's two files, the same bytes for the same adapter.
+
+use std::collections::HashMap;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::import::tensor_name;
+use super::{LoraAdapter, LoraError, LoraPair, ModuleId, peft_config, permute};
+use crate::ModelError;
+use crate::config::ModelConfig;
+
+/// The two files of an adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeftFiles {
+    /// `adapter_config.json`.
+    pub config_json: Vec<u8>,
+    /// `adapter_model.safetensors`.
+    pub safetensors: Vec<u8>,
+}
+
+impl LoraAdapter {
+    /// Writes the adapter as PEFT has it, in f32.
+    ///
+    /// # Errors
+    /// [`LoraError`] when the configuration does not give the modules their
+    /// ranks and scales, or when a module does not fit `model` or has a value
+    /// that is not finite: what is written must be read back the same.
+    pub fn to_peft(&self, model: &ModelConfig) -> Result<PeftFiles, ModelError> {
+        let resolver = self.config.resolver()?;
+        let mut tensors = Vec::with_capacity(2 * self.modules.len());
+        for (id, pair) in &self.modules {
+            if resolver.rank_and_scale(*id)? != (pair.rank, pair.scale) {
+                let problem = "or another key does not give a module's rank and scale";
+                return Err(LoraError::ConfigValue {
+                    key: "rank_pattern",
+                    problem,
+                }
+                .into());
+            }
+            tensors.extend(module_tensors(*id, pair, model)?);
+        }
+        if tensors.is_empty() {
+            return Err(LoraError::NoModule.into());
+        }
+        let config_json = peft_config::write(&self.config, self.modules.keys(), model)?;
+        let wrong = |e: safetensors::SafeTensorError| LoraError::Safetensors(e.to_string());
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| {
+                let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(wrong)?;
+                Ok((name, view))
+            })
+            .collect::<Result<Vec<_>, LoraError>>()?;
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let safetensors = safetensors::serialize(views, Some(format)).map_err(wrong)?;
+        Ok(PeftFiles {
+            config_json,
+            safetensors,
+        })
+    }
+}
+
+type NamedTensor = (String, [usize; 2], Vec<u8>);
+
+fn module_tensors(
+    id: ModuleId,
+    pair: &LoraPair,
+    model: &ModelConfig,
+) -> Result<[NamedTensor; 2], LoraError> {
+    let (rows, cols) = model.projection_shape(id.projection);
+    let reordered;
+    let b = if permute::is_permuted(model, id.projection) && pair.b.len() == rows * pair.rank {
+        reordered = permute::to_peft(&pair.b, pair.rank, model.head_dim);
+        &reordered
+    } else {
+        &pair.b
+    };
+    let a = named_tensor(tensor_name(id, 'A'), [pair.rank, cols], &pair.a)?;
+    Ok([a, named_tensor(tensor_name(id, 'B'), [rows, pair.rank], b)?])
+}
+
+fn named_tensor(
+    name: String,
+    expected: [usize; 2],
+    values: &[f32],
+) -> Result<NamedTensor, LoraError> {
+    if values.len() != expected[0] * expected[1] {
+        return Err(LoraError::TensorShape {
+            name,
+            expected,
+            found: vec![values.len()],
+        });
+    }
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err(LoraError::NotFinite(name));
+    }
+    Ok((
+        name,
+        expected,
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+    ))
+}

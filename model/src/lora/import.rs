@@ -1,0 +1,164 @@
+//! Adapters from PEFT's two files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::config::Resolver;
+use super::peft_config::PeftConfig;
+use super::{LoraAdapter, LoraError, LoraPair, ModuleId, permute};
+use crate::ModelError;
+use crate::config::ModelConfig;
+
+/// The largest `adapter_config.json`.
+pub const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// The largest `adapter_model.safetensors`.
+pub const ADAPTER_BYTES_MAX: usize = 1 << 30;
+/// The largest head of a safetensors file.
+const HEADER_BYTES_MAX: usize = 4 << 20;
+
+/// The name of one of a module's two tensors; `part` is `A` or `B`.
+pub(super) fn tensor_name(id: ModuleId, part: char) -> String {
+    format!("base_model.model.{}.lora_{part}.weight", id.peft_path())
+}
+
+impl LoraAdapter {
+    /// Reads an adapter for `model`. All modules that the configuration targets
+    /// must have their tensors, and no other tensor may be there.
+    ///
+    /// # Errors
+    /// [`LoraError`], as [`ModelError::Adapter`].
+    pub fn from_peft(
+        config_json: &[u8],
+        safetensors: &[u8],
+        model: &ModelConfig,
+    ) -> Result<Self, ModelError> {
+        at_most(
+            "the size of adapter_config.json",
+            config_json.len(),
+            CONFIG_BYTES_MAX,
+        )?;
+        at_most(
+            "the size of adapter_model.safetensors",
+            safetensors.len(),
+            ADAPTER_BYTES_MAX,
+        )?;
+        let PeftModules { config, ids } = PeftModules::read(config_json, model)?;
+        let tensors = read_tensors(safetensors)?;
+        let expected: BTreeSet<String> = ids
+            .iter()
+            .flat_map(|id| ['A', 'B'].map(|part| tensor_name(*id, part)))
+            .collect();
+        if let Some(name) = tensors.keys().find(|name| !expected.contains(*name)) {
+            return Err(LoraError::TensorUnexpected(name.chars().take(160).collect()).into());
+        }
+        let resolver = config.resolver()?;
+        let pairs = ids
+            .into_iter()
+            .map(|id| Ok((id, read_pair(&tensors, id, model, &resolver)?)));
+        let modules = pairs.collect::<Result<BTreeMap<_, _>, LoraError>>()?;
+        drop(resolver);
+        Ok(Self { config, modules })
+    }
+}
+
+/// A configuration and the modules of a model that it names.
+struct PeftModules {
+    config: super::LoraConfig,
+    ids: BTreeSet<ModuleId>,
+}
+
+impl PeftModules {
+    fn read(config_json: &[u8], model: &ModelConfig) -> Result<Self, LoraError> {
+        let peft = PeftConfig::parse(config_json)?;
+        let ids = peft.targeted(model)?;
+        let mut config = peft.lora;
+        let projections: BTreeSet<_> = ids.iter().map(|id| id.projection).collect();
+        config.target = projections.into_iter().collect();
+        Ok(Self { config, ids })
+    }
+}
+
+fn at_most(what: &'static str, found: usize, max: usize) -> Result<(), LoraError> {
+    if found > max {
+        Err(LoraError::TooLarge { what, found, max })
+    } else {
+        Ok(())
+    }
+}
+
+/// The tensors of a file, by name.
+fn read_tensors(file: &[u8]) -> Result<BTreeMap<String, TensorView<'_>>, LoraError> {
+    if let Some(len) = file.first_chunk::<8>() {
+        let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
+        at_most(
+            "the head of adapter_model.safetensors",
+            len,
+            HEADER_BYTES_MAX,
+        )?;
+    }
+    let parsed =
+        SafeTensors::deserialize(file).map_err(|e| LoraError::Safetensors(e.to_string()))?;
+    Ok(parsed.tensors().into_iter().collect())
+}
+
+fn read_pair(
+    tensors: &BTreeMap<String, TensorView<'_>>,
+    id: ModuleId,
+    model: &ModelConfig,
+    resolver: &Resolver<'_>,
+) -> Result<LoraPair, LoraError> {
+    let (rank, scale) = resolver.rank_and_scale(id)?;
+    let (rows, cols) = model.projection_shape(id.projection);
+    let a = read_matrix(tensors, tensor_name(id, 'A'), [rank, cols])?;
+    let b = read_matrix(tensors, tensor_name(id, 'B'), [rows, rank])?;
+    let b = if permute::is_permuted(model, id.projection) {
+        permute::to_gguf(&b, rank, model.head_dim)
+    } else {
+        b
+    };
+    Ok(LoraPair { rank, scale, a, b })
+}
+
+fn read_matrix(
+    tensors: &BTreeMap<String, TensorView<'_>>,
+    name: String,
+    expected: [usize; 2],
+) -> Result<Vec<f32>, LoraError> {
+    let Some(tensor) = tensors.get(&name) else {
+        return Err(LoraError::TensorMissing(name));
+    };
+    if tensor.shape() != expected {
+        let found = tensor.shape().to_vec();
+        return Err(LoraError::TensorShape {
+            name,
+            expected,
+            found,
+        });
+    }
+    let bytes = tensor.data();
+    let pairs = bytes.as_chunks::<2>().0.iter();
+    let values: Vec<f32> = match tensor.dtype() {
+        Dtype::F32 => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        Dtype::F16 => pairs.map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::BF16 => pairs.map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        other => {
+            return Err(LoraError::TensorType {
+                name,
+                found: format!("{other:?}"),
+            });
+        }
+    };
+    if values.iter().all(|value| value.is_finite()) {
+        Ok(values)
+    } else {
+        Err(LoraError::NotFinite(name))
+    }
+}

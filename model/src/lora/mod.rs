@@ -1,0 +1,169 @@
+//! LoRA adapters, read from and written to PEFT's files.
+//!
+//! In memory the rows of an adapter lie in the order of the model's GGUF file,
+//! in PEFT's files in the order of the published weights; [`permute`] is the one
+//! place that knows the difference. Knows no files' places and no digests.
+
+mod config;
+mod error;
+mod export;
+mod import;
+mod pattern;
+mod peft_config;
+mod permute;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+use crate::ModelError;
+use crate::config::ModelConfig;
+use crate::projection::Projection;
+
+pub use config::LoraConfig;
+pub use error::LoraError;
+pub use export::PeftFiles;
+pub use import::{ADAPTER_BYTES_MAX, CONFIG_BYTES_MAX};
+
+/// The highest rank of an adapter.
+pub const RANK_MAX: usize = 256;
+
+/// One projection of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModuleId {
+    /// The layer, from 0.
+    pub layer: usize,
+    /// The projection in it.
+    pub projection: Projection,
+}
+
+impl ModuleId {
+    /// All modules of a model that an adapter can have a part for.
+    pub fn all(config: &ModelConfig) -> impl Iterator<Item = Self> {
+        (0..config.layer_count).flat_map(|layer| {
+            Projection::ALL
+                .into_iter()
+                .map(move |projection| Self { layer, projection })
+        })
+    }
+
+    /// Its path in the published model, for example `model.layers.3.mlp.up_proj`.
+    #[must_use]
+    pub fn peft_path(self) -> String {
+        format!(
+            "model.layers.{}.{}",
+            self.layer,
+            self.projection.peft_name()
+        )
+    }
+}
+
+impl fmt::Display for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layers.{}.{}", self.layer, self.projection.peft_name())
+    }
+}
+
+/// What an adapter adds to one projection: `y += scale · B · A · x`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraPair {
+    /// Rows of A and columns of B.
+    pub rank: usize,
+    /// What the product is multiplied with.
+    pub scale: f32,
+    /// `[rank, in]`.
+    pub a: Vec<f32>,
+    /// `[out, rank]`, rows in the order of the GGUF file.
+    pub b: Vec<f32>,
+}
+
+/// A LoRA adapter for a model of a certain shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraAdapter {
+    /// How it was configured.
+    pub config: LoraConfig,
+    /// Its parts.
+    pub modules: BTreeMap<ModuleId, LoraPair>,
+}
+
+impl LoraAdapter {
+    /// A fresh adapter that changes nothing yet: A uniform within ±1/√in as PEFT
+    /// has it, B zero. Each module's values depend on the seed and on the module
+    /// alone.
+    ///
+    /// # Errors
+    /// [`LoraError`] for a configuration that gives no rank in range, or names
+    /// no projection.
+    pub fn new_random(
+        model: &ModelConfig,
+        config: &LoraConfig,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        let resolver = config.resolver()?;
+        let mut modules = BTreeMap::new();
+        for (index, id) in ModuleId::all(model).enumerate() {
+            if !config.target.contains(&id.projection) {
+                continue;
+            }
+            let (rank, scale) = resolver.rank_and_scale(id)?;
+            let (rows, cols) = model.projection_shape(id.projection);
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(index as u64);
+            #[expect(clippy::cast_precision_loss, reason = "a size below 2^24")]
+            let bound = 1.0 / (cols as f32).sqrt();
+            let a = (0..rank * cols)
+                .map(|_| uniform(&mut random, bound))
+                .collect();
+            modules.insert(
+                id,
+                LoraPair {
+                    rank,
+                    scale,
+                    a,
+                    b: vec![0.0; rows * rank],
+                },
+            );
+        }
+        if modules.is_empty() {
+            return Err(LoraError::NoModule.into());
+        }
+        Ok(Self {
+            config: config.clone(),
+            modules,
+        })
+    }
+
+    /// The bytes of its values.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.parameter_count() * size_of::<f32>()
+    }
+
+    /// How many values it has.
+    #[must_use]
+    pub fn parameter_count(&self) -> usize {
+        self.modules
+            .values()
+            .map(|pair| pair.a.len() + pair.b.len())
+            .sum()
+    }
+
+    /// The highest rank of its parts.
+    #[must_use]
+    pub fn max_rank(&self) -> usize {
+        self.modules
+            .values()
+            .map(|pair| pair.rank)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// A value in `-bound..bound`, from the 24 bits that an f32 holds exactly.
+#[expect(clippy::cast_precision_loss, reason = "24 bits fit")]
+fn uniform(random: &mut ChaCha8Rng, bound: f32) -> f32 {
+    let unit = (random.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
+    (2.0 * unit - 1.0) * bound
+}

@@ -1,0 +1,205 @@
+//! Texts to token ids and back, with the vocabulary that the GGUF file carries.
+//!
+//! Byte-level BPE only; [`split`] knows how texts are cut before the merges.
+//! Nothing is added before or after a text: a chat template writes the marks
+//! of the beginning and the end itself.
+
+mod bytes;
+mod split;
+mod vocabulary;
+
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::tokenizer::{Model as _, PreTokenizer as _};
+use tokenizers::{NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString};
+
+use crate::ModelError;
+use crate::gguf::Gguf;
+use bytes::TokenBytes;
+use vocabulary::Vocabulary;
+
+/// The longest text that is encoded at once, in bytes. Within it the splitting
+/// expressions stay inside of their own stack limit, beyond which they would
+/// silently stop to split.
+pub const TEXT_BYTES_MAX: usize = 1 << 19;
+
+/// A tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    token_bytes: TokenBytes,
+    end_of_generation: Vec<u32>,
+    bos: Option<u32>,
+    eos: u32,
+}
+
+impl Tokenizer {
+    /// Makes the tokenizer of a file.
+    ///
+    /// # Errors
+    /// [`ModelError::Metadata`] or [`ModelError::Tokenizer`] when its vocabulary
+    /// is incomplete, contradicts itself, or is of another kind.
+    pub fn read(gguf: &Gguf) -> Result<Self, ModelError> {
+        let vocabulary = Vocabulary::read(gguf)?;
+        Ok(Self {
+            token_bytes: TokenBytes::of(&vocabulary),
+            end_of_generation: vocabulary.end_of_generation(),
+            bos: vocabulary.bos,
+            eos: vocabulary.eos,
+            inner: vocabulary.into_tokenizer()?,
+        })
+    }
+
+    /// The token ids of `text`.
+    ///
+    /// With `allow_special`, texts of control tokens such as `<|im_end|>` become
+    /// those tokens, as transformers has it; without, they are text like any
+    /// other, which is right for what users write.
+    ///
+    /// # Errors
+    /// [`ModelError::Limit`] for a text that is too long.
+    pub fn encode(&self, text: &str, allow_special: bool) -> Result<Vec<u32>, ModelError> {
+        self.encode_escaped(text, allow_special, None)
+    }
+
+    /// Like [`Self::encode`], and drops every `escape` from the text after the
+    /// special tokens were found, so that one can be broken by putting `escape`
+    /// inside.
+    pub(crate) fn encode_escaped(
+        &self,
+        text: &str,
+        allow_special: bool,
+        escape: Option<char>,
+    ) -> Result<Vec<u32>, ModelError> {
+        if text.len() > TEXT_BYTES_MAX {
+            let (found, max) = (text.len() as u64, TEXT_BYTES_MAX as u64);
+            return Err(ModelError::Limit {
+                what: "length of a text in bytes",
+                found,
+                max,
+            });
+        }
+        let mut ids = Vec::with_capacity(text.len() / 3 + 4);
+        if !allow_special {
+            self.encode_plain(text, escape, &mut ids)?;
+            return Ok(ids);
+        }
+        let no_normalizer = None::<&NormalizerWrapper>;
+        let pieces = self
+            .inner
+            .get_added_vocabulary()
+            .extract_and_normalize(no_normalizer, text);
+        for (piece, _, tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+            match tokens {
+                Some(tokens) => ids.extend(tokens.iter().map(|token| token.id)),
+                None => self.encode_plain(piece, escape, &mut ids)?,
+            }
+        }
+        Ok(ids)
+    }
+
+    fn encode_plain(
+        &self,
+        text: &str,
+        escape: Option<char>,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), ModelError> {
+        let mut pieces = match escape {
+            Some(escape) if text.contains(escape) => {
+                PreTokenizedString::from(text.replace(escape, "").as_str())
+            }
+            _ => PreTokenizedString::from(text),
+        };
+        let failed = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
+        if let Some(normalizer) = self.inner.get_normalizer() {
+            use tokenizers::Normalizer as _;
+            pieces
+                .normalize(|piece| normalizer.normalize(piece))
+                .map_err(failed)?;
+        }
+        let split: Option<&PreTokenizerWrapper> = self.inner.get_pre_tokenizer();
+        if let Some(split) = split {
+            split.pre_tokenize(&mut pieces).map_err(failed)?;
+        }
+        let model = self.inner.get_model();
+        pieces
+            .tokenize(|piece| model.tokenize(piece.get()))
+            .map_err(failed)?;
+        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        let tokens = splits
+            .into_iter()
+            .filter_map(|(_, _, tokens)| tokens.as_ref())
+            .flatten();
+        ids.extend(tokens.map(|token| token.id));
+        Ok(())
+    }
+
+    /// The text of some tokens; bytes that are no UTF-8 become U+FFFD. With
+    /// `skip_special`, control tokens are left out.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let mut bytes = Vec::with_capacity(ids.len() * 4);
+        for &id in ids {
+            if !(skip_special && self.token_bytes.is_special(id)) {
+                bytes.extend_from_slice(self.token_bytes.get(id));
+            }
+        }
+        match String::from_utf8_lossy(&bytes) {
+            std::borrow::Cow::Borrowed(_) => String::from_utf8(bytes).unwrap_or_default(),
+            std::borrow::Cow::Owned(text) => text,
+        }
+    }
+
+    /// The bytes of one token, which need not be whole characters; none for an
+    /// id beyond the vocabulary.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.token_bytes.get(id)
+    }
+
+    /// Whether a token is a control token or was put into the vocabulary by hand.
+    #[must_use]
+    pub fn is_special(&self, id: u32) -> bool {
+        self.token_bytes.is_special(id)
+    }
+
+    /// Whether the model says with this token that its answer has ended.
+    #[must_use]
+    pub fn is_end_of_generation(&self, id: u32) -> bool {
+        self.end_of_generation.contains(&id)
+    }
+
+    /// The token that ends a text.
+    #[must_use]
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+
+    /// The token that begins a text, when the vocabulary has one.
+    #[must_use]
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that is written `token` in the vocabulary.
+    #[must_use]
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How a token is written in the vocabulary, byte-level alphabet and all.
+    #[must_use]
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// How many tokens there are.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.token_bytes.len()
+    }
+
+    /// The texts of all special tokens.
+    pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
+        let tokens = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        tokens.values().map(|token| token.content.as_str())
+    }
+}

@@ -1,0 +1,63 @@
+//! How a text is cut into words before BPE merges inside of each.
+//!
+//! GGUF names the way in `tokenizer.ggml.pre`; the expressions are those of the
+//! published tokenizers.
+
+use tokenizers::normalizers::NFC;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{NormalizerWrapper, SplitDelimiterBehavior};
+
+use crate::ModelError;
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// A way to cut texts.
+pub(super) struct Splitting {
+    pub(super) pre_tokenizer: PreTokenizerWrapper,
+    pub(super) normalizer: Option<NormalizerWrapper>,
+    /// Whether a word that is a token is taken as it is, whatever the merges say.
+    pub(super) ignore_merges: bool,
+}
+
+impl Splitting {
+    /// The way that GGUF calls `name`.
+    pub(super) fn named(name: &str) -> Result<Self, ModelError> {
+        let plain = |first: Option<PreTokenizerWrapper>, use_regex| {
+            let bytes = ByteLevel::new(false, true, use_regex).into();
+            let steps = first.into_iter().chain([bytes]).collect();
+            Self {
+                pre_tokenizer: Sequence::new(steps).into(),
+                normalizer: None,
+                ignore_merges: false,
+            }
+        };
+        match name {
+            "gpt-2" | "default" => Ok(plain(None, true)),
+            "smollm" => Ok(plain(Some(Digits::new(true).into()), true)),
+            "llama-bpe" => Ok(Self {
+                ignore_merges: true,
+                ..plain(Some(expression(LLAMA3)?), false)
+            }),
+            "qwen2" => Ok(Self {
+                normalizer: Some(NFC.into()),
+                ..plain(Some(expression(QWEN2)?), false)
+            }),
+            _ => Err(ModelError::Metadata {
+                key: "tokenizer.ggml.pre".to_owned(),
+                problem: "is none of gpt-2, default, smollm, llama-bpe, qwen2",
+            }),
+        }
+    }
+}
+
+fn expression(expression: &str) -> Result<PreTokenizerWrapper, ModelError> {
+    let pattern = SplitPattern::Regex(expression.to_owned());
+    Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+        .map(Into::into)
+        .map_err(|e| ModelError::Tokenizer(e.to_string()))
+}

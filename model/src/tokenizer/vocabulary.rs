@@ -1,0 +1,201 @@
+//! The vocabulary as the GGUF file has it, checked.
+
+use std::collections::HashMap;
+
+use tokenizers::models::bpe::BPE;
+use tokenizers::{AddedToken, PreTokenizerWrapper};
+
+use super::split::Splitting;
+use crate::ModelError;
+use crate::config::VOCAB_SIZE_MAX;
+use crate::gguf::{Gguf, Value};
+
+/// The most merges; a vocabulary has fewer merges than tokens.
+const MERGES_MAX: usize = VOCAB_SIZE_MAX;
+/// Control tokens that end an answer in the chat formats that are in use.
+const END_OF_GENERATION: [&str; 8] = [
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<|eom_id|>",
+    "<end_of_turn>",
+    "</s>",
+];
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenKind {
+    Normal,
+    /// Steers the model; never part of a text.
+    Control,
+    /// Put into the vocabulary by hand, found before the merges.
+    UserDefined,
+}
+
+/// A checked vocabulary.
+pub(super) struct Vocabulary {
+    pub(super) tokens: Vec<String>,
+    pub(super) kinds: Vec<TokenKind>,
+    merges: Vec<(String, String)>,
+    pub(super) bos: Option<u32>,
+    pub(super) eos: u32,
+    splitting: Splitting,
+}
+
+fn wrong(key: &str, problem: &'static str) -> ModelError {
+    ModelError::Metadata {
+        key: key.to_owned(),
+        problem,
+    }
+}
+
+impl Vocabulary {
+    pub(super) fn read(gguf: &Gguf) -> Result<Self, ModelError> {
+        if gguf.required("tokenizer.ggml.model", Value::as_str)? != "gpt2" {
+            return Err(wrong(
+                "tokenizer.ggml.model",
+                "is not gpt2 (byte-level BPE)",
+            ));
+        }
+        let pre = gguf
+            .optional("tokenizer.ggml.pre", Value::as_str)?
+            .unwrap_or("default");
+        let splitting = Splitting::named(pre)?;
+        let tokens = strings(gguf, "tokenizer.ggml.tokens", VOCAB_SIZE_MAX)?;
+        let kinds = kinds(gguf, tokens.len())?;
+        let merges = merges(gguf)?;
+        let special = |key: &str| {
+            let in_range = |value: &Value| {
+                let id = value.as_u64().and_then(|id| u32::try_from(id).ok())?;
+                ((id as usize) < tokens.len()).then_some(id)
+            };
+            gguf.optional(key, in_range)
+        };
+        let bos = special("tokenizer.ggml.bos_token_id")?;
+        let eos_key = "tokenizer.ggml.eos_token_id";
+        let eos = special(eos_key)?.ok_or_else(|| wrong(eos_key, "is missing"))?;
+        Ok(Self {
+            tokens,
+            kinds,
+            merges,
+            bos,
+            eos,
+            splitting,
+        })
+    }
+
+    /// The ids that end an answer: the end token, and control tokens that are
+    /// written like one.
+    pub(super) fn end_of_generation(&self) -> Vec<u32> {
+        let named = self
+            .tokens
+            .iter()
+            .zip(&self.kinds)
+            .zip(0u32..)
+            .filter(|((token, kind), _)| {
+                **kind == TokenKind::Control && END_OF_GENERATION.contains(&token.as_str())
+            });
+        let mut ids: Vec<u32> = named.map(|(_, id)| id).chain([self.eos]).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    pub(super) fn into_tokenizer(self) -> Result<tokenizers::Tokenizer, ModelError> {
+        let special: Vec<AddedToken> = self
+            .tokens
+            .iter()
+            .zip(&self.kinds)
+            .filter(|(token, kind)| **kind != TokenKind::Normal && !token.is_empty())
+            .map(|(token, kind)| {
+                AddedToken::from(token.as_str(), *kind == TokenKind::Control).normalized(false)
+            })
+            .collect();
+        let count = self.tokens.len();
+        let vocab: HashMap<String, u32> = self.tokens.into_iter().zip(0u32..).collect();
+        if vocab.len() != count {
+            return Err(wrong("tokenizer.ggml.tokens", "has one text twice"));
+        }
+        // The builder relies on this without checking it.
+        let known = |(a, b): &(String, String)| {
+            [a.as_str(), b.as_str(), &format!("{a}{b}")]
+                .iter()
+                .all(|t| vocab.contains_key(*t))
+        };
+        if !self.merges.iter().all(known) {
+            return Err(wrong(
+                "tokenizer.ggml.merges",
+                "names a token that is not there",
+            ));
+        }
+        let failed = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
+        let bpe = BPE::builder()
+            .vocab_and_merges(vocab.into_iter().collect::<VocabMap>(), self.merges)
+            .ignore_merges(self.splitting.ignore_merges)
+            .build()
+            .map_err(failed)?;
+        let mut tokenizer = tokenizers::Tokenizer::new(bpe);
+        tokenizer
+            .with_normalizer(self.splitting.normalizer)
+            .map_err(failed)?;
+        tokenizer.with_pre_tokenizer(Some::<PreTokenizerWrapper>(self.splitting.pre_tokenizer));
+        tokenizer.add_tokens(special).map_err(failed)?;
+        Ok(tokenizer)
+    }
+}
+
+type VocabMap = tokenizers::models::bpe::Vocab;
+
+fn array<'a>(gguf: &'a Gguf, key: &'static str, max: usize) -> Result<&'a [Value], ModelError> {
+    let values = gguf.required(key, Value::as_array)?;
+    if values.len() > max {
+        let (found, max) = (values.len() as u64, max as u64);
+        return Err(ModelError::Limit {
+            what: key,
+            found,
+            max,
+        });
+    }
+    Ok(values)
+}
+
+fn strings(gguf: &Gguf, key: &'static str, max: usize) -> Result<Vec<String>, ModelError> {
+    let texts = array(gguf, key, max)?
+        .iter()
+        .map(|value| value.as_str().map(str::to_owned));
+    texts
+        .collect::<Option<_>>()
+        .ok_or_else(|| wrong(key, "is no list of texts"))
+}
+
+/// The kind of each token; all are normal when the file does not say.
+fn kinds(gguf: &Gguf, count: usize) -> Result<Vec<TokenKind>, ModelError> {
+    let key = "tokenizer.ggml.token_type";
+    let Some(values) = gguf.optional(key, Value::as_array)? else {
+        return Ok(vec![TokenKind::Normal; count]);
+    };
+    if values.len() != count {
+        return Err(wrong(key, "is not as long as the list of tokens"));
+    }
+    let kind = |value: &Value| match value.as_u64() {
+        Some(2 | 3) => TokenKind::Control,
+        Some(4) => TokenKind::UserDefined,
+        _ => TokenKind::Normal,
+    };
+    Ok(values.iter().map(kind).collect())
+}
+
+/// The merges, most important first: two token texts with a space between.
+fn merges(gguf: &Gguf) -> Result<Vec<(String, String)>, ModelError> {
+    let key = "tokenizer.ggml.merges";
+    let pair = |value: &Value| {
+        let (a, b) = value.as_str()?.split_once(' ')?;
+        (!a.is_empty() && !b.is_empty()).then(|| (a.to_owned(), b.to_owned()))
+    };
+    let pairs = array(gguf, key, MERGES_MAX)?.iter().map(pair);
+    pairs
+        .collect::<Option<_>>()
+        .ok_or_else(|| wrong(key, "is no list of pairs of tokens"))
+}
