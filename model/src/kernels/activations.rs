@@ -41,8 +41,10 @@ impl Activations {
         let mut codes = vec![Words::default(); blocks * n];
         let mut scales = vec![BlockScale::default(); blocks * n];
         if n * cols < PARALLEL_FROM {
-            for (b, (codes, scales)) in
-                codes.chunks_exact_mut(n).zip(scales.chunks_exact_mut(n)).enumerate()
+            for (b, (codes, scales)) in codes
+                .chunks_exact_mut(n)
+                .zip(scales.chunks_exact_mut(n))
+                .enumerate()
             {
                 quantize_column(x, cols, b, codes, scales);
             }
@@ -92,7 +94,10 @@ fn quantize_column_body(
 fn quantize_block(x: &[f32; BLOCK]) -> (Words, BlockScale) {
     /// Adding it leaves the rounded integer in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
-    let largest = x.iter().map(|v| v.to_bits() & 0x7fff_ffff).fold(0, u32::max);
+    let largest = x
+        .iter()
+        .map(|v| v.to_bits() & 0x7fff_ffff)
+        .fold(0, u32::max);
     let largest = f32::from_bits(largest);
     let scale = largest / 127.0;
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
@@ -108,5 +113,12 @@ fn quantize_block(x: &[f32; BLOCK]) -> (Words, BlockScale) {
             | (codes[2] & 0xff) << 16
             | (codes[3] & 0xff) << 24;
     }
-    (words, BlockScale { scale, scaled_sum: scale * sum as f32, sum })
+    (
+        words,
+        BlockScale {
+            scale,
+            scaled_sum: scale * sum as f32,
+            sum,
+        },
+    )
 }

@@ -10,7 +10,7 @@ use crate::quant::GROUP;
 /// One row of a panel, aligned to a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct PanelRow(pub(super) [f32; GROUP]);
+pub(crate) struct PanelRow(pub(super) [f32; GROUP]);
 
 /// Rows of `x` that a product reads: `x[i · stride + offset + k]`.
 #[derive(Clone, Copy)]
@@ -38,10 +38,18 @@ pub(super) unsafe fn panel_product(
     let level = Level::detect();
     let mut first = 0;
     while first < x.n {
-        let job = Job { x, first, panels, y, col, accumulate };
+        let job = Job {
+            x,
+            first,
+            panels,
+            y,
+            col,
+            accumulate,
+        };
         first += match x.n - first {
             12.. => job.run::<12>(level),
-            4..12 => job.run::<4>(level),
+            6..12 => job.run::<6>(level),
+            3..6 => job.run::<3>(level),
             _ => job.run::<1>(level),
         };
     }
@@ -83,11 +91,7 @@ impl Job<'_, '_> {
 
     /// Calls `f` with each part of `y` in this tile and the sums for it.
     #[inline(always)]
-    fn each_part<const N: usize>(
-        &self,
-        acc: &mut Acc<N>,
-        f: impl Fn(&mut [f32], &mut [f32]),
-    ) {
+    fn each_part<const N: usize>(&self, acc: &mut Acc<N>, f: impl Fn(&mut [f32], &mut [f32])) {
         for (i, row) in acc.iter_mut().enumerate() {
             for (p, acc) in row.iter_mut().enumerate() {
                 let col = self.col + p * GROUP;
@@ -164,7 +168,12 @@ unsafe fn avx512<const N: usize>(
     let mut sums = [[_mm512_setzero_ps(); 2]; N];
     for (sum, acc) in sums.iter_mut().zip(acc.iter()) {
         // SAFETY: rows of 16 floats.
-        *sum = unsafe { [_mm512_loadu_ps(acc[0].as_ptr()), _mm512_loadu_ps(acc[1].as_ptr())] };
+        *sum = unsafe {
+            [
+                _mm512_loadu_ps(acc[0].as_ptr()),
+                _mm512_loadu_ps(acc[1].as_ptr()),
+            ]
+        };
     }
     for (k, (w0, w1)) in panels.0.iter().zip(panels.1).enumerate() {
         // SAFETY: panel rows are 16 aligned floats.

@@ -19,12 +19,7 @@ pub(crate) fn matmul_int8(matrices: &[&QuantMatrix], x: &Activations, ys: &mut [
 }
 
 /// The same at a given level, which this CPU must have.
-fn matmul_int8_at(
-    level: Level,
-    matrices: &[&QuantMatrix],
-    x: &Activations,
-    ys: &mut [&mut [f32]],
-) {
+fn matmul_int8_at(level: Level, matrices: &[&QuantMatrix], x: &Activations, ys: &mut [&mut [f32]]) {
     let parts: Vec<(&PackedMatrix, SharedOutput<'_>)> = matrices
         .iter()
         .zip(ys)

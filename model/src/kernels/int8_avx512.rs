@@ -35,15 +35,27 @@ fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
     let first_block = group * weights.blocks;
     let lines = &weights.codes[first_block * LINES..(first_block + weights.blocks) * LINES];
     let scales = &weights.scales[first_block * GROUP..(first_block + weights.blocks) * GROUP];
-    let mins = if MIN { &weights.mins[first_block * GROUP..][..scales.len()] } else { scales };
+    let mins = if MIN {
+        &weights.mins[first_block * GROUP..][..scales.len()]
+    } else {
+        scales
+    };
     let mut acc = [_mm512_setzero_ps(); N];
     for b in 0..weights.blocks {
         let steps = load_steps::<LINES>(&lines[b * LINES..(b + 1) * LINES]);
         let scale = load_half(&scales[b * GROUP..(b + 1) * GROUP]);
-        let min = if MIN { load_half(&mins[b * GROUP..(b + 1) * GROUP]) } else { scale };
+        let min = if MIN {
+            load_half(&mins[b * GROUP..(b + 1) * GROUP])
+        } else {
+            scale
+        };
         let (words, x_scales) = x.block(b, first, N);
         for i in 0..N {
-            let start = if MIN { 0 } else { x_scales[i].sum.wrapping_mul(-weights.zero) };
+            let start = if MIN {
+                0
+            } else {
+                x_scales[i].sum.wrapping_mul(-weights.zero)
+            };
             let mut dot = _mm512_set1_epi32(start);
             for (step, &word) in steps.iter().zip(&words[i]) {
                 dot = _mm512_dpbusd_epi32(dot, *step, _mm512_set1_epi32(word));

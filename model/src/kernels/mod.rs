@@ -7,6 +7,7 @@
 //! set. Knows nothing of models.
 
 mod activations;
+mod attention;
 mod cpu;
 mod gemm;
 mod int8;
@@ -17,11 +18,15 @@ mod int8_avx512;
 #[cfg(target_arch = "aarch64")]
 mod int8_neon;
 mod int8_scalar;
+mod math;
 mod multiversion;
 mod panels;
 mod parallel;
 
+pub use attention::{KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
+pub use math::{add, log_sum_exp, rms_norm, silu_mul, softmax};
+pub use panels::F32Panels;
 
 pub(crate) use activations::Activations;
 pub(crate) use int8::matmul_int8;

@@ -46,7 +46,15 @@ impl<'a> SharedOutput<'a> {
         }
     }
 
-    /// A row's length.
+    /// The matrix with rows of `stride` that begins at element `start` of this one.
+    pub(super) fn window(&self, start: usize, stride: usize) -> Self {
+        assert!(start <= self.len);
+        // SAFETY: within the same allocation by the assertion.
+        let first = unsafe { self.start.add(start) };
+        Self { start: first, len: self.len - start, stride, lifetime: self.lifetime }
+    }
+
+    /// The distance between rows.
     pub(super) fn stride(&self) -> usize {
         self.stride
     }

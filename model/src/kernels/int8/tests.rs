@@ -3,13 +3,20 @@ use proptest::prelude::*;
 use super::*;
 use crate::quant::Format;
 
-const QUANTIZED: [Format; 5] =
-    [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0];
+const QUANTIZED: [Format; 5] = [
+    Format::Q4_0,
+    Format::Q4_1,
+    Format::Q5_0,
+    Format::Q5_1,
+    Format::Q8_0,
+];
 
 fn noise(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     })
     .take(len)
@@ -61,15 +68,22 @@ fn extreme_codes_do_not_saturate() {
             format,
             32,
             64,
-            &(0..32 * 64).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect::<Vec<_>>(),
+            &(0..32 * 64)
+                .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 })
+                .collect::<Vec<_>>(),
         )
         .unwrap();
-        let x: Vec<f32> = (0..64).map(|i| if i % 2 == 0 { 5.0 } else { -5.0 }).collect();
+        let x: Vec<f32> = (0..64)
+            .map(|i| if i % 2 == 0 { 5.0 } else { -5.0 })
+            .collect();
         let mut exact = vec![0.0; 32];
         matrix.matmul(&x, 1, &mut exact, crate::quant::Precision::F32);
         for &level in Level::available() {
             for (found, exact) in product(level, &matrix, &x, 1).iter().zip(&exact) {
-                assert!((found - exact).abs() < 0.01 * exact.abs(), "{format:?} {level:?}");
+                assert!(
+                    (found - exact).abs() < 0.01 * exact.abs(),
+                    "{format:?} {level:?}"
+                );
             }
         }
     }
@@ -81,6 +95,10 @@ fn a_value_that_is_not_finite_stays_so() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x = vec![0.5; 32];
         x[7] = bad;
-        assert!(product(Level::detect(), &matrix, &x, 1).iter().all(|y| !y.is_finite()));
+        assert!(
+            product(Level::detect(), &matrix, &x, 1)
+                .iter()
+                .all(|y| !y.is_finite())
+        );
     }
 }
