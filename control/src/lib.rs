@@ -10,6 +10,7 @@ pub mod aliases;
 mod document;
 mod error;
 mod lease;
+mod redis;
 pub mod rollouts;
 mod sqlite;
 mod typed;
@@ -107,6 +108,9 @@ pub async fn open(backend: &store::Backend) -> Result<Arc<dyn ControlStore>, Con
     match backend {
         store::Backend::Sqlite(sqlite) => {
             Ok(Arc::new(sqlite::SqliteControl::open(sqlite.clone()).await?))
+        }
+        store::Backend::Redis(redis) => {
+            Ok(Arc::new(redis::RedisControl::open(redis.clone()).await?))
         }
     }
 }

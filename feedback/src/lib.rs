@@ -2,13 +2,15 @@
 //!
 //! Knows what a vote is, which one is current, and to which adapter version it
 //! is credited: the one stored when the answer was made, never today's. Says
-//! that a vote is taken only after the store made it durable.
-//! Knows nothing of HTTP, models or
+//! that a vote is taken only after the store made it durable. Makes preference
+//! pairs out of what is stored ([`pairs`]). Knows nothing of HTTP, models or
 //! training.
 
 mod error;
 mod event;
 mod inference;
+pub mod pairs;
+mod redis;
 mod request;
 mod sqlite;
 pub mod token;
@@ -114,5 +116,8 @@ pub async fn open(backend: &store::Backend) -> Result<Arc<dyn FeedbackStore>, Fe
         store::Backend::Sqlite(sqlite) => Ok(Arc::new(
             sqlite::SqliteFeedback::open(sqlite.clone()).await?,
         )),
+        store::Backend::Redis(redis) => {
+            Ok(Arc::new(redis::RedisFeedback::open(redis.clone()).await?))
+        }
     }
 }

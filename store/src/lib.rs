@@ -7,14 +7,19 @@
 
 mod error;
 mod options;
+pub mod redis;
 pub mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod topic;
 mod url;
+mod watches;
 
 use std::fmt;
 
 pub use error::StoreError;
 pub use options::{Durability, RedisCredentials, Secret, StoreOptions, Synchronous};
+pub use redis::Redis;
 pub use sqlite::Sqlite;
 pub use topic::Topic;
 pub use url::{RedisAddress, StoreUrl};
@@ -24,6 +29,8 @@ pub use url::{RedisAddress, StoreUrl};
 pub enum Backend {
     /// The embedded store: one SQLite file, several processes.
     Sqlite(Sqlite),
+    /// A Redis server, several machines.
+    Redis(Redis),
 }
 
 impl Backend {
@@ -40,10 +47,7 @@ impl Backend {
                 let opened = tokio::task::spawn_blocking(open).await;
                 Ok(Self::Sqlite(opened.map_err(|_| StoreError::Stopped)??))
             }
-            StoreUrl::Redis(_) => Err(StoreError::Url {
-                url: url.to_string(),
-                reason: "Redis is not opened yet",
-            }),
+            StoreUrl::Redis(address) => Ok(Self::Redis(Redis::open(address, options).await?)),
         }
     }
 
@@ -52,6 +56,7 @@ impl Backend {
     pub fn durability(&self) -> Durability {
         match self {
             Self::Sqlite(sqlite) => sqlite.durability(),
+            Self::Redis(redis) => redis.durability(),
         }
     }
 
@@ -62,6 +67,7 @@ impl Backend {
     pub async fn check(&self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(sqlite) => sqlite.check().await,
+            Self::Redis(redis) => redis.check().await,
         }
     }
 
@@ -71,6 +77,7 @@ impl Backend {
     pub fn changes(&self, topic: Topic) -> tokio::sync::watch::Receiver<u64> {
         match self {
             Self::Sqlite(sqlite) => sqlite.changes(topic),
+            Self::Redis(redis) => redis.changes(topic),
         }
     }
 }
@@ -79,6 +86,7 @@ impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(_) => f.write_str("Backend::Sqlite"),
+            Self::Redis(_) => f.write_str("Backend::Redis"),
         }
     }
 }

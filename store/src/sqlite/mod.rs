@@ -18,8 +18,9 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, Transaction};
 use tokio::sync::{Semaphore, watch};
 
+use crate::watches::Watches;
 use crate::{Durability, StoreError, StoreOptions, Synchronous, Topic};
-use watcher::{Watcher, Watches};
+use watcher::Watcher;
 use writer::Writer;
 
 /// The most reads that run at the same time; more wait.

@@ -1,43 +1,16 @@
 //! Notices what other processes committed: a thread that polls
 //! `PRAGMA data_version` and, when it moved, reads the change counters.
 
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::watch;
 
+use crate::watches::Watches;
 use crate::{StoreError, Topic};
 
 /// How often `data_version` is read; it is a look at shared memory.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-
-/// One watch for each topic.
-#[derive(Clone)]
-pub(crate) struct Watches(Arc<[watch::Sender<u64>; 2]>);
-
-impl Watches {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Topic::ALL.map(|_| watch::Sender::new(0))))
-    }
-
-    pub(crate) fn subscribe(&self, topic: Topic) -> watch::Receiver<u64> {
-        self.0[topic.index()].subscribe()
-    }
-
-    /// Takes a counter that was read from the store; one read late never
-    /// moves the watch back.
-    pub(crate) fn set(&self, topic: Topic, counter: u64) {
-        self.0[topic.index()].send_if_modified(|known| {
-            let newer = counter > *known;
-            if newer {
-                *known = counter;
-            }
-            newer
-        });
-    }
-}
 
 /// Stops its thread when it is dropped.
 pub(super) struct Watcher {

@@ -9,8 +9,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::watcher::{Watches, publish, spawn};
+use super::watcher::{publish, spawn};
 use crate::StoreError;
+use crate::watches::Watches;
 
 /// The most writes that wait; a caller beyond them waits for room.
 const QUEUE_MAX: usize = 1024;

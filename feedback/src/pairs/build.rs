@@ -1,0 +1,299 @@
+//! From cases to a dataset, in five steps: split, pair, clean, check the
+//! training rows against the held-out prompts, order.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use ids::{DatasetDigest, RaterId, Sha256Digest, UnixMillis};
+
+use super::hygiene::{Overlap, normal, prompt_hash};
+use super::{
+    Case, Dataset, Example, PairOptions, PreferencePair, Provenance, Report, Source, Split, split,
+};
+use crate::{FeedbackError, Value, VoteRecord};
+
+/// A pair, and when its preference was told.
+struct Candidate {
+    pair: PreferencePair,
+    told: UnixMillis,
+}
+
+/// A case with what the votes on it come to.
+struct Judged<'a> {
+    case: &'a Case,
+    split: Split,
+    prompt: Sha256Digest,
+    ups: Vec<&'a VoteRecord>,
+    downs: Vec<&'a VoteRecord>,
+    corrections: Vec<(&'a VoteRecord, &'a str)>,
+}
+
+/// Makes the dataset of these cases.
+///
+/// # Errors
+/// [`FeedbackError::Corrupt`] where a row has no JSON form.
+pub fn build(cases: &[Case], options: &PairOptions) -> Result<Dataset, FeedbackError> {
+    let mut report = Report::default();
+    let mut judged: Vec<Judged<'_>> = cases
+        .iter()
+        .map(|case| Judged::new(case, options))
+        .collect();
+    judged.sort_by(|a, b| a.case.inference.id.cmp(&b.case.inference.id));
+    let mut candidates = pair_up(&judged, &mut report);
+    clean(&mut candidates, &mut report);
+    let mut upvoted = praised(&judged, &mut report);
+    keep_apart(&judged, &mut candidates, &mut upvoted, &mut report);
+    cap_raters(&mut candidates, options.rater_pairs_max, &mut report);
+    let mut pairs: Vec<PreferencePair> = candidates
+        .into_iter()
+        .map(|candidate| candidate.pair)
+        .collect();
+    report.length_ratio_mean = length_ratio_mean(&pairs);
+    pairs.sort_by(|a, b| order(a).cmp(&order(b)));
+    upvoted.sort_by(|a, b| (&a.prompt, &a.answer).cmp(&(&b.prompt, &b.answer)));
+    let digest = digest(&pairs, &upvoted)?;
+    let (train, held_out) = pairs
+        .into_iter()
+        .partition(|pair| pair.split == Split::Train);
+    Ok(Dataset {
+        train,
+        held_out,
+        upvoted,
+        report,
+        digest,
+    })
+}
+
+impl<'a> Judged<'a> {
+    fn new(case: &'a Case, options: &PairOptions) -> Self {
+        let mut judged = Self {
+            case,
+            split: split::of(&case.inference, options),
+            prompt: prompt_hash(&case.inference.messages),
+            ups: Vec::new(),
+            downs: Vec::new(),
+            corrections: Vec::new(),
+        };
+        for vote in case.votes.iter().filter(|vote| vote.is_current()) {
+            match &vote.value {
+                Value::Thumbs(true) => judged.ups.push(vote),
+                Value::Thumbs(false) => judged.downs.push(vote),
+                Value::Demonstration(text) => judged.corrections.push((vote, text)),
+                Value::Rating(_) | Value::Comment(_) => {}
+            }
+        }
+        judged
+    }
+
+    fn is_bad(&self) -> bool {
+        !self.corrections.is_empty() || self.downs.len() > self.ups.len()
+    }
+
+    fn is_praised(&self) -> bool {
+        self.corrections.is_empty() && self.ups.len() > self.downs.len()
+    }
+
+    /// The votes' tags; where two votes differ, the later one's.
+    fn tags(&self) -> BTreeMap<String, String> {
+        let mut votes: Vec<&VoteRecord> = self
+            .case
+            .votes
+            .iter()
+            .filter(|vote| vote.is_current())
+            .collect();
+        votes.sort_by_key(|vote| (vote.created, &vote.id));
+        votes
+            .into_iter()
+            .flat_map(|vote| vote.tags.clone())
+            .collect()
+    }
+
+    fn pair(
+        &self,
+        chosen: &str,
+        preferred_by: &VoteRecord,
+        source: Source,
+        from: Option<&Self>,
+    ) -> Candidate {
+        let inference = &self.case.inference;
+        let mut inferences = vec![inference.id.clone()];
+        inferences.extend(from.map(|from| from.case.inference.id.clone()));
+        let mut votes = vec![preferred_by.id.clone()];
+        votes.extend(self.downs.iter().map(|vote| vote.id.clone()));
+        let pair = PreferencePair {
+            prompt: inference.messages.clone(),
+            chosen: chosen.trim().to_owned(),
+            rejected: inference.answer.trim().to_owned(),
+            split: self.split,
+            tags: self.tags(),
+            provenance: Provenance {
+                inferences,
+                votes,
+                rater: preferred_by.rater.clone(),
+                source,
+                adapter: inference.adapter,
+                weight: 1.0,
+            },
+        };
+        Candidate {
+            pair,
+            told: preferred_by.created,
+        }
+    }
+}
+
+/// Each bad case with its corrections, else with a praised answer to the same
+/// prompt and of the same split.
+fn pair_up(judged: &[Judged<'_>], report: &mut Report) -> Vec<Candidate> {
+    let mut praised: HashMap<(Sha256Digest, Split), (&Judged<'_>, &VoteRecord)> = HashMap::new();
+    for good in judged.iter().filter(|one| one.is_praised()) {
+        if let Some(vote) = good.ups.first() {
+            praised
+                .entry((good.prompt, good.split))
+                .or_insert((good, vote));
+        }
+    }
+    let mut candidates = Vec::new();
+    for bad in judged.iter().filter(|one| one.is_bad()) {
+        report.bad_cases += 1;
+        if !bad.corrections.is_empty() {
+            let pairs = bad
+                .corrections
+                .iter()
+                .map(|(vote, text)| bad.pair(text, vote, Source::Demonstration, None));
+            candidates.extend(pairs);
+        } else if let Some((good, vote)) = praised.get(&(bad.prompt, bad.split)) {
+            candidates.push(bad.pair(
+                &good.case.inference.answer,
+                vote,
+                Source::ThumbsUp,
+                Some(good),
+            ));
+        } else {
+            report.unpaired += 1;
+        }
+    }
+    candidates
+}
+
+/// Drops pairs that say nothing, or that another pair says already.
+fn clean(candidates: &mut Vec<Candidate>, report: &mut Report) {
+    let mut seen = HashSet::new();
+    candidates.retain(|Candidate { pair, .. }| {
+        let (chosen, rejected) = (normal(&pair.chosen), normal(&pair.rejected));
+        let dropped = if chosen.is_empty() || rejected.is_empty() {
+            &mut report.empty
+        } else if chosen == rejected {
+            &mut report.equal
+        } else if !seen.insert((pair.split, prompt_hash(&pair.prompt), chosen, rejected)) {
+            &mut report.duplicates
+        } else {
+            return true;
+        };
+        *dropped += 1;
+        false
+    });
+}
+
+fn praised(judged: &[Judged<'_>], report: &mut Report) -> Vec<Example> {
+    let mut seen = HashSet::new();
+    let mut examples = Vec::new();
+    for good in judged.iter().filter(|one| one.is_praised()) {
+        let inference = &good.case.inference;
+        let Some(vote) = good
+            .ups
+            .first()
+            .filter(|_| !normal(&inference.answer).is_empty())
+        else {
+            continue;
+        };
+        if !seen.insert((good.split, good.prompt, normal(&inference.answer))) {
+            report.duplicates += 1;
+            continue;
+        }
+        examples.push(Example {
+            prompt: inference.messages.clone(),
+            answer: inference.answer.trim().to_owned(),
+            split: good.split,
+            tags: good.tags(),
+            provenance: Provenance {
+                inferences: vec![inference.id.clone()],
+                votes: good.ups.iter().map(|vote| vote.id.clone()).collect(),
+                rater: vote.rater.clone(),
+                source: Source::ThumbsUp,
+                adapter: inference.adapter,
+                weight: 1.0,
+            },
+        });
+    }
+    examples
+}
+
+/// Drops training rows whose prompt is, or overlaps, a held-out one.
+fn keep_apart(
+    judged: &[Judged<'_>],
+    candidates: &mut Vec<Candidate>,
+    upvoted: &mut Vec<Example>,
+    report: &mut Report,
+) {
+    let mut overlap = Overlap::default();
+    for held_out in judged.iter().filter(|one| one.split == Split::HeldOut) {
+        overlap.add(&held_out.case.inference.messages);
+    }
+    let before = candidates.len() + upvoted.len();
+    candidates.retain(|one| one.pair.split == Split::HeldOut || !overlap.holds(&one.pair.prompt));
+    upvoted.retain(|one| one.split == Split::HeldOut || !overlap.holds(&one.prompt));
+    report.contaminated = before - candidates.len() - upvoted.len();
+}
+
+/// Keeps the first training pairs that each rater told.
+fn cap_raters(candidates: &mut Vec<Candidate>, rater_pairs_max: usize, report: &mut Report) {
+    candidates.sort_by(|a, b| {
+        (a.told, &a.pair.provenance.votes).cmp(&(b.told, &b.pair.provenance.votes))
+    });
+    let mut told: HashMap<RaterId, usize> = HashMap::new();
+    candidates.retain(|Candidate { pair, .. }| {
+        if pair.split == Split::HeldOut {
+            return true;
+        }
+        let count = told.entry(pair.provenance.rater.clone()).or_default();
+        *count += 1;
+        let kept = *count <= rater_pairs_max;
+        report.over_rater_cap += usize::from(!kept);
+        kept
+    });
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "lengths of texts are far below 2^52"
+)]
+fn length_ratio_mean(pairs: &[PreferencePair]) -> f64 {
+    let ratio = |pair: &PreferencePair| {
+        pair.chosen.chars().count() as f64 / pair.rejected.chars().count().max(1) as f64
+    };
+    let sum: f64 = pairs.iter().map(ratio).sum();
+    sum / pairs.len().max(1) as f64
+}
+
+/// By content first, so that ids drawn anew do not change the order.
+fn order(pair: &PreferencePair) -> impl Ord + '_ {
+    (
+        &pair.prompt,
+        &pair.chosen,
+        &pair.rejected,
+        &pair.provenance.inferences,
+    )
+}
+
+fn digest(pairs: &[PreferencePair], upvoted: &[Example]) -> Result<DatasetDigest, FeedbackError> {
+    let corrupt = |_| FeedbackError::Corrupt {
+        what: "dataset",
+        id: String::new(),
+    };
+    let pairs = serde_json::to_vec(pairs).map_err(corrupt)?;
+    let upvoted = serde_json::to_vec(upvoted).map_err(corrupt)?;
+    Ok(DatasetDigest(Sha256Digest::of_parts(&[
+        ("pairs", &pairs),
+        ("upvoted", &upvoted),
+    ])))
+}
