@@ -147,6 +147,11 @@ impl Gguf {
             .ok_or_else(|| ModelError::TensorMissing(name.to_owned()))
     }
 
+    /// All tensors, in no particular order.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.tensors.values()
+    }
+
     /// Whether there is a tensor with this name.
     #[must_use]
     pub fn has_tensor(&self, name: &str) -> bool {

@@ -67,7 +67,7 @@ impl fmt::Display for ModuleId {
 }
 
 /// What an adapter adds to one projection: `y += scale · B · A · x`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct LoraPair {
     /// Rows of A and columns of B.
     pub rank: usize,
@@ -77,6 +77,12 @@ pub struct LoraPair {
     pub a: Vec<f32>,
     /// `[out, rank]`, rows in the order of the GGUF file.
     pub b: Vec<f32>,
+}
+
+impl fmt::Debug for LoraPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LoraPair(rank {}, scale {})", self.rank, self.scale)
+    }
 }
 
 /// A LoRA adapter for a model of a certain shape.
