@@ -1,0 +1,278 @@
+//! The gate: numbers in, reasons for a refusal out.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Evaluation;
+
+/// What a candidate must reach.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GateConfig {
+    /// Least share of held-out pairs with a positive reward margin against
+    /// the incumbent.
+    pub preference_accuracy_min: f64,
+    /// Least share of held-out prompts answered right.
+    pub exact_match_min: f64,
+    /// Least gain in that share over the incumbent.
+    pub exact_match_gain_min: f64,
+    /// Most percentage points of the base's right answers that may be lost on
+    /// the replay set.
+    pub replay_points_lost_max: f64,
+    /// Most share of held-out answers that are empty or go round in circles,
+    /// above the incumbent's.
+    pub degenerate_share_max: f64,
+    /// Fewest held-out prompts or pairs to judge by.
+    pub held_out_min: usize,
+    /// Refuse when chosen answers lost likelihood; otherwise it is only told.
+    pub refuse_displacement: bool,
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        Self {
+            preference_accuracy_min: 0.7,
+            exact_match_min: 0.0,
+            exact_match_gain_min: 0.01,
+            replay_points_lost_max: 2.0,
+            degenerate_share_max: 0.05,
+            held_out_min: 1,
+            refuse_displacement: false,
+        }
+    }
+}
+
+/// Why a candidate is refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Refusal {
+    /// Its factors are not finite.
+    NonFinite,
+    /// It changes nothing.
+    NoChange,
+    /// There is too little to judge it by.
+    TooLittleHeldOut {
+        /// Prompts and pairs held out.
+        found: usize,
+        /// The fewest needed.
+        min: usize,
+    },
+    /// It prefers too few chosen answers.
+    PreferenceAccuracy {
+        /// Share reached.
+        found: f64,
+        /// Share asked for.
+        min: f64,
+    },
+    /// Too few held-out prompts are answered right.
+    ExactMatch {
+        /// Share reached.
+        found: f64,
+        /// Share asked for.
+        min: f64,
+    },
+    /// It answers too few more held-out prompts right than the incumbent.
+    ExactMatchGain {
+        /// Gain reached.
+        found: f64,
+        /// Gain asked for.
+        min: f64,
+    },
+    /// It forgot too much.
+    Forgetting {
+        /// Percentage points lost.
+        points: f64,
+        /// Points that may be lost.
+        max: f64,
+    },
+    /// Too many answers are empty or go round in circles.
+    Degenerate {
+        /// Share above the incumbent's.
+        found: f64,
+        /// Share allowed.
+        max: f64,
+    },
+    /// The chosen answers lost likelihood.
+    Displacement {
+        /// Mean change of log-probability per token.
+        shift: f64,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: &f64| 100.0 * share;
+        match self {
+            Self::NonFinite => f.write_str("its factors are not finite"),
+            Self::NoChange => f.write_str("it changes nothing"),
+            Self::TooLittleHeldOut { found, min } => {
+                write!(f, "{found} held-out prompts and pairs are fewer than {min}")
+            }
+            Self::PreferenceAccuracy { found, min } => write!(
+                f,
+                "preference accuracy {:.1}% is below {:.1}%",
+                percent(found),
+                percent(min)
+            ),
+            Self::ExactMatch { found, min } => {
+                write!(f, "exact match {:.1}% is below {:.1}%", percent(found), percent(min))
+            }
+            Self::ExactMatchGain { found, min } => write!(
+                f,
+                "exact match rose by {:.1} points over the incumbent, less than {:.1}",
+                percent(found),
+                percent(min)
+            ),
+            Self::Forgetting { points, max } => {
+                write!(f, "{points:.1} points of the general replay set are lost, more than {max:.1}")
+            }
+            Self::Degenerate { found, max } => write!(
+                f,
+                "{:.1}% more answers than the incumbent's are empty or repeat themselves, above {:.1}%",
+                percent(found),
+                percent(max)
+            ),
+            Self::Displacement { shift } => {
+                write!(f, "chosen answers lost {:.3} nat per token", -shift)
+            }
+        }
+    }
+}
+
+/// Every reason to refuse the candidate; none is a pass.
+#[must_use]
+pub fn verdict(evaluation: &Evaluation, gate: &GateConfig) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    if !evaluation.finite {
+        refusals.push(Refusal::NonFinite);
+    }
+    if !evaluation.changed {
+        refusals.push(Refusal::NoChange);
+    }
+    let prompts = evaluation.held_out.as_ref().map_or(0, |h| h.prompts);
+    let pairs = evaluation.preference.as_ref().map_or(0, |p| p.pairs);
+    if prompts.max(pairs) < gate.held_out_min {
+        let (found, min) = (prompts.max(pairs), gate.held_out_min);
+        refusals.push(Refusal::TooLittleHeldOut { found, min });
+    }
+    preference_refusals(evaluation, gate, &mut refusals);
+    answer_refusals(evaluation, gate, &mut refusals);
+    refusals
+}
+
+fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
+    let Some(scores) = evaluation.preference.as_ref().filter(|p| p.pairs > 0) else { return };
+    let min = gate.preference_accuracy_min;
+    // Written so that a NaN is refused.
+    if !(scores.reward_accuracy >= min) {
+        refusals.push(Refusal::PreferenceAccuracy { found: scores.reward_accuracy, min });
+    }
+    if gate.refuse_displacement && scores.displaced() {
+        refusals.push(Refusal::Displacement { shift: scores.chosen_shift_per_token });
+    }
+}
+
+fn answer_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
+    if let Some(answers) = evaluation.held_out.as_ref().filter(|h| h.prompts > 0) {
+        let (before, after) = (answers.share_before(), answers.share_after());
+        if after < gate.exact_match_min {
+            refusals.push(Refusal::ExactMatch { found: after, min: gate.exact_match_min });
+        }
+        if after - before < gate.exact_match_gain_min {
+            let min = gate.exact_match_gain_min;
+            refusals.push(Refusal::ExactMatchGain { found: after - before, min });
+        }
+        let worse = (answers.empty + answers.degenerate).saturating_sub(answers.degenerate_before);
+        let share = worse as f64 / answers.prompts as f64;
+        if share > gate.degenerate_share_max {
+            refusals.push(Refusal::Degenerate { found: share, max: gate.degenerate_share_max });
+        }
+    }
+    if let Some(replay) = &evaluation.replay {
+        let (points, max) = (replay.points_lost(), gate.replay_points_lost_max);
+        if points > max {
+            refusals.push(Refusal::Forgetting { points, max });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{HeldOut, PreferenceScores, Replay};
+    use super::*;
+
+    fn good() -> Evaluation {
+        Evaluation {
+            held_out: Some(HeldOut {
+                prompts: 20,
+                exact_before: 0,
+                exact_after: 15,
+                ..HeldOut::default()
+            }),
+            preference: Some(PreferenceScores {
+                pairs: 20,
+                reward_accuracy: 1.0,
+                ..PreferenceScores::default()
+            }),
+            replay: Some(Replay {
+                prompts: 120,
+                base_right: 100,
+                incumbent_right: 100,
+                candidate_right: 98,
+                ..Replay::default()
+            }),
+            finite: true,
+            changed: true,
+        }
+    }
+
+    #[test]
+    fn a_good_candidate_passes_and_each_fault_is_named() {
+        let gate = GateConfig::default();
+        assert_eq!(verdict(&good(), &gate), []);
+        type Spoil = fn(&mut Evaluation);
+        let spoils: [(Spoil, &str); 6] = [
+            (|e| e.finite = false, "finite"),
+            (|e| e.changed = false, "changes nothing"),
+            (|e| e.held_out = Some(HeldOut { prompts: 20, ..HeldOut::default() }), "exact match"),
+            (
+                |e| {
+                    let scores = PreferenceScores { pairs: 9, ..PreferenceScores::default() };
+                    e.preference = Some(scores);
+                },
+                "preference",
+            ),
+            (
+                |e| e.replay = Some(Replay { base_right: 50, candidate_right: 40, ..Replay::default() }),
+                "replay",
+            ),
+            (
+                |e| {
+                    let answers = HeldOut { prompts: 20, exact_after: 15, degenerate: 5, ..HeldOut::default() };
+                    e.held_out = Some(answers);
+                },
+                "repeat",
+            ),
+        ];
+        for (spoil, word) in spoils {
+            let mut evaluation = good();
+            spoil(&mut evaluation);
+            let refusals = verdict(&evaluation, &gate);
+            assert_eq!(refusals.len(), 1, "{word}: {refusals:?}");
+            assert!(refusals[0].to_string().contains(word), "{}", refusals[0]);
+        }
+    }
+
+    #[test]
+    fn nothing_held_out_is_refused() {
+        let empty = Evaluation {
+            held_out: None,
+            preference: None,
+            replay: None,
+            finite: true,
+            changed: true,
+        };
+        assert_eq!(verdict(&empty, &GateConfig::default()).len(), 1);
+    }
+}

@@ -1,0 +1,23 @@
+//! Training: preference pairs in, an adapter out.
+//!
+//! [`run`] is the loop over epochs and steps, [`step`] one optimizer step.
+//! Knows tokens, not text; no store, no file, no clock but the one passed in.
+
+mod adamw;
+mod batch;
+mod config;
+mod metrics;
+mod reference;
+mod run;
+mod schedule;
+mod step;
+mod validation;
+
+pub use adamw::{AdamW, AdamWConfig, Moments};
+pub use batch::{Examples, PairExample, PlainExample};
+pub use config::{LoraRecipe, Retention, TrainConfig};
+pub use metrics::{EpochMetrics, Observer, Silent, StepMetrics, parameter_report};
+pub use reference::ReferenceCache;
+pub use run::{Outcome, Trained, train};
+pub use schedule::{Decay, learning_rate};
+pub use validation::{PairScore, Scores, score};
