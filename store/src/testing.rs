@@ -1,6 +1,6 @@
 //! Real servers and folders for tests, of this crate and of those above.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,8 @@ use crate::{Backend, RedisAddress, StoreError, StoreOptions, StoreUrl};
 
 /// How long a server may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long it may take to say who it is.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A port may be taken by another process before the server has it.
 const START_TRIES: u32 = 5;
 
@@ -198,7 +200,7 @@ fn spawn(program: &Path, settings: &[String], folder: &Path, port: u16) -> io::R
         io::Error::new(error.kind(), message)
     })?;
     let deadline = Instant::now() + START_TIMEOUT;
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+    while !answers(port, child.id()) {
         if let Some(status) = child.try_wait()? {
             return Err(io::Error::other(format!(
                 "{} ended with {status}",
@@ -216,4 +218,21 @@ fn spawn(program: &Path, settings: &[String], folder: &Path, port: u16) -> io::R
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(child)
+}
+
+/// Whether the server on `port` is the process `pid`, and not one that took
+/// the port first.
+fn answers(port: u16, pid: u32) -> bool {
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.write_all(b"INFO server\r\nQUIT\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    ask().is_ok_and(|text| {
+        text.lines()
+            .any(|line| line.trim() == format!("process_id:{pid}"))
+    })
 }
