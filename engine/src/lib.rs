@@ -1,1 +1,13 @@
-//! placeholder
+//! Serving: the engine that the gateway sees, and the native implementation
+//! with continuous batching and an adapter for each sequence.
+//!
+//! Deliberately knows no HTTP, no aliases and no rollouts: adapters are
+//! content digests here.
+
+mod api;
+pub mod bench;
+mod check;
+pub mod conformance;
+pub mod native;
+
+pub use api::*;

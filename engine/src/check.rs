@@ -1,0 +1,71 @@
+//! The ranges of a request's parameters, the same for every engine.
+
+use crate::api::{ChatRequest, EngineError, MAX_CHOICES, MAX_STOPS, SamplingParams};
+
+/// The most tokens that may have a bias.
+const LOGIT_BIASES_MAX: usize = 1024;
+/// The longest stop text in bytes.
+const STOP_BYTES_MAX: usize = 1024;
+/// The most alternatives with log-probabilities.
+const TOP_LOGPROBS_MAX: u8 = 20;
+
+fn in_range(
+    param: &'static str,
+    value: f32,
+    range: std::ops::RangeInclusive<f32>,
+) -> Result<(), EngineError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let reason = format!("{value} is not between {} and {}", range.start(), range.end());
+    Err(EngineError::InvalidRequest { param, reason })
+}
+
+fn require(holds: bool, param: &'static str, reason: &str) -> Result<(), EngineError> {
+    if holds {
+        return Ok(());
+    }
+    Err(EngineError::InvalidRequest { param, reason: reason.to_owned() })
+}
+
+impl SamplingParams {
+    /// Refuses values outside their range, naming the parameter.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`].
+    pub fn check(&self) -> Result<(), EngineError> {
+        in_range("temperature", self.temperature, 0.0..=2.0)?;
+        in_range("top_p", self.top_p, 0.0..=1.0)?;
+        require(self.top_p > 0.0, "top_p", "it must be above 0")?;
+        in_range("min_p", self.min_p, 0.0..=1.0)?;
+        in_range("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?;
+        in_range("presence_penalty", self.presence_penalty, -2.0..=2.0)?;
+        let repetition = self.repetition_penalty;
+        require(
+            repetition.is_finite() && repetition > 0.0,
+            "repetition_penalty",
+            "it must be finite and above 0",
+        )?;
+        require(self.logit_bias.len() <= LOGIT_BIASES_MAX, "logit_bias", "too many tokens")?;
+        self.logit_bias.values().try_for_each(|&bias| in_range("logit_bias", bias, -100.0..=100.0))
+    }
+}
+
+impl ChatRequest {
+    /// Refuses parameters outside their range, naming the first.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`].
+    pub fn check(&self) -> Result<(), EngineError> {
+        require(!self.messages.is_empty(), "messages", "there is none")?;
+        self.sampling.check()?;
+        require(self.max_tokens != Some(0), "max_tokens", "it must be at least 1")?;
+        require((1..=MAX_CHOICES).contains(&self.n), "n", "it must be between 1 and 8")?;
+        require(self.stop.len() <= MAX_STOPS, "stop", "there may be at most 4")?;
+        require(self.stop.iter().all(|stop| !stop.is_empty()), "stop", "one is empty")?;
+        let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
+        require(longest <= STOP_BYTES_MAX, "stop", "one is too long")?;
+        let top = self.top_logprobs.unwrap_or(0);
+        require(top <= TOP_LOGPROBS_MAX, "top_logprobs", "it must be between 0 and 20")
+    }
+}

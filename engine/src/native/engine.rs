@@ -1,0 +1,275 @@
+//! The native engine as its callers see it.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use ids::AdapterDigest;
+use model::kernels::{KvLayout, PAGE_TOKENS};
+use model::lora::LoraAdapter;
+use model::{BaseModel, ModelError, TemplateMessage};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::adapters::AdapterRegistry;
+use super::cache::KvCache;
+use super::forward::{Forward, kv_layout};
+use super::inbox::{Inbox, Mode};
+use super::lora::DeviceAdapter;
+use super::options::NativeOptions;
+use super::request::{Submission, events_max};
+use super::scheduler::Scheduler;
+use super::worker::{Gauges, Worker};
+use crate::api::{
+    AdapterInfo, AdapterPackage, BaseInfo, Capacity, ChatMessage, ChatRequest, ChatStream, Engine,
+    EngineError,
+};
+
+/// Serves one base model on this machine's CPU.
+pub struct NativeEngine {
+    model: Arc<BaseModel>,
+    info: BaseInfo,
+    running_max: u32,
+    inbox: Arc<Inbox>,
+    gauges: Arc<Gauges>,
+    adapters: Arc<AdapterRegistry>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl NativeEngine {
+    /// Starts the engine's thread.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] if the model's shape has no kernels, or threads
+    /// cannot be started.
+    pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
+        let layout = kv_layout(&model);
+        if !layout.head_dim.is_multiple_of(KvLayout::HEAD_DIM_MULTIPLE) {
+            let reason = format!("heads of {} elements are not supported", layout.head_dim);
+            return Err(EngineError::Failed(reason));
+        }
+        let cache_tokens = (options.kv_tokens_max as usize / PAGE_TOKENS).max(1) * PAGE_TOKENS;
+        let context_length = options
+            .context_length_max
+            .map_or(model.config.context_length, |max| max as usize)
+            .min(model.config.context_length)
+            .min(cache_tokens);
+        let inbox = Arc::new(Inbox::new(options.waiting_max));
+        let gauges = Arc::new(Gauges::default());
+        let worker = Worker {
+            model: Arc::clone(&model),
+            inbox: Arc::clone(&inbox),
+            gauges: Arc::clone(&gauges),
+            forward: Forward::new(Arc::clone(&model), context_length, options.precision),
+            cache: KvCache::new(layout),
+            scheduler: Scheduler::new(
+                cache_tokens,
+                options.running_max as usize,
+                options.prefill_chunk_tokens as usize,
+            ),
+            requests: BTreeMap::new(),
+            next_request: 0,
+        };
+        let thread = spawn(worker, options.threads)?;
+        let info = BaseInfo {
+            name: model.name.clone(),
+            digest: model.digest,
+            context_length: u32::try_from(context_length).unwrap_or(u32::MAX),
+        };
+        Ok(Self {
+            model,
+            info,
+            running_max: options.running_max.max(1),
+            inbox,
+            gauges,
+            adapters: AdapterRegistry::new(options.adapter_bytes_max),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Accepts no more requests, finishes those accepted, and ends the thread.
+    pub async fn shutdown(&self) {
+        self.inbox.close(Mode::Draining);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // the thread catches its panics, and the runtime's end ends the wait
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    /// Steps of the engine's thread since the start.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.gauges.steps.load(Ordering::Relaxed)
+    }
+
+    async fn encode(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, EngineError> {
+        let model = Arc::clone(&self.model);
+        let messages = messages.to_vec();
+        let encode = move || {
+            let messages: Vec<TemplateMessage<'_>> = messages
+                .iter()
+                .map(|m| TemplateMessage { role: m.role.as_str(), content: &m.content })
+                .collect();
+            model.encode_chat(&messages, true)
+        };
+        let tokens = run_blocking(encode).await?.map_err(|error| invalid_messages(&error))?;
+        Ok(tokens)
+    }
+
+    /// How many tokens a completion may have, or why there is no room.
+    fn resolve_max_tokens(
+        &self,
+        prompt_tokens: u32,
+        asked: Option<u32>,
+    ) -> Result<u32, EngineError> {
+        let context_length = self.info.context_length;
+        let room = context_length.saturating_sub(prompt_tokens);
+        let max_tokens = asked.unwrap_or(room.max(1));
+        if max_tokens > room {
+            return Err(EngineError::ContextOverflow { prompt_tokens, max_tokens, context_length });
+        }
+        Ok(max_tokens)
+    }
+
+    fn check_biases(&self, request: &ChatRequest) -> Result<(), EngineError> {
+        let vocab = self.model.config.vocab_size;
+        match request.sampling.logit_bias.keys().find(|&&token| token as usize >= vocab) {
+            None => Ok(()),
+            Some(token) => Err(EngineError::InvalidRequest {
+                param: "logit_bias",
+                reason: format!("token {token} is not in the vocabulary of {vocab}"),
+            }),
+        }
+    }
+}
+
+/// Runs work that may take long outside of the async threads.
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, EngineError> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.map_err(|error| EngineError::Failed(format!("a task ended: {error}")))
+}
+
+fn invalid_messages(error: &ModelError) -> EngineError {
+    EngineError::InvalidRequest { param: "messages", reason: error.to_string() }
+}
+
+fn spawn(mut worker: Worker, threads: usize) -> Result<JoinHandle<()>, EngineError> {
+    let failed = |error: &dyn std::fmt::Display| EngineError::Failed(error.to_string());
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    let body = move || {
+        // this thread is one of the pool's, so that a step begins at once
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .use_current_thread()
+            .thread_name(|i| format!("engine-{i}"))
+            .build();
+        let started = pool.as_ref().map(|_| ()).map_err(ToString::to_string);
+        if ready.send(started).is_err() || pool.is_err() {
+            return;
+        }
+        if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+            tracing::error!("the engine's thread panicked; the engine has stopped");
+        }
+        worker.stop();
+    };
+    let thread = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(body)
+        .map_err(|error| failed(&error))?;
+    match is_ready.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(reason)) => Err(EngineError::Failed(reason)),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+#[async_trait]
+impl Engine for NativeEngine {
+    fn base(&self) -> &BaseInfo {
+        &self.info
+    }
+
+    async fn count_prompt_tokens(&self, messages: &[ChatMessage]) -> Result<u32, EngineError> {
+        Ok(u32::try_from(self.encode(messages).await?.len()).unwrap_or(u32::MAX))
+    }
+
+    async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
+        let arrived = Instant::now();
+        request.check()?;
+        self.check_biases(&request)?;
+        // leased first: what is asked for now answers, whatever is unloaded meanwhile
+        let lease = request.adapter.as_ref().map(|d| self.adapters.lease(d)).transpose()?;
+        let prompt = self.encode(&request.messages).await?;
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
+        let (events, receiver) = mpsc::channel(events_max(request.n, max_tokens));
+        let adapter = request.adapter;
+        let submission = Submission { request, prompt, max_tokens, lease, events, arrived };
+        self.inbox.submit(submission)?;
+        Ok(ChatStream { adapter, prompt_tokens, events: receiver })
+    }
+
+    async fn load_adapter(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError> {
+        if let Some(resident) = self.adapters.revive(&package.digest) {
+            return Ok(resident);
+        }
+        let (model, adapters) = (Arc::clone(&self.model), Arc::clone(&self.adapters));
+        let load = move || {
+            let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
+            if digest != package.digest {
+                let reason = format!("its files have the digest {digest}, not {}", package.digest);
+                return Err(EngineError::AdapterRejected(reason));
+            }
+            // the parsed copy is no larger than the file; it goes when this ends
+            let parsing = adapters.reserve(package.safetensors.len() as u64)?;
+            let adapter =
+                LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
+                    .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
+            let adapter = DeviceAdapter::new(digest, &adapter, &model.config);
+            drop(parsing);
+            let reservation = adapters.reserve(adapter.byte_len())?;
+            Ok(reservation.complete(adapter))
+        };
+        run_blocking(load).await?
+    }
+
+    async fn unload_adapter(&self, digest: &AdapterDigest) -> Result<(), EngineError> {
+        self.adapters.withdraw(digest)
+    }
+
+    fn adapters(&self) -> Vec<AdapterInfo> {
+        self.adapters.list()
+    }
+
+    fn capacity(&self) -> Capacity {
+        let running = self.gauges.running.load(Ordering::Relaxed);
+        Capacity {
+            running: u32::try_from(running).unwrap_or(u32::MAX),
+            waiting: self.inbox.waiting(),
+            waiting_max: self.inbox.waiting_max(),
+            running_max: self.running_max,
+            kv_cache_usage: f64::from_bits(self.gauges.kv_cache_usage.load(Ordering::Relaxed)),
+            adapter_bytes: self.adapters.bytes(),
+            adapter_bytes_max: self.adapters.budget(),
+            prompt_tokens_total: self.gauges.prompt_tokens.load(Ordering::Relaxed),
+            generation_tokens_total: self.gauges.generation_tokens.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for NativeEngine {
+    fn drop(&mut self) {
+        self.inbox.close(Mode::Stopped);
+        if let Some(thread) = self.thread.lock().take() {
+            // it ends after the step that it is in, and catches its panics
+            let _ = thread.join();
+        }
+    }
+}

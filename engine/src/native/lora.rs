@@ -1,0 +1,60 @@
+//! An adapter laid out for the kernels.
+
+use ids::AdapterDigest;
+use model::kernels::F32Panels;
+use model::lora::{LoraAdapter, ModuleId};
+use model::{ModelConfig, Projection};
+
+/// A resident adapter's matrices, immutable.
+pub(super) struct DeviceAdapter {
+    pub(super) digest: AdapterDigest,
+    pub(super) rank: usize,
+    pairs: Vec<[Option<Pair>; Projection::ALL.len()]>,
+}
+
+struct Pair {
+    scale: f32,
+    a: F32Panels,
+    b: F32Panels,
+}
+
+impl DeviceAdapter {
+    /// Lays out an adapter that was checked against `config`.
+    pub(super) fn new(digest: AdapterDigest, adapter: &LoraAdapter, config: &ModelConfig) -> Self {
+        let pair = |layer: usize, projection: Projection| {
+            let pair = adapter.modules.get(&ModuleId { layer, projection })?;
+            let (rows, cols) = config.projection_shape(projection);
+            Some(Pair {
+                scale: pair.scale,
+                a: F32Panels::new(pair.rank, cols, &pair.a),
+                b: F32Panels::new(rows, pair.rank, &pair.b),
+            })
+        };
+        let pairs = (0..config.layer_count)
+            .map(|layer| Projection::ALL.map(|projection| pair(layer, projection)))
+            .collect();
+        Self { digest, rank: adapter.max_rank(), pairs }
+    }
+
+    /// Bytes of memory.
+    pub(super) fn byte_len(&self) -> u64 {
+        let pairs = self.pairs.iter().flatten().flatten();
+        pairs.map(|pair| (pair.a.byte_len() + pair.b.byte_len()) as u64).sum()
+    }
+
+    /// `y[n, out] += scale · x[n, in] · Aᵀ · Bᵀ`, if the module is adapted.
+    pub(super) fn apply(
+        &self,
+        layer: usize,
+        projection: Projection,
+        x: &[f32],
+        n: usize,
+        y: &mut [f32],
+    ) {
+        let Some(pair) = &self.pairs[layer][projection as usize] else { return };
+        let mut inner = vec![0.0; n * pair.a.rows()];
+        pair.a.multiply(x, n, &mut inner, false);
+        inner.iter_mut().for_each(|v| *v *= pair.scale);
+        pair.b.multiply(&inner, n, y, true);
+    }
+}

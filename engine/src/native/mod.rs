@@ -1,0 +1,27 @@
+//! The native engine: the base model's forward pass on this machine's CPU,
+//! many sequences in one batch, each with its own adapter.
+//!
+//! One thread owns the device and its cache ([`worker`]); everything else
+//! talks to it through a bounded inbox. What runs next is [`scheduler`]'s
+//! decision and has no tensor in it; [`forward`] has no queue in it.
+
+mod adapters;
+mod blocks;
+mod cache;
+mod engine;
+mod forward;
+mod inbox;
+mod lora;
+mod options;
+mod request;
+mod rope;
+mod sampler;
+mod scheduler;
+mod scoring;
+mod sequence;
+mod text;
+mod worker;
+
+pub use engine::NativeEngine;
+pub use options::NativeOptions;
+pub use scoring::{TokenScore, logits, score};

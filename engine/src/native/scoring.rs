@@ -1,0 +1,96 @@
+//! Teacher-forced evaluation without an engine thread: logits and
+//! log-probabilities of given tokens.
+
+use std::sync::Arc;
+
+use ids::{AdapterDigest, Sha256Digest};
+use model::BaseModel;
+use model::kernels::{self, PAGE_TOKENS};
+use model::lora::LoraAdapter;
+use model::quant::Precision;
+
+use super::blocks::{BlockManager, PageTable};
+use super::cache::KvCache;
+use super::forward::{Chunk, Forward, kv_layout};
+use super::lora::DeviceAdapter;
+
+/// Tokens whose logits are held at once while scoring.
+const SCORED_AT_ONCE: usize = 128;
+
+/// What the model says of one given token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScore {
+    /// Natural logarithm of the token's probability.
+    pub logprob: f32,
+    /// Whether it is the most likely one (of equals, the lowest id).
+    pub is_top: bool,
+}
+
+/// Logits after each token of a sequence, `[tokens, vocab]`; on rayon's
+/// current pool.
+#[must_use]
+pub fn logits(
+    model: &Arc<BaseModel>,
+    adapter: Option<&LoraAdapter>,
+    tokens: &[u32],
+    precision: Precision,
+) -> Vec<f32> {
+    let mut all = Vec::with_capacity(tokens.len() * model.config.vocab_size);
+    run(model, adapter, tokens, 0, precision, |_, logits| all.extend_from_slice(logits));
+    all
+}
+
+/// Scores each token from `first` (at least 1) on, given those before it; on
+/// rayon's current pool.
+#[must_use]
+pub fn score(
+    model: &Arc<BaseModel>,
+    adapter: Option<&LoraAdapter>,
+    tokens: &[u32],
+    first: usize,
+    precision: Precision,
+) -> Vec<TokenScore> {
+    let first = first.max(1);
+    let mut scores = Vec::new();
+    let Some(context) = tokens.split_last().map(|(_, context)| context) else { return scores };
+    run(model, adapter, context, first - 1, precision, |position, logits| {
+        let token = tokens[position + 1] as usize;
+        let logprob = logits[token] - kernels::log_sum_exp(logits);
+        let is_top = super::sampler::argmax(logits) == Some(token);
+        scores.push(TokenScore { logprob, is_top });
+    });
+    scores
+}
+
+/// Runs a sequence alone and hands over the logits of each position from
+/// `first` on.
+fn run(
+    model: &Arc<BaseModel>,
+    adapter: Option<&LoraAdapter>,
+    tokens: &[u32],
+    first: usize,
+    precision: Precision,
+    mut each: impl FnMut(usize, &[f32]),
+) {
+    let name = AdapterDigest(Sha256Digest::from_bytes([0; 32]));
+    let adapter = adapter.map(|adapter| DeviceAdapter::new(name, adapter, &model.config));
+    let forward = Forward::new(Arc::clone(model), tokens.len(), precision);
+    let mut cache = KvCache::new(kv_layout(model));
+    let mut pages = PageTable::new();
+    BlockManager::new(tokens.len() + PAGE_TOKENS).grow(&mut pages, tokens.len());
+    for (i, tokens) in tokens.chunks(SCORED_AT_ONCE).enumerate() {
+        let start = i * SCORED_AT_ONCE;
+        let end = start + tokens.len();
+        let wanted = end.saturating_sub(first.max(start));
+        let chunk = Chunk {
+            tokens,
+            first_position: start,
+            pages: &pages,
+            adapter: adapter.as_ref(),
+            logits: wanted,
+        };
+        let logits = forward.run(&mut cache, &[chunk]);
+        let rows = logits.chunks_exact(model.config.vocab_size);
+        (end - wanted..end).zip(rows).for_each(|(position, row)| each(position, row));
+    }
+}

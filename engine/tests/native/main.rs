@@ -1,0 +1,6 @@
+//! The native engine on the real model.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod golden;
+mod support;
