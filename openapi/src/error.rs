@@ -20,8 +20,10 @@ pub struct ErrorDetail {
     #[serde(rename = "type")]
     pub kind: String,
     /// The request field that is at fault, for example `messages[2].content`.
+    #[schema(required = true)]
     pub param: Option<String>,
     /// For programs, for example `unknown_parameter`.
+    #[schema(required = true)]
     pub code: Option<String>,
 }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use ids::{AdapterDigest, FeedbackId, InferenceId, ModelName, RaterId, UnitId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::error::code;
 use crate::fields::{Fields, text_of, wrong_type, wrong_value};
@@ -43,6 +45,7 @@ pub enum MetricName {
 
 /// A vote on one answer.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FeedbackRequest {
     /// The `id` of the answer.
     #[schema(value_type = String)]
@@ -68,7 +71,7 @@ pub struct FeedbackRequest {
 }
 
 /// A vote's value, of the type that its metric asks for.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum FeedbackValue {
     /// Good or bad.
@@ -80,6 +83,20 @@ pub enum FeedbackValue {
     /// The answer that should have been given.
     Demonstration(String),
 }
+
+// By hand, because the two kinds of text look the same on the wire.
+impl PartialSchema for FeedbackValue {
+    fn schema() -> RefOr<Schema> {
+        let of = |kind| ObjectBuilder::new().schema_type(SchemaType::Type(kind));
+        let kinds = OneOfBuilder::new()
+            .item(of(Type::Boolean).description(Some("thumbs: good or bad")))
+            .item(of(Type::Number).description(Some("rating")))
+            .item(of(Type::String).description(Some("comment or demonstration")));
+        RefOr::T(Schema::OneOf(kinds.build()))
+    }
+}
+
+impl ToSchema for FeedbackValue {}
 
 impl FeedbackRequest {
     /// Reads and checks a vote.

@@ -48,6 +48,6 @@ pub struct ModelCard {
     pub parent: Option<String>,
     /// The adapter version that an alias or digest names, or that a public
     /// name's stable arm serves; null is the bare base.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, required = true)]
     pub adapter_digest: Option<AdapterDigest>,
 }

@@ -145,6 +145,7 @@ pub enum AdapterSelector {
 /// A chat completion request. A field that is not listed, or a listed one with
 /// a value that this server does not honour, is a 400 that names it.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ChatCompletionBody {
     /// A public model name (routed by its rollout), or a base model, an adapter
     /// alias or an adapter digest (pinned).
@@ -153,12 +154,15 @@ pub struct ChatCompletionBody {
     pub messages: Vec<MessageBody>,
     /// At most this many tokens for each completion.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub max_completion_tokens: Option<u32>,
     /// The older name of `max_completion_tokens`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
     pub max_tokens: Option<u32>,
     /// How many completions, 1 to 8.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 8)]
     pub n: Option<u32>,
     /// The same seed and request give the same tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,27 +178,35 @@ pub struct ChatCompletionBody {
     pub logprobs: Option<bool>,
     /// How many alternatives are shown for each token, 0 to 20.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 20)]
     pub top_logprobs: Option<u8>,
     /// -2 to 2.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -2, maximum = 2)]
     pub frequency_penalty: Option<f32>,
     /// -2 to 2.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f32>,
     /// 0 (greedy) to 2; 1 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
     /// Above 0, to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// The most likely tokens kept; 0 or -1 keeps all.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -1)]
     pub top_k: Option<i32>,
     /// 0 to 1: least probability relative to the most likely token.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
     /// Above 0, to 10; 1 is off.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0, maximum = 10)]
     pub repetition_penalty: Option<f32>,
     /// Up to 16 labels; `session_id` can name the rollout's unit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,12 +216,15 @@ pub struct ChatCompletionBody {
     pub store: Option<bool>,
     /// The end user; the rollout's unit where `safety_identifier` is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
     pub user: Option<String>,
     /// The end user; the rollout's unit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
     pub safety_identifier: Option<String>,
     /// A hint of which requests share a prefix.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
     pub prompt_cache_key: Option<String>,
     /// `auto` or `default`, which here are the same.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -250,6 +265,7 @@ pub struct ChatCompletionBody {
 
 /// One turn of the conversation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct MessageBody {
     /// Who says it; `developer` counts as `system`.
     pub role: MessageRole,
@@ -290,6 +306,7 @@ pub enum StopBody {
 
 /// What a stream carries beside the answer.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct StreamOptions {
     /// Whether one last chunk carries the usage.
     pub include_usage: bool,

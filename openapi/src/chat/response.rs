@@ -23,7 +23,7 @@ pub struct ChatCompletion {
     /// Names the base weights.
     pub system_fingerprint: Option<String>,
     /// The adapter version that made the answer; null is the bare base.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, required = true)]
     pub adapter_digest: Option<AdapterDigest>,
 }
 
@@ -105,7 +105,7 @@ pub struct ChatChunk {
     /// Names the base weights.
     pub system_fingerprint: Option<String>,
     /// The adapter version that makes the answer; null is the bare base.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, required = true)]
     pub adapter_digest: Option<AdapterDigest>,
 }
 
