@@ -47,6 +47,8 @@ impl AdapterStore {
             )));
         };
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+        // Fails where the process has chosen one already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let objects = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
             .build()?;

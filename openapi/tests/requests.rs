@@ -1,6 +1,6 @@
 //! Chat requests: what is taken, with which defaults, and what is refused
 //! under which name.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 
