@@ -54,7 +54,10 @@ impl FrozenModel {
             attn_norm: layer.attn_norm.as_slice().into(),
             ffn_norm: layer.ffn_norm.as_slice().into(),
             groups: GROUPS.map(|group| {
-                group.iter().map(|&projection| layer.projection(projection).clone()).collect()
+                group
+                    .iter()
+                    .map(|&projection| layer.projection(projection).clone())
+                    .collect()
             }),
         });
         let order = config.architecture.rope_order();
@@ -115,7 +118,9 @@ impl FrozenModel {
             x = (x + apply(OUT, &attended)?.reshape((rows, width))?)?;
             let normed = x.apply_op1(self.norm(&layer.ffn_norm))?;
             let gate_up = apply(GATE_UP, &normed)?; // gate, then up
-            let gated = gate_up.apply_op1(SwiGlu { width: self.config.ffn_size })?;
+            let gated = gate_up.apply_op1(SwiGlu {
+                width: self.config.ffn_size,
+            })?;
             x = (x + apply(DOWN, &gated)?.reshape((rows, width))?)?;
         }
         Ok(x.apply_op1(self.norm(&self.output_norm))?)
@@ -125,13 +130,17 @@ impl FrozenModel {
         let width = self.config.hidden_size;
         let mut rows = vec![0.0; tokens.len() * width];
         for (&token, row) in tokens.iter().zip(rows.chunks_exact_mut(width)) {
-            self.token_embedding.dequantize_rows(token as usize..token as usize + 1, row);
+            self.token_embedding
+                .dequantize_rows(token as usize..token as usize + 1, row);
         }
         Ok(tensor(rows, (tokens.len(), width))?)
     }
 
     fn norm(&self, weight: &Arc<[f32]>) -> RmsNorm {
-        RmsNorm { weight: Arc::clone(weight), eps: self.config.rms_eps }
+        RmsNorm {
+            weight: Arc::clone(weight),
+            eps: self.config.rms_eps,
+        }
     }
 
     fn attention(&self, tree: &Arc<Tree>) -> TreeAttention {
@@ -140,7 +149,11 @@ impl FrozenModel {
             key_value: self.config.kv_head_count,
             dim: self.config.head_dim,
         };
-        TreeAttention { heads, rope: Arc::clone(&self.rope), tree: Arc::clone(tree) }
+        TreeAttention {
+            heads,
+            rope: Arc::clone(&self.rope),
+            tree: Arc::clone(tree),
+        }
     }
 }
 
@@ -153,11 +166,16 @@ impl FrozenLayer {
         view: &ParameterView,
     ) -> Result<Tensor, TrainerError> {
         let adapted = view.group(index, kind);
-        let parts = self.groups[kind].iter().enumerate().map(|(i, weight)| Part {
-            weight: weight.clone(),
-            low_rank: adapted.and_then(|(_, layout)| layout[i].clone()),
-        });
-        let group = GroupLinear { parts: parts.collect() };
+        let parts = self.groups[kind]
+            .iter()
+            .enumerate()
+            .map(|(i, weight)| Part {
+                weight: weight.clone(),
+                low_rank: adapted.and_then(|(_, layout)| layout[i].clone()),
+            });
+        let group = GroupLinear {
+            parts: parts.collect(),
+        };
         Ok(group.apply(x, adapted.map(|(parameters, _)| parameters))?)
     }
 }

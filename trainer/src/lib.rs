@@ -2,20 +2,68 @@
 //! publication.
 //!
 //! Knows no HTTP and serves no request. [`train`] knows tokens and tensors
-//! only; [`pipeline`] is the one place where stores, training, evaluation and
+//! only; `pipeline` is the one place where stores, training, evaluation and
 //! publication meet, and reads top to bottom.
 
+mod config;
 mod error;
+pub mod evaluate;
+mod examples;
 mod forward;
+mod incumbent;
+mod journal;
+mod judge;
+mod lease;
 mod loss;
 mod ops;
 mod pack;
 mod parameters;
+mod pipeline;
+mod publish;
+mod report;
+mod services;
+mod sidecar;
 pub mod train;
 
+pub use config::{Config, DatasetConfig, EvalConfig, PublishConfig, Schedule};
 pub use error::TrainerError;
 pub use forward::FrozenModel;
+pub use journal::{Journal, State, Status};
+pub use judge::judge;
 pub use loss::{PairLogProbs, PairTerm, dpo_sigmoid};
 pub use ops::head::Target;
 pub use pack::Sequence;
 pub use parameters::Parameters;
+pub use pipeline::{RunOutcome, run_once};
+pub use report::{Decision, Report, TrainingReport};
+pub use services::Services;
+pub use sidecar::{Stop, once, sidecar};
+
+/// Runs blocking work on a thread of its own.
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, TrainerError> + Send + 'static,
+) -> Result<R, TrainerError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_cancelled() => Err(TrainerError::Stopped),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Runs a computation on a pool of `threads` threads; 0 is one for each CPU.
+async fn compute<R: Send + 'static>(
+    threads: usize,
+    work: impl FnOnce() -> Result<R, TrainerError> + Send + 'static,
+) -> Result<R, TrainerError> {
+    blocking(move || {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map_err(|error| TrainerError::Config {
+                key: "threads",
+                problem: error.to_string(),
+            })?;
+        pool.install(work)
+    })
+    .await
+}

@@ -52,7 +52,11 @@ pub struct PairTerm {
 pub fn dpo_sigmoid(log_probs: &PairLogProbs, beta: f64) -> PairTerm {
     let z = beta * log_probs.delta();
     let slope = -beta * sigmoid(-z);
-    PairTerm { value: softplus(-z), by_chosen: slope, by_rejected: -slope }
+    PairTerm {
+        value: softplus(-z),
+        by_chosen: slope,
+        by_rejected: -slope,
+    }
 }
 
 /// log(1 + eˣ) without overflow.
@@ -61,7 +65,11 @@ fn softplus(x: f64) -> f64 {
 }
 
 fn sigmoid(x: f64) -> f64 {
-    if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }
+    if x >= 0.0 {
+        1.0 / (1.0 + (-x).exp())
+    } else {
+        x.exp() / (1.0 + x.exp())
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +78,12 @@ mod tests {
 
     fn pair(policy_chosen: f64, policy_rejected: f64) -> PairLogProbs {
         let (reference_chosen, reference_rejected) = (-20.0, -15.0);
-        PairLogProbs { policy_chosen, policy_rejected, reference_chosen, reference_rejected }
+        PairLogProbs {
+            policy_chosen,
+            policy_rejected,
+            reference_chosen,
+            reference_rejected,
+        }
     }
 
     #[test]

@@ -38,7 +38,11 @@ pub(crate) struct Segment {
 impl Segment {
     /// Rows that the last row of the segment sees.
     pub(crate) fn path_len(&self) -> usize {
-        self.ancestors.iter().map(ExactSizeIterator::len).sum::<usize>() + self.rows.len()
+        self.ancestors
+            .iter()
+            .map(ExactSizeIterator::len)
+            .sum::<usize>()
+            + self.rows.len()
     }
 
     /// The ranges of rows from the root to the segment's end.
@@ -114,8 +118,12 @@ impl Trie {
         let mut tree = Tree::default();
         let mut row_of = vec![0; self.tokens.len()];
         // Heads of segments still to lay out: (node, depth, ancestors).
-        let mut open: Vec<(usize, usize, Vec<Range<usize>>)> =
-            self.roots.iter().rev().map(|&root| (root, 0, Vec::new())).collect();
+        let mut open: Vec<(usize, usize, Vec<Range<usize>>)> = self
+            .roots
+            .iter()
+            .rev()
+            .map(|&root| (root, 0, Vec::new()))
+            .collect();
         while let Some((mut node, mut depth, ancestors)) = open.pop() {
             let start = tree.tokens.len();
             loop {
@@ -163,8 +171,10 @@ pub(crate) fn plan(groups: &[Vec<&Sequence>], rows_max: usize) -> Vec<Pack> {
     let mut builder = PackBuilder::default();
     for (index, group) in groups.iter().enumerate() {
         // An upper bound: what the group's own sequences share is not counted.
-        let added: usize =
-            group.iter().map(|sequence| builder.trie.missing(inputs(sequence))).sum();
+        let added: usize = group
+            .iter()
+            .map(|sequence| builder.trie.missing(inputs(sequence)))
+            .sum();
         if !builder.groups.is_empty() && builder.trie.len() + added > rows_max {
             packs.push(std::mem::take(&mut builder).finish());
         }
@@ -196,18 +206,31 @@ impl PackBuilder {
             let path = self.trie.insert(inputs(sequence));
             let start = self.targets.len();
             for at in sequence.completion_start.max(1)..sequence.tokens.len() {
-                self.targets.push(Target { row: path[at - 1], token: sequence.tokens[at] });
+                self.targets.push(Target {
+                    row: path[at - 1],
+                    token: sequence.tokens[at],
+                });
             }
             ranges.push(start..self.targets.len());
         }
-        self.groups.push(PackedGroup { index, targets: ranges });
+        self.groups.push(PackedGroup {
+            index,
+            targets: ranges,
+        });
     }
 
     fn finish(self) -> Pack {
         let (tree, row_of) = self.trie.finish();
-        let by_row = |t: &Target| Target { row: row_of[t.row], token: t.token };
+        let by_row = |t: &Target| Target {
+            row: row_of[t.row],
+            token: t.token,
+        };
         let targets: Vec<Target> = self.targets.iter().map(by_row).collect();
-        Pack { tree: tree.into(), targets: targets.into(), groups: self.groups }
+        Pack {
+            tree: tree.into(),
+            targets: targets.into(),
+            groups: self.groups,
+        }
     }
 }
 
@@ -216,7 +239,10 @@ mod tests {
     use super::*;
 
     fn sequence(tokens: &[u32], completion_start: usize) -> Sequence {
-        Sequence { tokens: tokens.to_vec(), completion_start }
+        Sequence {
+            tokens: tokens.to_vec(),
+            completion_start,
+        }
     }
 
     #[test]
@@ -243,9 +269,15 @@ mod tests {
         let mut groups: Vec<Vec<&Sequence>> = short.iter().map(|s| vec![s]).collect();
         groups.insert(3, vec![&long]);
         let packs = plan(&groups, 6);
-        assert!(packs.iter().all(|p| p.tree.tokens.len() <= 6 || p.groups.len() == 1));
-        let order: Vec<usize> =
-            packs.iter().flat_map(|p| p.groups.iter().map(|g| g.index)).collect();
+        assert!(
+            packs
+                .iter()
+                .all(|p| p.tree.tokens.len() <= 6 || p.groups.len() == 1)
+        );
+        let order: Vec<usize> = packs
+            .iter()
+            .flat_map(|p| p.groups.iter().map(|g| g.index))
+            .collect();
         assert_eq!(order, [0, 1, 2, 3, 4, 5, 6]);
     }
 
@@ -258,8 +290,12 @@ mod tests {
         for (tokens, path) in sequences.iter().zip(paths) {
             let last = row_of[path[path.len() - 1]];
             let segment = tree.segments.iter().find(|s| s.rows.contains(&last));
-            let rows: Vec<usize> =
-                segment.into_iter().flat_map(Segment::path).flatten().filter(|&r| r <= last).collect();
+            let rows: Vec<usize> = segment
+                .into_iter()
+                .flat_map(Segment::path)
+                .flatten()
+                .filter(|&r| r <= last)
+                .collect();
             let seen: Vec<u32> = rows.iter().map(|&row| tree.tokens[row]).collect();
             assert_eq!(&seen, tokens);
         }

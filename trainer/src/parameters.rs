@@ -9,8 +9,8 @@ use std::sync::Arc;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use ids::Sha256Digest;
-use model::lora::{LoraAdapter, LoraConfig, LoraPair, ModuleId};
 use model::Projection;
+use model::lora::{LoraAdapter, LoraConfig, LoraPair, ModuleId};
 
 use crate::TrainerError;
 use crate::ops::linear::LowRank;
@@ -50,7 +50,12 @@ impl Parameters {
     /// When a tensor cannot be made.
     pub fn from_adapter(adapter: &LoraAdapter) -> Result<Self, TrainerError> {
         let mut groups = Vec::new();
-        let layers = adapter.modules.keys().map(|id| id.layer + 1).max().unwrap_or(0);
+        let layers = adapter
+            .modules
+            .keys()
+            .map(|id| id.layer + 1)
+            .max()
+            .unwrap_or(0);
         for layer in 0..layers {
             for (kind, projections) in GROUPS.iter().enumerate() {
                 let pairs = projections
@@ -62,10 +67,18 @@ impl Parameters {
                 }
                 let len = values.len();
                 let var = Var::from_vec(values, len, &Device::Cpu)?;
-                groups.push(Group { layer, kind, layout, var });
+                groups.push(Group {
+                    layer,
+                    kind,
+                    layout,
+                    var,
+                });
             }
         }
-        Ok(Self { config: adapter.config.clone(), groups })
+        Ok(Self {
+            config: adapter.config.clone(),
+            groups,
+        })
     }
 
     /// The current factors as an adapter.
@@ -79,11 +92,25 @@ impl Parameters {
             for (&projection, low_rank) in GROUPS[group.kind].iter().zip(group.layout.iter()) {
                 let Some(at) = low_rank else { continue };
                 let (a, b) = (values[at.a.clone()].to_vec(), values[at.b.clone()].to_vec());
-                let pair = LoraPair { rank: at.rank, scale: at.scale, a, b };
-                modules.insert(ModuleId { layer: group.layer, projection }, pair);
+                let pair = LoraPair {
+                    rank: at.rank,
+                    scale: at.scale,
+                    a,
+                    b,
+                };
+                modules.insert(
+                    ModuleId {
+                        layer: group.layer,
+                        projection,
+                    },
+                    pair,
+                );
             }
         }
-        Ok(LoraAdapter { config: self.config.clone(), modules })
+        Ok(LoraAdapter {
+            config: self.config.clone(),
+            modules,
+        })
     }
 
     /// Numbers that are trained.
@@ -110,9 +137,14 @@ impl Parameters {
             false => group.var.as_detached_tensor(),
         };
         let entry = |group: &Group| {
-            ((group.layer, group.kind), (tensor(group), Arc::clone(&group.layout)))
+            (
+                (group.layer, group.kind),
+                (tensor(group), Arc::clone(&group.layout)),
+            )
         };
-        ParameterView { groups: self.groups.iter().map(entry).collect() }
+        ParameterView {
+            groups: self.groups.iter().map(entry).collect(),
+        }
     }
 
     /// Adds `scale` times the gradients to `sums`, one vector for each group.
@@ -122,7 +154,9 @@ impl Parameters {
         sums: &mut [Vec<f32>],
     ) -> Result<(), TrainerError> {
         for (group, sum) in self.groups.iter().zip(sums) {
-            let Some(gradient) = gradients.get(group.var.as_tensor()) else { continue };
+            let Some(gradient) = gradients.get(group.var.as_tensor()) else {
+                continue;
+            };
             with_values(gradient, |gradient| {
                 sum.iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += g);
                 Ok(())
@@ -154,7 +188,9 @@ impl Parameters {
         let mut bytes = Vec::with_capacity(self.len() * 4);
         for group in &self.groups {
             let values = group.var.as_tensor().to_vec1::<f32>()?;
-            values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+            values
+                .iter()
+                .for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
             for at in group.layout.iter().flatten() {
                 bytes.extend_from_slice(&at.scale.to_le_bytes());
                 bytes.extend_from_slice(&(at.rank as u64).to_le_bytes());
@@ -172,10 +208,13 @@ impl Parameters {
             let parts = GROUPS[group.kind].iter().zip(group.layout.iter());
             parts.flat_map(move |(projection, low_rank)| {
                 let name = format!("layers.{}.{}", group.layer, projection.peft_name());
-                low_rank.iter().flat_map(move |at| {
-                    let (a, b) = (&vector[at.a.clone()], &vector[at.b.clone()]);
-                    [(format!("{name}.lora_A"), a), (format!("{name}.lora_B"), b)]
-                }).collect::<Vec<_>>()
+                low_rank
+                    .iter()
+                    .flat_map(move |at| {
+                        let (a, b) = (&vector[at.a.clone()], &vector[at.b.clone()]);
+                        [(format!("{name}.lora_A"), a), (format!("{name}.lora_B"), b)]
+                    })
+                    .collect::<Vec<_>>()
             })
         })
     }

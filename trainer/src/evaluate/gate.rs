@@ -116,7 +116,12 @@ impl fmt::Display for Refusal {
                 percent(min)
             ),
             Self::ExactMatch { found, min } => {
-                write!(f, "exact match {:.1}% is below {:.1}%", percent(found), percent(min))
+                write!(
+                    f,
+                    "exact match {:.1}% is below {:.1}%",
+                    percent(found),
+                    percent(min)
+                )
             }
             Self::ExactMatchGain { found, min } => write!(
                 f,
@@ -125,7 +130,10 @@ impl fmt::Display for Refusal {
                 percent(min)
             ),
             Self::Forgetting { points, max } => {
-                write!(f, "{points:.1} points of the general replay set are lost, more than {max:.1}")
+                write!(
+                    f,
+                    "{points:.1} points of the general replay set are lost, more than {max:.1}"
+                )
             }
             Self::Degenerate { found, max } => write!(
                 f,
@@ -162,14 +170,21 @@ pub fn verdict(evaluation: &Evaluation, gate: &GateConfig) -> Vec<Refusal> {
 }
 
 fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
-    let Some(scores) = evaluation.preference.as_ref().filter(|p| p.pairs > 0) else { return };
+    let Some(scores) = evaluation.preference.as_ref().filter(|p| p.pairs > 0) else {
+        return;
+    };
     let min = gate.preference_accuracy_min;
     // Written so that a NaN is refused.
     if !(scores.reward_accuracy >= min) {
-        refusals.push(Refusal::PreferenceAccuracy { found: scores.reward_accuracy, min });
+        refusals.push(Refusal::PreferenceAccuracy {
+            found: scores.reward_accuracy,
+            min,
+        });
     }
     if gate.refuse_displacement && scores.displaced() {
-        refusals.push(Refusal::Displacement { shift: scores.chosen_shift_per_token });
+        refusals.push(Refusal::Displacement {
+            shift: scores.chosen_shift_per_token,
+        });
     }
 }
 
@@ -177,16 +192,25 @@ fn answer_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
     if let Some(answers) = evaluation.held_out.as_ref().filter(|h| h.prompts > 0) {
         let (before, after) = (answers.share_before(), answers.share_after());
         if after < gate.exact_match_min {
-            refusals.push(Refusal::ExactMatch { found: after, min: gate.exact_match_min });
+            refusals.push(Refusal::ExactMatch {
+                found: after,
+                min: gate.exact_match_min,
+            });
         }
         if after - before < gate.exact_match_gain_min {
             let min = gate.exact_match_gain_min;
-            refusals.push(Refusal::ExactMatchGain { found: after - before, min });
+            refusals.push(Refusal::ExactMatchGain {
+                found: after - before,
+                min,
+            });
         }
         let worse = (answers.empty + answers.degenerate).saturating_sub(answers.degenerate_before);
         let share = worse as f64 / answers.prompts as f64;
         if share > gate.degenerate_share_max {
-            refusals.push(Refusal::Degenerate { found: share, max: gate.degenerate_share_max });
+            refusals.push(Refusal::Degenerate {
+                found: share,
+                max: gate.degenerate_share_max,
+            });
         }
     }
     if let Some(replay) = &evaluation.replay {
@@ -235,21 +259,43 @@ mod tests {
         let spoils: [(Spoil, &str); 6] = [
             (|e| e.finite = false, "finite"),
             (|e| e.changed = false, "changes nothing"),
-            (|e| e.held_out = Some(HeldOut { prompts: 20, ..HeldOut::default() }), "exact match"),
             (
                 |e| {
-                    let scores = PreferenceScores { pairs: 9, ..PreferenceScores::default() };
+                    e.held_out = Some(HeldOut {
+                        prompts: 20,
+                        ..HeldOut::default()
+                    })
+                },
+                "exact match",
+            ),
+            (
+                |e| {
+                    let scores = PreferenceScores {
+                        pairs: 9,
+                        ..PreferenceScores::default()
+                    };
                     e.preference = Some(scores);
                 },
                 "preference",
             ),
             (
-                |e| e.replay = Some(Replay { base_right: 50, candidate_right: 40, ..Replay::default() }),
+                |e| {
+                    e.replay = Some(Replay {
+                        base_right: 50,
+                        candidate_right: 40,
+                        ..Replay::default()
+                    })
+                },
                 "replay",
             ),
             (
                 |e| {
-                    let answers = HeldOut { prompts: 20, exact_after: 15, degenerate: 5, ..HeldOut::default() };
+                    let answers = HeldOut {
+                        prompts: 20,
+                        exact_after: 15,
+                        degenerate: 5,
+                        ..HeldOut::default()
+                    };
                     e.held_out = Some(answers);
                 },
                 "repeat",

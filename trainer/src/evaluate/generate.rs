@@ -1,5 +1,6 @@
 //! Greedy answers from the serving engine, many prompts in one batch.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::{
@@ -7,13 +8,14 @@ use engine::{
     SamplingParams,
 };
 use futures::{StreamExt, TryStreamExt};
-use ids::AdapterDigest;
+use ids::{AdapterDigest, Sha256Digest};
+use serde::{Deserialize, Serialize};
 
 /// Requests that are in the engine at the same time.
 pub const IN_FLIGHT_MAX: usize = 16;
 
 /// A whole answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Its text.
     pub text: String,
@@ -26,13 +28,19 @@ pub struct Answer {
 pub struct Generator {
     engine: Arc<dyn Engine>,
     max_tokens: u32,
+    cache: Option<PathBuf>,
 }
 
 impl Generator {
-    /// Answers of at most `max_tokens` tokens.
+    /// Answers of at most `max_tokens` tokens. Greedy answers never change, so
+    /// they are kept in the folder `cache` where one is given.
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, max_tokens: u32) -> Self {
-        Self { engine, max_tokens }
+    pub fn new(engine: Arc<dyn Engine>, max_tokens: u32, cache: Option<PathBuf>) -> Self {
+        Self {
+            engine,
+            max_tokens,
+            cache,
+        }
     }
 
     /// Makes an adapter version resident.
@@ -43,8 +51,7 @@ impl Generator {
         self.engine.load_adapter(package).await.map(|_| ())
     }
 
-    /// The greedy answer to each conversation, in order. `progress` hears how
-    /// many are done.
+    /// The greedy answer to each conversation, in order.
     ///
     /// # Errors
     /// The first one of the engine.
@@ -52,18 +59,40 @@ impl Generator {
         &self,
         adapter: Option<AdapterDigest>,
         prompts: &[Vec<ChatMessage>],
-        mut progress: impl FnMut(usize),
     ) -> Result<Vec<Answer>, EngineError> {
-        let mut done = 0;
-        futures::stream::iter(prompts)
+        let place = self
+            .cache
+            .as_ref()
+            .map(|folder| folder.join(self.key(adapter, prompts)));
+        if let Some(answers) = place
+            .as_deref()
+            .and_then(|path| cached(path, prompts.len()))
+        {
+            return Ok(answers);
+        }
+        let answers: Vec<Answer> = futures::stream::iter(prompts)
             .map(|messages| self.answer(adapter, messages.clone()))
             .buffered(IN_FLIGHT_MAX)
-            .inspect(|_| {
-                done += 1;
-                progress(done);
-            })
             .try_collect()
-            .await
+            .await?;
+        if let Some(path) = place {
+            keep(&path, &answers);
+        }
+        Ok(answers)
+    }
+
+    /// Names the answers of one version to these prompts.
+    fn key(&self, adapter: Option<AdapterDigest>, prompts: &[Vec<ChatMessage>]) -> String {
+        let prompts = serde_json::to_vec(prompts).unwrap_or_default();
+        let adapter = adapter.map_or(String::new(), |digest| digest.to_string());
+        let digest = Sha256Digest::of_parts(&[
+            ("build", env!("CARGO_PKG_VERSION").as_bytes()),
+            ("base", self.engine.base().digest.0.as_bytes()),
+            ("adapter", adapter.as_bytes()),
+            ("max_tokens", &self.max_tokens.to_le_bytes()),
+            ("prompts", &prompts),
+        ]);
+        format!("answers-{}.json", digest.hex())
     }
 
     async fn answer(
@@ -84,7 +113,10 @@ impl Generator {
                 ignore_eos: false,
             })
             .await?;
-        let mut answer = Answer { text: String::new(), finish: FinishReason::Stop };
+        let mut answer = Answer {
+            text: String::new(),
+            finish: FinishReason::Stop,
+        };
         while let Some(event) = stream.events.recv().await {
             match event? {
                 ChatEvent::Delta { text, .. } => answer.text.push_str(&text),
@@ -93,5 +125,28 @@ impl Generator {
             }
         }
         Err(EngineError::Stopped)
+    }
+}
+
+/// Answers that were kept, if there are as many as asked for.
+fn cached(path: &Path, prompts: usize) -> Option<Vec<Answer>> {
+    let bytes = std::fs::read(path).ok()?;
+    let answers: Vec<Answer> = serde_json::from_slice(&bytes).ok()?;
+    (answers.len() == prompts).then_some(answers)
+}
+
+/// Keeps answers; without them the next evaluation only takes longer.
+fn keep(path: &Path, answers: &[Answer]) {
+    let Ok(bytes) = serde_json::to_vec(answers) else {
+        return;
+    };
+    if let Some(folder) = path.parent()
+        && let Err(error) = std::fs::create_dir_all(folder)
+    {
+        tracing::warn!(%error, "answers are not kept");
+        return;
+    }
+    if let Err(error) = crate::journal::replace(path, &bytes) {
+        tracing::warn!(%error, "answers are not kept");
     }
 }

@@ -59,20 +59,28 @@ pub async fn held_out(
     candidate: Option<AdapterDigest>,
 ) -> Result<HeldOut, EngineError> {
     let messages: Vec<Vec<ChatMessage>> = prompts.iter().map(|p| p.messages.clone()).collect();
-    let before = generator.answers(incumbent, &messages, |_| {}).await?;
-    let after = generator.answers(candidate, &messages, |_| {}).await?;
+    let before = generator.answers(incumbent, &messages).await?;
+    let after = generator.answers(candidate, &messages).await?;
     let exact = |answers: &[Answer]| {
         let judged = answers.iter().zip(prompts);
-        judged.filter(|(answer, prompt)| contains(&answer.text, &prompt.expect)).count()
+        judged
+            .filter(|(answer, prompt)| contains(&answer.text, &prompt.expect))
+            .count()
     };
     let degenerate = |answers: &[Answer]| {
-        answers.iter().filter(|answer| rollout::is_degenerate(&answer.text)).count()
+        answers
+            .iter()
+            .filter(|answer| rollout::is_degenerate(&answer.text))
+            .count()
     };
     Ok(HeldOut {
         prompts: prompts.len(),
         exact_before: exact(&before),
         exact_after: exact(&after),
-        empty: after.iter().filter(|answer| answer.text.trim().is_empty()).count(),
+        empty: after
+            .iter()
+            .filter(|answer| answer.text.trim().is_empty())
+            .count(),
         degenerate: degenerate(&after),
         degenerate_before: degenerate(&before),
     })
@@ -112,18 +120,31 @@ impl PreferenceScores {
 #[must_use]
 pub fn preference(before: &[PairScore], after: &[PairScore]) -> PreferenceScores {
     let share = 1.0 / before.len().max(1) as f64;
-    let mut scores = PreferenceScores { pairs: before.len(), ..PreferenceScores::default() };
+    let mut scores = PreferenceScores {
+        pairs: before.len(),
+        ..PreferenceScores::default()
+    };
     let preferred = |s: &PairScore| {
         let per_token = |sum: f64, tokens: usize| sum / tokens.max(1) as f64;
         let chosen = per_token(s.chosen, s.chosen_tokens);
-        if chosen > per_token(s.rejected, s.rejected_tokens) { share } else { 0.0 }
+        if chosen > per_token(s.rejected, s.rejected_tokens) {
+            share
+        } else {
+            0.0
+        }
     };
     for (before, after) in before.iter().zip(after) {
         scores.accuracy_before += preferred(before);
         scores.accuracy_after += preferred(after);
-        let (margin_before, margin_after) =
-            (before.chosen - before.rejected, after.chosen - after.rejected);
-        scores.reward_accuracy += if margin_after > margin_before { share } else { 0.0 };
+        let (margin_before, margin_after) = (
+            before.chosen - before.rejected,
+            after.chosen - after.rejected,
+        );
+        scores.reward_accuracy += if margin_after > margin_before {
+            share
+        } else {
+            0.0
+        };
         scores.margin_before += share * margin_before;
         scores.margin_after += share * margin_after;
         let tokens = after.chosen_tokens.max(1) as f64;

@@ -4,12 +4,14 @@
 //! from the trainer's own forward pass. [`gate`] turns the numbers into a
 //! verdict. Knows no store and publishes nothing.
 
+mod assess;
 mod gate;
 mod generate;
 mod held_out;
 mod matching;
 mod replay;
 
+pub use assess::{Assessor, Subject};
 pub use gate::{GateConfig, Refusal, verdict};
 pub use generate::{Answer, Generator, IN_FLIGHT_MAX};
 pub use held_out::{HeldOut, HeldOutPrompt, PreferenceScores, held_out, preference};

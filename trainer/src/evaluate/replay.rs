@@ -77,7 +77,10 @@ struct Line {
 pub fn read_replay(path: &Path) -> Result<Vec<ReplayPrompt>, TrainerError> {
     let file = std::fs::File::open(path).map_err(TrainerError::file(path))?;
     let mut prompts = Vec::new();
-    for (index, line) in BufReader::new(file.take(REPLAY_BYTES_MAX)).lines().enumerate() {
+    for (index, line) in BufReader::new(file.take(REPLAY_BYTES_MAX))
+        .lines()
+        .enumerate()
+    {
         let line = line.map_err(TrainerError::file(path))?;
         if line.trim().is_empty() {
             continue;
@@ -91,7 +94,12 @@ pub fn read_replay(path: &Path) -> Result<Vec<ReplayPrompt>, TrainerError> {
             return Err(wrong(format!("more than {REPLAY_LINES_MAX} prompts")));
         }
         let line: Line = serde_json::from_str(&line).map_err(|e| wrong(e.to_string()))?;
-        let user = |content| vec![ChatMessage { role: Role::User, content }];
+        let user = |content| {
+            vec![ChatMessage {
+                role: Role::User,
+                content,
+            }]
+        };
         let messages = line.messages.or(line.prompt.map(user)).unwrap_or_default();
         let expect = match line.expect {
             OneOrMore::One(text) => vec![text],
@@ -116,17 +124,20 @@ pub async fn replay(
     candidate: Option<AdapterDigest>,
 ) -> Result<Replay, EngineError> {
     let messages: Vec<Vec<ChatMessage>> = prompts.iter().map(|p| p.messages.clone()).collect();
-    let base = generator.answers(None, &messages, |_| {}).await?;
+    let base = generator.answers(None, &messages).await?;
     let before = match incumbent {
-        Some(_) => generator.answers(incumbent, &messages, |_| {}).await?,
+        Some(_) => generator.answers(incumbent, &messages).await?,
         None => base.clone(),
     };
-    let after = generator.answers(candidate, &messages, |_| {}).await?;
+    let after = generator.answers(candidate, &messages).await?;
     Ok(judge(prompts, &base, &before, &after))
 }
 
 fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[Answer]) -> Replay {
-    let mut replay = Replay { prompts: prompts.len(), ..Replay::default() };
+    let mut replay = Replay {
+        prompts: prompts.len(),
+        ..Replay::default()
+    };
     for (index, prompt) in prompts.iter().enumerate() {
         let right = |answer: &Answer| prompt.expect.iter().any(|e| contains(&answer.text, e));
         let circles = |answer: &Answer| usize::from(rollout::is_degenerate(&answer.text));
@@ -140,7 +151,12 @@ fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[
         if right(&after[index]) {
             replay.candidate_right += 1;
         } else if replay.lost.len() < LOST_LISTED_MAX {
-            replay.lost.push(prompt.messages.last().map_or(String::new(), |m| m.content.clone()));
+            replay.lost.push(
+                prompt
+                    .messages
+                    .last()
+                    .map_or(String::new(), |m| m.content.clone()),
+            );
         }
     }
     replay
@@ -164,8 +180,10 @@ mod tests {
         ];
         std::fs::write(&path, lines.join("\n")).unwrap();
         let prompts = read_replay(&path).unwrap();
-        let answer =
-            |text: &str| Answer { text: text.to_owned(), finish: FinishReason::Stop };
+        let answer = |text: &str| Answer {
+            text: text.to_owned(),
+            finish: FinishReason::Stop,
+        };
         let base = ["Paris.", "It is Four.", "z"].map(answer);
         let after = ["Lyon", "4", "y"].map(answer);
         let replay = judge(&prompts, &base, &base, &after);
@@ -178,8 +196,15 @@ mod tests {
     fn a_bad_line_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("replay.jsonl");
-        std::fs::write(&path, "{\"prompt\": \"a\", \"expect\": \"b\"}\n{\"prompt\": \"a\"}\n").unwrap();
+        std::fs::write(
+            &path,
+            "{\"prompt\": \"a\", \"expect\": \"b\"}\n{\"prompt\": \"a\"}\n",
+        )
+        .unwrap();
         let error = read_replay(&path).unwrap_err();
-        assert!(matches!(error, TrainerError::Content { line: 2, .. }), "{error}");
+        assert!(
+            matches!(error, TrainerError::Content { line: 2, .. }),
+            "{error}"
+        );
     }
 }

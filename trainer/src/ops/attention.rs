@@ -70,16 +70,19 @@ impl TreeAttention {
     fn by_group(&self, from: &[f32], width: usize, rotate: bool) -> Vec<f32> {
         let (rows, dim) = (self.rows(), self.heads.dim);
         let mut into = vec![0.0; from.len()];
-        into.par_chunks_mut(width).with_min_len(ROWS_MIN).enumerate().for_each(|(i, into)| {
-            let (group, row) = (i / rows, i % rows);
-            let at = (row * self.heads.key_value + group) * width;
-            into.copy_from_slice(&from[at..at + width]);
-            if rotate {
-                let position = self.tree.positions[row];
-                into.chunks_exact_mut(dim)
-                    .for_each(|head| self.rope.rotate(head, position, Turn::Forward));
-            }
-        });
+        into.par_chunks_mut(width)
+            .with_min_len(ROWS_MIN)
+            .enumerate()
+            .for_each(|(i, into)| {
+                let (group, row) = (i / rows, i % rows);
+                let at = (row * self.heads.key_value + group) * width;
+                into.copy_from_slice(&from[at..at + width]);
+                if rotate {
+                    let position = self.tree.positions[row];
+                    into.chunks_exact_mut(dim)
+                        .for_each(|head| self.rope.rotate(head, position, Turn::Forward));
+                }
+            });
         into
     }
 
@@ -146,9 +149,20 @@ impl TreeAttention {
                 let k_path = self.gather(&inputs.k, group, segment);
                 let v_path = self.gather(&inputs.v, group, segment);
                 let p = self.probabilities(q, &k_path, segment);
-                let extent = Extent { m: q.len() / dim, n: dim, k: segment.path_len() };
+                let extent = Extent {
+                    m: q.len() / dim,
+                    n: dim,
+                    k: segment.path_len(),
+                };
                 let mut out = vec![0.0; q.len()];
-                multiply(extent, plain(&p), plain(&v_path), (0.0, 1.0), &mut out, Threads::Caller);
+                multiply(
+                    extent,
+                    plain(&p),
+                    plain(&v_path),
+                    (0.0, 1.0),
+                    &mut out,
+                    Threads::Caller,
+                );
                 out
             })
             .collect();
@@ -185,24 +199,66 @@ impl TreeAttention {
         let m = q.len() / dim;
         let caller = Threads::Caller;
         let mut dv_path = vec![0.0; path * dim];
-        let extent = Extent { m: path, n: dim, k: m };
-        multiply(extent, transposed(&p), plain(&d_out), (0.0, 1.0), &mut dv_path, caller);
+        let extent = Extent {
+            m: path,
+            n: dim,
+            k: m,
+        };
+        multiply(
+            extent,
+            transposed(&p),
+            plain(&d_out),
+            (0.0, 1.0),
+            &mut dv_path,
+            caller,
+        );
         let mut ds = vec![0.0; m * path];
         let extent = Extent { m, n: path, k: dim };
-        multiply(extent, plain(&d_out), transposed(&v_path), (0.0, 1.0), &mut ds, caller);
+        multiply(
+            extent,
+            plain(&d_out),
+            transposed(&v_path),
+            (0.0, 1.0),
+            &mut ds,
+            caller,
+        );
         // The gradient of a softmax: p∘(dp − Σ p∘dp).
         for (ds, p) in ds.chunks_exact_mut(path).zip(p.chunks_exact(path)) {
             let dot: f32 = ds.iter().zip(p).map(|(ds, p)| ds * p).sum();
-            ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - dot));
+            ds.iter_mut()
+                .zip(p)
+                .for_each(|(ds, p)| *ds = p * (*ds - dot));
         }
         let scale = 1.0 / (dim as f32).sqrt();
         let mut dq = vec![0.0; q.len()];
         let extent = Extent { m, n: dim, k: path };
-        multiply(extent, plain(&ds), plain(&k_path), (0.0, scale), &mut dq, caller);
+        multiply(
+            extent,
+            plain(&ds),
+            plain(&k_path),
+            (0.0, scale),
+            &mut dq,
+            caller,
+        );
         let mut dk_path = vec![0.0; path * dim];
-        let extent = Extent { m: path, n: dim, k: m };
-        multiply(extent, transposed(&ds), plain(q), (0.0, scale), &mut dk_path, caller);
-        Gradients { dq, dk_path, dv_path }
+        let extent = Extent {
+            m: path,
+            n: dim,
+            k: m,
+        };
+        multiply(
+            extent,
+            transposed(&ds),
+            plain(q),
+            (0.0, scale),
+            &mut dk_path,
+            caller,
+        );
+        Gradients {
+            dq,
+            dk_path,
+            dv_path,
+        }
     }
 
     fn backward(&self, qkv: &[f32], dy: &[f32]) -> Vec<f32> {
@@ -224,11 +280,20 @@ impl TreeAttention {
             }
             // In the tasks' order, so that sums do not depend on the threads.
             let rows = segment.path().flatten();
-            let from = from.dk_path.chunks_exact(dim).zip(from.dv_path.chunks_exact(dim));
+            let from = from
+                .dk_path
+                .chunks_exact(dim)
+                .zip(from.dv_path.chunks_exact(dim));
             for (row, (from_k, from_v)) in rows.zip(from) {
                 let at = (row * groups + group) * dim;
-                dk[at..at + dim].iter_mut().zip(from_k).for_each(|(a, b)| *a += b);
-                dv[at..at + dim].iter_mut().zip(from_v).for_each(|(a, b)| *a += b);
+                dk[at..at + dim]
+                    .iter_mut()
+                    .zip(from_k)
+                    .for_each(|(a, b)| *a += b);
+                dv[at..at + dim]
+                    .iter_mut()
+                    .zip(from_v)
+                    .for_each(|(a, b)| *a += b);
             }
         }
         self.rotate_back(dq, self.heads.query);
@@ -239,14 +304,16 @@ impl TreeAttention {
     /// Turns `[rows, heads·dim]` back by the rows' positions.
     fn rotate_back(&self, gradient: &mut [f32], heads: usize) {
         let dim = self.heads.dim;
-        gradient.par_chunks_mut(heads * dim).with_min_len(ROWS_MIN).enumerate().for_each(
-            |(row, heads)| {
+        gradient
+            .par_chunks_mut(heads * dim)
+            .with_min_len(ROWS_MIN)
+            .enumerate()
+            .for_each(|(row, heads)| {
                 let position = self.tree.positions[row];
                 heads
                     .chunks_exact_mut(dim)
                     .for_each(|head| self.rope.rotate(head, position, Turn::Backward));
-            },
-        );
+            });
     }
 }
 
@@ -295,7 +362,14 @@ mod tests {
         }
         let (tree, _) = trie.finish();
         let rows = tree.positions.len();
-        let (tree, heads) = (Arc::new(tree), Heads { query: 4, key_value: 2, dim: 4 });
+        let (tree, heads) = (
+            Arc::new(tree),
+            Heads {
+                query: 4,
+                key_value: 2,
+                dim: 4,
+            },
+        );
         for layout in [RopeOrder::Interleaved, RopeOrder::Halves] {
             let rope = Arc::new(RopeTable::new(layout, 4, 100.0, 8));
             let qkv = tensor(random(7, rows * 32), rows * 32).unwrap();

@@ -13,18 +13,29 @@ pub(crate) fn random(seed: u64, n: usize) -> Vec<f32> {
 /// `Σ weight·f(inputs)` in f64.
 fn objective(y: &Tensor, weights: &[f32]) -> f64 {
     let y = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    y.iter().zip(weights).map(|(&y, &w)| f64::from(y) * f64::from(w)).sum()
+    y.iter()
+        .zip(weights)
+        .map(|(&y, &w)| f64::from(y) * f64::from(w))
+        .sum()
 }
 
 /// Checks every input's gradient of a random projection of `f` against
 /// central differences, at each element.
 pub(crate) fn finite_differences(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
-    let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
+    let vars: Vec<Var> = inputs
+        .iter()
+        .map(|t| Var::from_tensor(t).unwrap())
+        .collect();
     let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let y = f(&tracked).unwrap();
     let weights = random(99, y.elem_count());
     let weight_tensor = super::tensor(weights.clone(), y.shape().clone()).unwrap();
-    let grads = (y * weight_tensor).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = (y * weight_tensor)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
     for (which, input) in inputs.iter().enumerate() {
         let gradient = grads.get(&vars[which]).unwrap().flatten_all().unwrap();
         let gradient = gradient.to_vec1::<f32>().unwrap();

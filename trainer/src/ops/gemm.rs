@@ -11,12 +11,18 @@ pub(crate) struct Matrix<'a> {
 
 /// The matrix stored in `values`.
 pub(crate) fn plain(values: &[f32]) -> Matrix<'_> {
-    Matrix { values, transposed: false }
+    Matrix {
+        values,
+        transposed: false,
+    }
 }
 
 /// The transpose of the matrix stored in `values`.
 pub(crate) fn transposed(values: &[f32]) -> Matrix<'_> {
-    Matrix { values, transposed: true }
+    Matrix {
+        values,
+        transposed: true,
+    }
 }
 
 /// Rows of the product, its columns, and the length that is summed over.
@@ -53,7 +59,11 @@ pub(crate) fn multiply(
     }
     let strides = |transposed: bool, rows: usize, cols: usize| -> (isize, isize) {
         // (column stride, row stride); slices are shorter than isize::MAX.
-        if transposed { (rows as isize, 1) } else { (1, cols as isize) }
+        if transposed {
+            (rows as isize, 1)
+        } else {
+            (1, cols as isize)
+        }
     };
     let (a_cs, a_rs) = strides(a.transposed, m, k);
     let (b_cs, b_rs) = strides(b.transposed, k, n);
@@ -98,13 +108,30 @@ mod tests {
         let b = [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]; // [3, 2]
         let extent = Extent { m: 2, n: 2, k: 3 };
         let mut out = [100.0f32; 4];
-        multiply(extent, plain(&a), plain(&b), (0.0, 1.0), &mut out, Threads::Caller);
+        multiply(
+            extent,
+            plain(&a),
+            plain(&b),
+            (0.0, 1.0),
+            &mut out,
+            Threads::Caller,
+        );
         assert_eq!(out, [5.0, 11.0, 14.0, 23.0]);
-        multiply(extent, plain(&a), plain(&b), (1.0, 2.0), &mut out, Threads::Pool);
+        multiply(
+            extent,
+            plain(&a),
+            plain(&b),
+            (1.0, 2.0),
+            &mut out,
+            Threads::Pool,
+        );
         assert_eq!(out, [15.0, 33.0, 42.0, 69.0]);
         let a_stored_transposed = [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]; // [3, 2]
         let b_stored_transposed = [1.0, 2.0, 0.0, 0.0, 1.0, 3.0]; // [2, 3]
-        let (a, b) = (transposed(&a_stored_transposed), transposed(&b_stored_transposed));
+        let (a, b) = (
+            transposed(&a_stored_transposed),
+            transposed(&b_stored_transposed),
+        );
         multiply(extent, a, b, (0.0, 1.0), &mut out, Threads::Caller);
         assert_eq!(out, [5.0, 11.0, 14.0, 23.0]);
     }

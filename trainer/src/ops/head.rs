@@ -42,7 +42,12 @@ impl TargetLogProbs {
         targets: std::sync::Arc<[Target]>,
         keep_directions: bool,
     ) -> Self {
-        Self { head, targets, keep_directions, directions: Mutex::default() }
+        Self {
+            head,
+            targets,
+            keep_directions,
+            directions: Mutex::default(),
+        }
     }
 
     /// The targets of each distinct row, in the order of first appearance.
@@ -62,7 +67,11 @@ impl TargetLogProbs {
     fn forward(&self, hidden: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let width = self.head.cols();
         let mut log_probs = vec![0.0; self.targets.len()];
-        let kept = if self.keep_directions { self.targets.len() * width } else { 0 };
+        let kept = if self.keep_directions {
+            self.targets.len() * width
+        } else {
+            0
+        };
         let mut directions = vec![0.0; kept];
         for chunk in self.by_row().chunks(CHUNK_ROWS) {
             self.chunk(hidden, chunk, &mut log_probs, &mut directions);
@@ -83,28 +92,37 @@ impl TargetLogProbs {
             x.extend_from_slice(&hidden[row * width..(row + 1) * width]);
         }
         let mut logits = vec![0.0; chunk.len() * vocab]; // [chunk, vocab]
-        self.head.matmul(&x, chunk.len(), &mut logits, Precision::F32);
+        self.head
+            .matmul(&x, chunk.len(), &mut logits, Precision::F32);
         for ((_, indices), row) in chunk.iter().zip(logits.chunks_exact(vocab)) {
             for &index in indices {
                 log_probs[index] = row[self.targets[index].token as usize];
             }
         }
-        let normalizers: Vec<f32> =
-            logits.par_chunks_mut(vocab).map(exponentiate_and_normalize).collect();
+        let normalizers: Vec<f32> = logits
+            .par_chunks_mut(vocab)
+            .map(exponentiate_and_normalize)
+            .collect();
         for ((_, indices), normalizer) in chunk.iter().zip(normalizers) {
-            indices.iter().for_each(|&index| log_probs[index] -= normalizer);
+            indices
+                .iter()
+                .for_each(|&index| log_probs[index] -= normalizer);
         }
         if !self.keep_directions {
             return;
         }
         let mut expected = vec![0.0; chunk.len() * width]; // Σ p(v)·W[v]
-        self.head.matmul_transposed_f32(&logits, chunk.len(), &mut expected);
+        self.head
+            .matmul_transposed_f32(&logits, chunk.len(), &mut expected);
         for ((_, indices), expected) in chunk.iter().zip(expected.chunks_exact(width)) {
             for &index in indices {
                 let token = self.targets[index].token as usize;
                 let direction = &mut directions[index * width..(index + 1) * width];
                 self.head.dequantize_rows(token..token + 1, direction);
-                direction.iter_mut().zip(expected).for_each(|(d, e)| *d -= e);
+                direction
+                    .iter_mut()
+                    .zip(expected)
+                    .for_each(|(d, e)| *d -= e);
             }
         }
     }
@@ -134,23 +152,37 @@ impl CustomOp1 for TargetLogProbs {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (log_probs, directions) = self.forward(values(storage, layout)?);
-        *self.directions.lock().unwrap_or_else(PoisonError::into_inner) = directions;
+        *self
+            .directions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = directions;
         output(log_probs, self.targets.len())
     }
 
     fn bwd(&self, hidden: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let width = self.head.cols();
         let dy = dy.contiguous()?.to_vec1::<f32>()?;
-        let directions = self.directions.lock().unwrap_or_else(PoisonError::into_inner);
+        let directions = self
+            .directions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if directions.len() != self.targets.len() * width {
-            return Err(candle_core::Error::BackwardNotSupported { op: "target-log-probs" }.bt());
+            return Err(candle_core::Error::BackwardNotSupported {
+                op: "target-log-probs",
+            }
+            .bt());
         }
         let mut d_hidden = vec![0.0; hidden.elem_count()];
-        for ((target, dy), direction) in
-            self.targets.iter().zip(dy).zip(directions.chunks_exact(width))
+        for ((target, dy), direction) in self
+            .targets
+            .iter()
+            .zip(dy)
+            .zip(directions.chunks_exact(width))
         {
             let into = &mut d_hidden[target.row * width..(target.row + 1) * width];
-            into.iter_mut().zip(direction).for_each(|(into, d)| *into += dy * d);
+            into.iter_mut()
+                .zip(direction)
+                .for_each(|(into, d)| *into += dy * d);
         }
         tensor(d_hidden, hidden.shape().clone()).map(Some)
     }
@@ -166,7 +198,8 @@ mod tests {
 
     #[test]
     fn gradient_agrees_with_finite_differences() {
-        let head = QuantMatrix::quantize_from_f32(Format::F32, 50, 32, &random(1, 50 * 32)).unwrap();
+        let head =
+            QuantMatrix::quantize_from_f32(Format::F32, 50, 32, &random(1, 50 * 32)).unwrap();
         let target = |row, token| Target { row, token };
         // Row 1 predicts two tokens, as where chosen and rejected part; row 3 none.
         let targets = [target(1, 3), target(0, 49), target(1, 7), target(2, 0)];
@@ -178,7 +211,8 @@ mod tests {
 
     #[test]
     fn probabilities_sum_to_one() {
-        let head = QuantMatrix::quantize_from_f32(Format::F32, 50, 32, &random(1, 50 * 32)).unwrap();
+        let head =
+            QuantMatrix::quantize_from_f32(Format::F32, 50, 32, &random(1, 50 * 32)).unwrap();
         let targets: Vec<Target> = (0..50).map(|token| Target { row: 0, token }).collect();
         let hidden = tensor(random(2, 32), (1, 32)).unwrap();
         let op = TargetLogProbs::new(head, targets.into(), false);

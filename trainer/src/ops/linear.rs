@@ -96,16 +96,38 @@ impl LowRank {
     fn inner(&self, x: &[f32], rows: usize, parameters: &[f32]) -> Vec<f32> {
         let a = &parameters[self.a.clone()];
         let mut inner = vec![0.0; rows * self.rank];
-        let extent = Extent { m: rows, n: self.rank, k: a.len() / self.rank };
-        multiply(extent, plain(x), transposed(a), (0.0, 1.0), &mut inner, Threads::Pool);
+        let extent = Extent {
+            m: rows,
+            n: self.rank,
+            k: a.len() / self.rank,
+        };
+        multiply(
+            extent,
+            plain(x),
+            transposed(a),
+            (0.0, 1.0),
+            &mut inner,
+            Threads::Pool,
+        );
         inner
     }
 
     fn add_forward(&self, x: &[f32], rows: usize, parameters: &[f32], y: &mut [f32]) {
         let inner = self.inner(x, rows, parameters);
         let b = &parameters[self.b.clone()];
-        let extent = Extent { m: rows, n: b.len() / self.rank, k: self.rank };
-        multiply(extent, plain(&inner), transposed(b), (1.0, self.scale), y, Threads::Pool);
+        let extent = Extent {
+            m: rows,
+            n: b.len() / self.rank,
+            k: self.rank,
+        };
+        multiply(
+            extent,
+            plain(&inner),
+            transposed(b),
+            (1.0, self.scale),
+            y,
+            Threads::Pool,
+        );
     }
 
     fn add_backward(
@@ -123,18 +145,55 @@ impl LowRank {
         // dB[out, rank] = s·dyᵀ·(x·Aᵀ)
         let inner = self.inner(x, rows, parameters);
         let d_b = &mut d_parameters[self.b.clone()];
-        let extent = Extent { m: out_width, n: rank, k: rows };
-        multiply(extent, transposed(dy), plain(&inner), (0.0, self.scale), d_b, pool);
+        let extent = Extent {
+            m: out_width,
+            n: rank,
+            k: rows,
+        };
+        multiply(
+            extent,
+            transposed(dy),
+            plain(&inner),
+            (0.0, self.scale),
+            d_b,
+            pool,
+        );
         // d(x·Aᵀ)[rows, rank] = s·dy·B
         let mut d_inner = vec![0.0; rows * rank];
-        let extent = Extent { m: rows, n: rank, k: out_width };
-        multiply(extent, plain(dy), plain(b), (0.0, self.scale), &mut d_inner, pool);
+        let extent = Extent {
+            m: rows,
+            n: rank,
+            k: out_width,
+        };
+        multiply(
+            extent,
+            plain(dy),
+            plain(b),
+            (0.0, self.scale),
+            &mut d_inner,
+            pool,
+        );
         // dA[rank, in] = d(x·Aᵀ)ᵀ·x
         let d_a = &mut d_parameters[self.a.clone()];
-        let extent = Extent { m: rank, n: in_width, k: rows };
-        multiply(extent, transposed(&d_inner), plain(x), (0.0, 1.0), d_a, pool);
+        let extent = Extent {
+            m: rank,
+            n: in_width,
+            k: rows,
+        };
+        multiply(
+            extent,
+            transposed(&d_inner),
+            plain(x),
+            (0.0, 1.0),
+            d_a,
+            pool,
+        );
         // dx[rows, in] += d(x·Aᵀ)·A
-        let extent = Extent { m: rows, n: in_width, k: rank };
+        let extent = Extent {
+            m: rows,
+            n: in_width,
+            k: rank,
+        };
         multiply(extent, plain(&d_inner), plain(a), (1.0, 1.0), dx, pool);
     }
 }
@@ -206,20 +265,38 @@ mod tests {
         };
         let pair = |at: usize, out: usize, rank: usize, scale| {
             let middle = at + rank * 32;
-            low_rank.then_some(LowRank { a: at..middle, b: middle..middle + out * rank, rank, scale })
+            low_rank.then_some(LowRank {
+                a: at..middle,
+                b: middle..middle + out * rank,
+                rank,
+                scale,
+            })
         };
         let parts = [
-            Part { weight: weight(1, 8), low_rank: pair(0, 8, 2, 2.0) },
-            Part { weight: weight(2, 4), low_rank: None },
-            Part { weight: weight(3, 4), low_rank: pair(80, 4, 3, 0.5) },
+            Part {
+                weight: weight(1, 8),
+                low_rank: pair(0, 8, 2, 2.0),
+            },
+            Part {
+                weight: weight(2, 4),
+                low_rank: None,
+            },
+            Part {
+                weight: weight(3, 4),
+                low_rank: pair(80, 4, 3, 0.5),
+            },
         ];
-        GroupLinear { parts: parts.into() }
+        GroupLinear {
+            parts: parts.into(),
+        }
     }
 
     #[test]
     fn gradients_agree_with_finite_differences() {
         let x = tensor(random(4, 3 * 32), (3, 32)).unwrap();
-        finite_differences(std::slice::from_ref(&x), |x| group(false).apply(&x[0], None));
+        finite_differences(std::slice::from_ref(&x), |x| {
+            group(false).apply(&x[0], None)
+        });
         let parameters = tensor(random(5, 80 + 3 * 36), 80 + 3 * 36).unwrap();
         finite_differences(&[x, parameters], |x| group(true).apply(&x[0], Some(&x[1])));
     }

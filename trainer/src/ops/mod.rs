@@ -28,7 +28,10 @@ const PARALLEL_ELEMENTS_MIN: usize = 1 << 14;
 /// The values behind a storage, which must be contiguous f32.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((from, to)) = layout.contiguous_offsets() else {
-        return Err(Error::RequiresContiguous { op: "a trainer operation" }.bt());
+        return Err(Error::RequiresContiguous {
+            op: "a trainer operation",
+        }
+        .bt());
     };
     Ok(&storage.as_slice::<f32>()?[from..to])
 }

@@ -26,14 +26,15 @@ impl RmsNorm {
     fn forward(&self, x: &[f32]) -> Vec<f32> {
         let width = self.weight.len();
         let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(width).zip(x.par_chunks(width)).with_min_len(ROWS_MIN).for_each(
-            |(y, x)| {
+        y.par_chunks_mut(width)
+            .zip(x.par_chunks(width))
+            .with_min_len(ROWS_MIN)
+            .for_each(|(y, x)| {
                 let inverse = self.inverse_rms(x);
                 for ((y, &x), &w) in y.iter_mut().zip(x).zip(self.weight.iter()) {
                     *y = x * inverse * w;
                 }
-            },
-        );
+            });
         y
     }
 
@@ -67,7 +68,10 @@ impl CustomOp1 for RmsNorm {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        output(self.forward(values(storage, layout)?), layout.shape().clone())
+        output(
+            self.forward(values(storage, layout)?),
+            layout.shape().clone(),
+        )
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
@@ -87,7 +91,10 @@ mod tests {
     fn gradient_agrees_with_finite_differences() {
         let weight: Arc<[f32]> = random(1, 24).into();
         finite_differences(&[tensor(random(2, 5 * 24), (5, 24)).unwrap()], |x| {
-            x[0].apply_op1(RmsNorm { weight: weight.clone(), eps: 1e-5 })
+            x[0].apply_op1(RmsNorm {
+                weight: weight.clone(),
+                eps: 1e-5,
+            })
         });
     }
 }

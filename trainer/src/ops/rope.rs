@@ -22,8 +22,7 @@ pub(crate) enum Turn {
 impl RopeTable {
     pub(crate) fn new(order: RopeOrder, head_dim: usize, theta: f32, positions: usize) -> Self {
         let half = head_dim / 2;
-        let frequency =
-            |i: usize| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);
+        let frequency = |i: usize| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);
         let mut angles = Vec::with_capacity(positions * half);
         for position in 0..positions {
             for i in 0..half {
@@ -31,7 +30,11 @@ impl RopeTable {
                 angles.push((angle.cos() as f32, angle.sin() as f32));
             }
         }
-        Self { order, half, angles }
+        Self {
+            order,
+            half,
+            angles,
+        }
     }
 
     /// Turns one head's values at `position` in place.

@@ -18,7 +18,12 @@ pub struct AdamWConfig {
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
     }
 }
 
@@ -45,8 +50,15 @@ impl AdamW {
     /// An optimizer for parameter vectors of these lengths.
     #[must_use]
     pub fn new(config: AdamWConfig, lengths: impl IntoIterator<Item = usize>) -> Self {
-        let zero = |n| Moments { first: vec![0.0; n], second: vec![0.0; n] };
-        Self { config, steps: 0, moments: lengths.into_iter().map(zero).collect() }
+        let zero = |n| Moments {
+            first: vec![0.0; n],
+            second: vec![0.0; n],
+        };
+        Self {
+            config,
+            steps: 0,
+            moments: lengths.into_iter().map(zero).collect(),
+        }
     }
 
     /// Counts a step; then [`Self::update`] is called once for each vector.
@@ -64,7 +76,12 @@ impl AdamW {
         gradient_scale: f64,
         learning_rate: f64,
     ) {
-        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
+        let AdamWConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } = self.config;
         let (correction1, correction2) =
             (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
         let moments = &mut self.moments[index];

@@ -64,13 +64,20 @@ pub(crate) fn epoch(
     order.shuffle(&mut rng);
     let mut plain: Vec<usize> = (0..retained).collect();
     plain.shuffle(&mut rng);
-    let wanted = if config.retention.weight > 0.0 { config.retention.per_micro_batch } else { 0 };
+    let wanted = if config.retention.weight > 0.0 {
+        config.retention.per_micro_batch
+    } else {
+        0
+    };
     let mut plain = plain.into_iter().cycle();
     order
         .chunks(config.micro_batch_pairs)
         .map(|chunk| {
             let retained = plain.by_ref().take(wanted.min(retained)).collect();
-            MicroBatch { pairs: chunk.to_vec(), retained }
+            MicroBatch {
+                pairs: chunk.to_vec(),
+                retained,
+            }
         })
         .collect()
 }
@@ -82,7 +89,10 @@ mod tests {
 
     #[test]
     fn an_epoch_visits_every_pair_once_and_is_reproducible() {
-        let mut config = TrainConfig { micro_batch_pairs: 4, ..TrainConfig::default() };
+        let mut config = TrainConfig {
+            micro_batch_pairs: 4,
+            ..TrainConfig::default()
+        };
         config.retention.weight = 1.0;
         config.retention.per_micro_batch = 2;
         let first = epoch(10, 3, 0, &config);

@@ -78,13 +78,21 @@ pub struct Retention {
 impl Default for LoraRecipe {
     fn default() -> Self {
         let target = model::Projection::ALL.to_vec();
-        Self { rank: 16, alpha: 32.0, use_rslora: false, target }
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            use_rslora: false,
+            target,
+        }
     }
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { weight: 0.0, per_micro_batch: 4 }
+        Self {
+            weight: 0.0,
+            per_micro_batch: 4,
+        }
     }
 }
 
@@ -126,13 +134,28 @@ impl TrainConfig {
         };
         within("training.epochs", self.epochs, EPOCHS_MAX)?;
         within("training.lora.rank", self.lora.rank, RANK_MAX)?;
-        within("training.micro_batch_pairs", self.micro_batch_pairs, MICRO_BATCH_PAIRS_MAX)?;
-        within("training.micro_batches", self.micro_batches, MICRO_BATCH_PAIRS_MAX)?;
+        within(
+            "training.micro_batch_pairs",
+            self.micro_batch_pairs,
+            MICRO_BATCH_PAIRS_MAX,
+        )?;
+        within(
+            "training.micro_batches",
+            self.micro_batches,
+            MICRO_BATCH_PAIRS_MAX,
+        )?;
         within("training.pack_rows_max", self.pack_rows_max, ROWS_MAX)?;
-        within("training.sequence_tokens_max", self.sequence_tokens_max, ROWS_MAX)?;
+        within(
+            "training.sequence_tokens_max",
+            self.sequence_tokens_max,
+            ROWS_MAX,
+        )?;
         let positive = |key, value: f64| match value {
             v if v.is_finite() && v > 0.0 => Ok(()),
-            v => Err(TrainerError::Config { key, problem: format!("{v} is not above 0") }),
+            v => Err(TrainerError::Config {
+                key,
+                problem: format!("{v} is not above 0"),
+            }),
         };
         positive("training.learning_rate", self.learning_rate)?;
         positive("training.beta", self.beta)?;
@@ -140,7 +163,10 @@ impl TrainConfig {
         positive("training.lora.alpha", f64::from(self.lora.alpha))?;
         let weight = |key, value: f64, max: f64| match value {
             v if (0.0..=max).contains(&v) => Ok(()),
-            v => Err(TrainerError::Config { key, problem: format!("{v} is not within 0 and {max}") }),
+            v => Err(TrainerError::Config {
+                key,
+                problem: format!("{v} is not within 0 and {max}"),
+            }),
         };
         weight("training.warmup_ratio", self.warmup_ratio, 0.9)?;
         weight("training.sft_weight", self.sft_weight, 1e3)?;

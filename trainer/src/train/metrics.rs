@@ -122,7 +122,12 @@ fn with_commas(n: usize) -> String {
 mod tests {
     #[test]
     fn thousands_are_set_apart() {
-        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (139_399_488, "139,399,488")];
+        let cases = [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (139_399_488, "139,399,488"),
+        ];
         for (n, text) in cases {
             assert_eq!(super::with_commas(n), text);
         }

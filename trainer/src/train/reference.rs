@@ -24,14 +24,23 @@ impl ReferenceCache {
     /// An empty cache for a run that starts at `adapter` over `base`.
     #[must_use]
     pub fn new(base: BaseDigest, adapter: Sha256Digest) -> Self {
-        let parts = [("base", &base.0.as_bytes()[..]), ("adapter", adapter.as_bytes())];
-        Self { start: Sha256Digest::of_parts(&parts), sums: HashMap::new() }
+        let parts = [
+            ("base", &base.0.as_bytes()[..]),
+            ("adapter", adapter.as_bytes()),
+        ];
+        Self {
+            start: Sha256Digest::of_parts(&parts),
+            sums: HashMap::new(),
+        }
     }
 
     fn key(&self, sequence: &Sequence) -> Sha256Digest {
         let mut bytes = Vec::with_capacity(sequence.tokens.len() * 4 + 8);
         bytes.extend_from_slice(&(sequence.completion_start as u64).to_le_bytes());
-        sequence.tokens.iter().for_each(|token| bytes.extend_from_slice(&token.to_le_bytes()));
+        sequence
+            .tokens
+            .iter()
+            .for_each(|token| bytes.extend_from_slice(&token.to_le_bytes()));
         Sha256Digest::of_parts(&[("start", self.start.as_bytes()), ("tokens", &bytes)])
     }
 
@@ -49,7 +58,11 @@ impl ReferenceCache {
             .iter()
             .map(|group| groups[group.index].iter().map(|s| self.key(s)).collect())
             .collect();
-        if keys.iter().flatten().any(|key| !self.sums.contains_key(key)) {
+        if keys
+            .iter()
+            .flatten()
+            .any(|key| !self.sums.contains_key(key))
+        {
             let log_probs = model.log_probs(pack, start, false)?.to_vec1::<f32>()?;
             if self.sums.len() > ENTRIES_MAX {
                 self.sums.clear();
@@ -61,7 +74,10 @@ impl ReferenceCache {
             }
         }
         let known = |key| self.sums.get(key).copied().unwrap_or(f64::NAN);
-        Ok(keys.iter().map(|keys| keys.iter().map(known).collect()).collect())
+        Ok(keys
+            .iter()
+            .map(|keys| keys.iter().map(known).collect())
+            .collect())
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use ids::BaseDigest;
 use model::lora::LoraAdapter;
 
+use super::TrainConfig;
 use super::adamw::AdamW;
 use super::batch::{Examples, epoch};
 use super::metrics::{EpochMetrics, Observer, StepMetrics};
@@ -13,7 +14,6 @@ use super::reference::ReferenceCache;
 use super::schedule::learning_rate;
 use super::step::StepInput;
 use super::validation::{Scores, score};
-use super::TrainConfig;
 use crate::TrainerError;
 use crate::forward::FrozenModel;
 use crate::loss::{PairLogProbs, dpo_sigmoid};
@@ -73,23 +73,46 @@ pub fn train(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Trained, Failed> {
-    let mut run = Run::new(model, base, start, examples, config)
-        .map_err(|error| Failed { error, last_good: None })?;
+    let mut run = Run::new(model, base, start, examples, config).map_err(|error| Failed {
+        error,
+        last_good: None,
+    })?;
     let result = run.epochs(observer, stop);
-    let Run { best, tokens, began, parameters, .. } = run;
+    let Run {
+        best,
+        tokens,
+        began,
+        parameters,
+        ..
+    } = run;
     match result {
         Ok((outcome, last_epoch)) => {
             let (adapter, epoch) = match best {
                 Some(best) => (best.adapter, best.epoch),
                 None => {
                     let last = parameters.to_adapter();
-                    (last.map_err(|error| Failed { error, last_good: None })?, last_epoch)
+                    (
+                        last.map_err(|error| Failed {
+                            error,
+                            last_good: None,
+                        })?,
+                        last_epoch,
+                    )
                 }
             };
             let seconds = began.elapsed().as_secs_f64();
-            Ok(Trained { adapter, epoch, outcome, tokens, seconds })
+            Ok(Trained {
+                adapter,
+                epoch,
+                outcome,
+                tokens,
+                seconds,
+            })
         }
-        Err(error) => Err(Failed { error, last_good: best.map(|b| Box::new(b.adapter)) }),
+        Err(error) => Err(Failed {
+            error,
+            last_good: best.map(|b| Box::new(b.adapter)),
+        }),
     }
 }
 
@@ -200,7 +223,10 @@ impl<'a> Run<'a> {
         micro_batches: &[super::batch::MicroBatch],
     ) -> Result<StepMetrics, TrainerError> {
         let mut sums: Vec<Vec<f32>> = self.parameters.lengths().map(|n| vec![0.0; n]).collect();
-        let mut metrics = StepMetrics { steps: self.steps, ..StepMetrics::default() };
+        let mut metrics = StepMetrics {
+            steps: self.steps,
+            ..StepMetrics::default()
+        };
         let start = self.start.view(false);
         let input = StepInput {
             model: self.model,
@@ -213,15 +239,24 @@ impl<'a> Run<'a> {
         let norm = norm(&sums);
         for (what, value) in [("loss", metrics.loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                return Err(TrainerError::NonFinite { step: self.step, what });
+                return Err(TrainerError::NonFinite {
+                    step: self.step,
+                    what,
+                });
             }
         }
         let config = self.config;
         let warmup = (config.warmup_ratio * self.steps as f64).ceil() as usize;
-        let rate =
-            learning_rate(config.learning_rate, config.decay, warmup, self.step, self.steps);
+        let rate = learning_rate(
+            config.learning_rate,
+            config.decay,
+            warmup,
+            self.step,
+            self.steps,
+        );
         let cut = (config.gradient_norm_max / (norm + 1e-6)).min(1.0);
-        self.parameters.update(&mut self.optimizer, &sums, cut, rate)?;
+        self.parameters
+            .update(&mut self.optimizer, &sums, cut, rate)?;
         self.step += 1;
         self.tokens += metrics.num_tokens;
         metrics.step = self.step;
@@ -260,15 +295,24 @@ impl<'a> Run<'a> {
             metrics.chosen_shift_per_token += share * pair.chosen_ratio() * per_token;
         }
         if !metrics.loss.is_finite() {
-            return Err(TrainerError::NonFinite { step: self.step, what: "validation loss" });
+            return Err(TrainerError::NonFinite {
+                step: self.step,
+                what: "validation loss",
+            });
         }
-        metrics.best = self.best.as_ref().is_none_or(|best| {
-            (metrics.accuracy, -metrics.loss) > (best.accuracy, -best.loss)
-        });
+        metrics.best = self
+            .best
+            .as_ref()
+            .is_none_or(|best| (metrics.accuracy, -metrics.loss) > (best.accuracy, -best.loss));
         if metrics.best {
             let adapter = self.parameters.to_adapter()?;
             let (accuracy, loss) = (metrics.accuracy, metrics.loss);
-            self.best = Some(Best { adapter, epoch: finished, accuracy, loss });
+            self.best = Some(Best {
+                adapter,
+                epoch: finished,
+                accuracy,
+                loss,
+            });
         }
         Ok(metrics)
     }
@@ -276,6 +320,9 @@ impl<'a> Run<'a> {
 
 /// The Euclidean norm over all vectors.
 fn norm(vectors: &[Vec<f32>]) -> f64 {
-    let squares = vectors.iter().flatten().map(|&g| f64::from(g) * f64::from(g));
+    let squares = vectors
+        .iter()
+        .flatten()
+        .map(|&g| f64::from(g) * f64::from(g));
     squares.sum::<f64>().sqrt()
 }

@@ -37,7 +37,9 @@ mod tests {
     #[test]
     fn it_rises_to_the_peak_and_falls_towards_zero() {
         for decay in [Decay::Linear, Decay::Cosine] {
-            let rates: Vec<f64> = (0..20).map(|s| learning_rate(1.0, decay, 4, s, 20)).collect();
+            let rates: Vec<f64> = (0..20)
+                .map(|s| learning_rate(1.0, decay, 4, s, 20))
+                .collect();
             assert!(rates[..5].is_sorted() && rates[4..].is_sorted_by(|a, b| a >= b));
             assert!((rates[4] - 1.0).abs() < 1e-12 && rates[0] > 0.0);
             assert!(rates[19] > 0.0 && rates[19] < 0.1);

@@ -51,9 +51,16 @@ impl StepInput<'_> {
             let weights = self.weights(micro, micro_batches.len());
             for pack in plan(&groups, self.config.pack_rows_max) {
                 metrics.packed_rows += pack.tree.tokens.len() as u64;
-                let surrogate =
-                    self.pack_loss(&pack, &groups, micro.pairs.len(), &weights, references, metrics)?;
-                self.parameters.add_gradients(&surrogate.backward()?, sums)?;
+                let surrogate = self.pack_loss(
+                    &pack,
+                    &groups,
+                    micro.pairs.len(),
+                    &weights,
+                    references,
+                    metrics,
+                )?;
+                self.parameters
+                    .add_gradients(&surrogate.backward()?, sums)?;
             }
             let tokens: usize = groups.iter().flatten().map(|s| s.tokens.len()).sum();
             metrics.num_tokens += tokens as u64;
@@ -71,14 +78,24 @@ impl StepInput<'_> {
             vec![&pair.chosen, &pair.rejected]
         };
         let plain = |&index: &usize| vec![&self.examples.retained[index].sequence];
-        micro.pairs.iter().map(pair).chain(micro.retained.iter().map(plain)).collect()
+        micro
+            .pairs
+            .iter()
+            .map(pair)
+            .chain(micro.retained.iter().map(plain))
+            .collect()
     }
 
     fn weights(&self, micro: &MicroBatch, micro_batches: usize) -> Weights {
         let share = 1.0 / micro_batches as f64;
-        let chosen = micro.pairs.iter().map(|&i| self.examples.train[i].chosen.completion_len());
-        let retained =
-            micro.retained.iter().map(|&i| self.examples.retained[i].sequence.completion_len());
+        let chosen = micro
+            .pairs
+            .iter()
+            .map(|&i| self.examples.train[i].chosen.completion_len());
+        let retained = micro
+            .retained
+            .iter()
+            .map(|&i| self.examples.retained[i].sequence.completion_len());
         Weights {
             pair: share / micro.pairs.len().max(1) as f64,
             chosen_token: share / chosen.sum::<usize>().max(1) as f64,
@@ -97,12 +114,17 @@ impl StepInput<'_> {
         references: &mut ReferenceCache,
         metrics: &mut StepMetrics,
     ) -> Result<Tensor, TrainerError> {
-        let tensor_log_probs = self.model.log_probs(pack, &self.parameters.view(true), true)?;
+        let tensor_log_probs = self
+            .model
+            .log_probs(pack, &self.parameters.view(true), true)?;
         let log_probs = tensor_log_probs.to_vec1::<f32>()?;
         let reference = references.sums(self.model, self.start, pack, groups)?;
         let mut slopes = vec![0.0f32; log_probs.len()];
         for (group, reference) in pack.groups.iter().zip(&reference) {
-            let sums = group.targets.iter().map(|range| sum(&log_probs[range.clone()]));
+            let sums = group
+                .targets
+                .iter()
+                .map(|range| sum(&log_probs[range.clone()]));
             let sums: Vec<f64> = sums.collect();
             let by_token = if group.index < pairs {
                 let pair = PairLogProbs {

@@ -36,13 +36,17 @@ pub fn score(
     pack_rows_max: usize,
 ) -> Result<Scores, TrainerError> {
     let view = parameters.map(|p| p.view(false)).unwrap_or_default();
-    let groups: Vec<Vec<&Sequence>> =
-        pairs.iter().map(|pair| vec![&pair.chosen, &pair.rejected]).collect();
+    let groups: Vec<Vec<&Sequence>> = pairs
+        .iter()
+        .map(|pair| vec![&pair.chosen, &pair.rejected])
+        .collect();
     let mut scores = vec![PairScore::default(); pairs.len()];
     for pack in plan(&groups, pack_rows_max) {
         let log_probs = model.log_probs(&pack, &view, false)?.to_vec1::<f32>()?;
         for group in &pack.groups {
-            let [chosen, rejected] = &group.targets[..] else { continue };
+            let [chosen, rejected] = &group.targets[..] else {
+                continue;
+            };
             scores[group.index] = PairScore {
                 chosen: sum(&log_probs[chosen.clone()]),
                 rejected: sum(&log_probs[rejected.clone()]),

@@ -1,0 +1,159 @@
+//! `flywheel-trainer`: trains on feedback, beside the gateway or by hand.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use trainer::{Config, Decision, RunOutcome, Services, Stop, TrainerError, judge, once, sidecar};
+
+/// The exit status for a candidate that the gate refuses.
+const REFUSED: u8 = 3;
+
+/// Trains adapters on feedback and publishes those that are better.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Waits beside the gateway and trains by schedule or when bad cases wait.
+    Run(Common),
+    /// Trains now, once.
+    Once(Common),
+    /// Judges an adapter in a PEFT folder against what is served; publishes nothing.
+    Evaluate {
+        #[command(flatten)]
+        common: Common,
+        /// The folder.
+        #[arg(long)]
+        adapter: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Common {
+    /// A TOML file with everything that can be set.
+    #[arg(long, env = "FLYWHEEL_TRAINER_CONFIG")]
+    config: Option<PathBuf>,
+    /// The GGUF file that is served.
+    #[arg(long, env = "FLYWHEEL_MODEL")]
+    model: Option<PathBuf>,
+    /// The data folder that the gateway uses too.
+    #[arg(long, env = "FLYWHEEL_DATA")]
+    data: Option<PathBuf>,
+    /// `embedded` or `redis[s]://HOST:PORT/DB`.
+    #[arg(long, env = "FLYWHEEL_STORE")]
+    store: Option<String>,
+    /// Where adapter versions are kept; `DATA/adapters` by default.
+    #[arg(long, env = "FLYWHEEL_ADAPTERS")]
+    adapters: Option<PathBuf>,
+}
+
+impl Common {
+    /// The file's settings with flags and environment over them.
+    fn config(self) -> Result<Config, TrainerError> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        config.model = self.model.or(config.model);
+        config.data = self.data.or(config.data);
+        config.store = self.store.or(config.store);
+        config.adapters = self.adapters.or(config.adapters);
+        Ok(config)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FLYWHEEL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match start(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> Result<ExitCode, TrainerError> {
+    let (common, action) = match command {
+        Command::Run(common) => (common, Action::Run),
+        Command::Once(common) => (common, Action::Once),
+        Command::Evaluate { common, adapter } => (common, Action::Evaluate(adapter)),
+    };
+    let config = common.config()?;
+    if let Err(error) = rustix::process::nice(i32::from(config.nice)) {
+        tracing::warn!(%error, "the niceness was not changed");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| TrainerError::File {
+            path: "tokio runtime".into(),
+            source,
+        })?;
+    runtime.block_on(act(config, action))
+}
+
+enum Action {
+    Run,
+    Once,
+    Evaluate(PathBuf),
+}
+
+async fn act(config: Config, action: Action) -> Result<ExitCode, TrainerError> {
+    let services = Services::open(config).await?;
+    let stop = Stop::default();
+    tokio::spawn(stop_on_signal(stop.clone()));
+    match action {
+        Action::Run => sidecar(&services, &stop).await.map(|()| ExitCode::SUCCESS),
+        Action::Once => match once(&services, &stop).await? {
+            RunOutcome::Judged(report) => Ok(verdict(report.decision)),
+            RunOutcome::Unchanged(_) => Ok(ExitCode::SUCCESS),
+        },
+        Action::Evaluate(folder) => {
+            let report = judge(&services, &folder).await?;
+            tell(&report.text());
+            Ok(verdict(report.decision))
+        }
+    }
+}
+
+fn verdict(decision: Decision) -> ExitCode {
+    match decision {
+        Decision::Published => ExitCode::SUCCESS,
+        Decision::Refused => ExitCode::from(REFUSED),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to the command")]
+fn tell(text: &str) {
+    print!("{text}");
+}
+
+async fn stop_on_signal(stop: Stop) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::warn!("signals cannot be heard");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    stop.set();
+}

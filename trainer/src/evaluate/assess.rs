@@ -1,0 +1,159 @@
+//! A candidate's whole evaluation: log-probabilities by the trainer's forward
+//! pass, answers by the serving engine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use adapter_store::AdapterFiles;
+use engine::AdapterPackage;
+use engine::native::{NativeEngine, NativeOptions};
+use feedback::pairs::PreferencePair;
+use ids::AdapterDigest;
+use model::BaseModel;
+use model::lora::LoraAdapter;
+
+use super::{Evaluation, Generator, held_out, preference, read_replay, replay};
+use crate::config::EvalConfig;
+use crate::examples::{encode_pairs, held_out_prompts};
+use crate::train::{Scores, TrainConfig, score};
+use crate::{FrozenModel, Parameters, TrainerError};
+
+/// What is compared with what.
+pub struct Subject<'a> {
+    /// The version that is served now; none is the bare base.
+    pub incumbent: Option<&'a AdapterFiles>,
+    /// The version that wants to be.
+    pub candidate: &'a AdapterFiles,
+    /// Pairs that were not trained.
+    pub held_out: &'a [PreferencePair],
+}
+
+/// How and with what to measure.
+pub struct Assessor {
+    /// The served base.
+    pub base: Arc<BaseModel>,
+    /// Replay set and length of answers.
+    pub eval: EvalConfig,
+    /// Packing limits.
+    pub training: TrainConfig,
+    /// Threads that compute; 0 takes as many as there are CPUs.
+    pub threads: usize,
+    /// Where answers are kept for the next evaluation.
+    pub cache: Option<PathBuf>,
+}
+
+impl Assessor {
+    /// Measures `subject`.
+    ///
+    /// # Errors
+    /// When an adapter is unusable, the engine fails or the replay set cannot
+    /// be read.
+    pub async fn assess(&self, subject: &Subject<'_>) -> Result<Evaluation, TrainerError> {
+        let base = &self.base;
+        let candidate = self.adapter(subject.candidate)?;
+        let incumbent = subject
+            .incumbent
+            .map(|files| self.adapter(files))
+            .transpose()?;
+        let scores = self
+            .scores(incumbent, candidate.clone(), subject.held_out)
+            .await?;
+        let options = NativeOptions {
+            threads: self.threads,
+            ..NativeOptions::default()
+        };
+        let engine = Arc::new(NativeEngine::start(Arc::clone(base), options)?);
+        let generator = Generator::new(
+            Arc::clone(&engine) as Arc<dyn engine::Engine>,
+            self.eval.answer_tokens_max,
+            self.cache.clone(),
+        );
+        let measured = self.answers(&generator, subject).await;
+        engine.shutdown().await;
+        let (held_out, replay) = measured?;
+        let digest = subject.candidate.digest();
+        let changes = candidate
+            .modules
+            .values()
+            .any(|pair| pair.b.iter().any(|b| *b != 0.0));
+        Ok(Evaluation {
+            held_out,
+            preference: scores.map(|(before, after)| preference(&before, &after)),
+            replay,
+            finite: candidate
+                .modules
+                .values()
+                .all(|pair| pair.a.iter().chain(&pair.b).all(|value| value.is_finite())),
+            changed: changes
+                && subject
+                    .incumbent
+                    .is_none_or(|files| files.digest() != digest),
+        })
+    }
+
+    fn adapter(&self, files: &AdapterFiles) -> Result<LoraAdapter, TrainerError> {
+        let config = &self.base.config;
+        Ok(LoraAdapter::from_peft(
+            &files.config_json,
+            &files.safetensors,
+            config,
+        )?)
+    }
+
+    /// Log-probabilities of the held-out pairs before and after.
+    async fn scores(
+        &self,
+        incumbent: Option<LoraAdapter>,
+        candidate: LoraAdapter,
+        pairs: &[PreferencePair],
+    ) -> Result<Option<(Scores, Scores)>, TrainerError> {
+        let tokens_max = self.training.sequence_tokens_max;
+        let (encoded, _) = encode_pairs(&self.base, pairs, tokens_max)?;
+        if encoded.is_empty() {
+            return Ok(None);
+        }
+        let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
+        crate::compute(self.threads, move || {
+            let model = FrozenModel::new(&base.weights, &base.config, tokens_max);
+            let of = |adapter: Option<&LoraAdapter>| {
+                let parameters = adapter.map(Parameters::from_adapter).transpose()?;
+                score(&model, parameters.as_ref(), &encoded, rows)
+            };
+            Ok(Some((of(incumbent.as_ref())?, of(Some(&candidate))?)))
+        })
+        .await
+    }
+
+    async fn answers(
+        &self,
+        generator: &Generator,
+        subject: &Subject<'_>,
+    ) -> Result<(Option<super::HeldOut>, Option<super::Replay>), TrainerError> {
+        let mut digests: [Option<AdapterDigest>; 2] = [None, None];
+        let both = [subject.incumbent, Some(subject.candidate)];
+        for (files, digest) in both.into_iter().zip(&mut digests) {
+            let Some(files) = files else { continue };
+            let package = AdapterPackage {
+                digest: files.digest(),
+                config_json: files.config_json.as_ref().into(),
+                safetensors: files.safetensors.as_ref().into(),
+            };
+            *digest = Some(package.digest);
+            generator.load(package).await?;
+        }
+        let [incumbent, candidate] = digests;
+        let prompts = held_out_prompts(subject.held_out);
+        let judged = match prompts.is_empty() {
+            true => None,
+            false => Some(held_out(generator, &prompts, incumbent, candidate).await?),
+        };
+        let replayed = match self.eval.replay.as_deref().map(Path::new) {
+            Some(path) => {
+                let prompts = read_replay(path)?;
+                Some(replay(generator, &prompts, incumbent, candidate).await?)
+            }
+            None => None,
+        };
+        Ok((judged, replayed))
+    }
+}

@@ -1,0 +1,161 @@
+//! A run's report, for machines and for people.
+
+use std::fmt::Write as _;
+
+use feedback::pairs::Report as DatasetReport;
+use ids::{AdapterDigest, BaseDigest, DatasetDigest, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::{Evaluation, GateConfig, Refusal};
+use crate::train::TrainConfig;
+
+/// What came of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// The candidate passed and was stored.
+    Published,
+    /// The candidate did not pass.
+    Refused,
+}
+
+impl Decision {
+    /// The word in status and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Everything about one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The run.
+    pub run_id: String,
+    /// When it was written.
+    pub at: UnixMillis,
+    /// What came of it.
+    pub decision: Decision,
+    /// The candidate's digest.
+    pub candidate: AdapterDigest,
+    /// The version that it was compared with; none is the bare base.
+    pub incumbent: Option<AdapterDigest>,
+    /// The base.
+    pub base: BaseDigest,
+    /// Why it was refused, in words.
+    pub reasons: Vec<String>,
+    /// The same for machines.
+    pub refusals: Vec<Refusal>,
+    /// What was measured.
+    pub evaluation: Evaluation,
+    /// What was demanded.
+    pub gate: GateConfig,
+    /// How it was trained; none for an adapter from elsewhere.
+    pub training: Option<TrainingReport>,
+}
+
+/// How a candidate was trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingReport {
+    /// The dataset.
+    pub dataset: DatasetDigest,
+    /// What was made of the votes.
+    pub rows: DatasetReport,
+    /// Pairs that were trained.
+    pub train_pairs: usize,
+    /// Pairs that were held out.
+    pub held_out_pairs: usize,
+    /// Praised answers that were mixed in, if the recipe says so.
+    pub retained: usize,
+    /// Examples left out for their length.
+    pub too_long: usize,
+    /// The recipe.
+    pub recipe: TrainConfig,
+    /// The epoch whose adapter was taken.
+    pub epoch: usize,
+    /// Unpadded policy tokens.
+    pub tokens: u64,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// Tokens a second.
+    pub tokens_per_second: f64,
+}
+
+impl Report {
+    /// The report as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!("run {}: {}\n", self.run_id, self.decision.as_str());
+        let incumbent = self
+            .incumbent
+            .map_or("the bare base".to_owned(), |d| d.short());
+        let mut line = |label: &str, value: String| {
+            let _ = writeln!(text, "  {label:<34} {value}");
+        };
+        line("candidate", self.candidate.short());
+        line("incumbent", incumbent);
+        let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+        if let Some(h) = &self.evaluation.held_out {
+            let exact = |n: usize| {
+                format!(
+                    "{n} of {} ({})",
+                    h.prompts,
+                    percent(n as f64 / h.prompts as f64)
+                )
+            };
+            line("held-out exact match before", exact(h.exact_before));
+            line("held-out exact match after", exact(h.exact_after));
+            line(
+                "empty or repetitive after",
+                format!("{}", h.empty + h.degenerate),
+            );
+        }
+        if let Some(p) = &self.evaluation.preference {
+            line(
+                "preference accuracy",
+                format!("{} of {} pairs", percent(p.reward_accuracy), p.pairs),
+            );
+            let likely = format!(
+                "{} → {}",
+                percent(p.accuracy_before),
+                percent(p.accuracy_after)
+            );
+            line("chosen more likely per token", likely);
+            line(
+                "log-probability margin",
+                format!("{:.2} → {:.2}", p.margin_before, p.margin_after),
+            );
+            let displaced = if p.displaced() { " (displaced!)" } else { "" };
+            let shift = format!("{:+.3} nat per token{displaced}", p.chosen_shift_per_token);
+            line("chosen answers' shift", shift);
+        }
+        if let Some(r) = &self.evaluation.replay {
+            let kept = format!(
+                "{} of {} that the base knows",
+                r.candidate_right, r.base_right
+            );
+            line(
+                "general replay set",
+                format!("{kept}, {:.1} points lost", r.points_lost()),
+            );
+        }
+        if let Some(t) = &self.training {
+            line(
+                "pairs trained, held out",
+                format!("{}, {}", t.train_pairs, t.held_out_pairs),
+            );
+            let speed = format!(
+                "{} tokens in {:.0} s: {:.1} tok/s",
+                t.tokens, t.seconds, t.tokens_per_second
+            );
+            line("training", speed);
+        }
+        for reason in &self.reasons {
+            line("refused because", reason.clone());
+        }
+        text
+    }
+}
