@@ -149,7 +149,10 @@ impl SamplingParams {
     /// Greedy decoding.
     #[must_use]
     pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
+        Self {
+            temperature: 0.0,
+            ..Self::default()
+        }
     }
 }
 
@@ -267,7 +270,9 @@ pub struct AdapterPackage {
 
 impl std::fmt::Debug for AdapterPackage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AdapterPackage").field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("AdapterPackage")
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
     }
 }
 

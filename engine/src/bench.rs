@@ -3,9 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::api::{
-    ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, SamplingParams,
-};
+use crate::api::{ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, SamplingParams};
 
 /// One measurement.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +42,10 @@ pub async fn conversation(
 ) -> Result<Vec<ChatMessage>, EngineError> {
     let message = |words: u32| {
         let content = "one two three four five six seven eight ".repeat(words as usize / 8 + 1);
-        vec![ChatMessage { role: Role::User, content }]
+        vec![ChatMessage {
+            role: Role::User,
+            content,
+        }]
     };
     let mut words = 8;
     while engine.count_prompt_tokens(&message(words)).await? < tokens {

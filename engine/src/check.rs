@@ -17,7 +17,11 @@ fn in_range(
     if range.contains(&value) {
         return Ok(());
     }
-    let reason = format!("{value} is not between {} and {}", range.start(), range.end());
+    let reason = format!(
+        "{value} is not between {} and {}",
+        range.start(),
+        range.end()
+    );
     Err(EngineError::InvalidRequest { param, reason })
 }
 
@@ -25,7 +29,10 @@ fn require(holds: bool, param: &'static str, reason: &str) -> Result<(), EngineE
     if holds {
         return Ok(());
     }
-    Err(EngineError::InvalidRequest { param, reason: reason.to_owned() })
+    Err(EngineError::InvalidRequest {
+        param,
+        reason: reason.to_owned(),
+    })
 }
 
 impl SamplingParams {
@@ -46,8 +53,14 @@ impl SamplingParams {
             "repetition_penalty",
             "it must be finite and above 0",
         )?;
-        require(self.logit_bias.len() <= LOGIT_BIASES_MAX, "logit_bias", "too many tokens")?;
-        self.logit_bias.values().try_for_each(|&bias| in_range("logit_bias", bias, -100.0..=100.0))
+        require(
+            self.logit_bias.len() <= LOGIT_BIASES_MAX,
+            "logit_bias",
+            "too many tokens",
+        )?;
+        self.logit_bias
+            .values()
+            .try_for_each(|&bias| in_range("logit_bias", bias, -100.0..=100.0))
     }
 }
 
@@ -59,13 +72,33 @@ impl ChatRequest {
     pub fn check(&self) -> Result<(), EngineError> {
         require(!self.messages.is_empty(), "messages", "there is none")?;
         self.sampling.check()?;
-        require(self.max_tokens != Some(0), "max_tokens", "it must be at least 1")?;
-        require((1..=MAX_CHOICES).contains(&self.n), "n", "it must be between 1 and 8")?;
-        require(self.stop.len() <= MAX_STOPS, "stop", "there may be at most 4")?;
-        require(self.stop.iter().all(|stop| !stop.is_empty()), "stop", "one is empty")?;
+        require(
+            self.max_tokens != Some(0),
+            "max_tokens",
+            "it must be at least 1",
+        )?;
+        require(
+            (1..=MAX_CHOICES).contains(&self.n),
+            "n",
+            "it must be between 1 and 8",
+        )?;
+        require(
+            self.stop.len() <= MAX_STOPS,
+            "stop",
+            "there may be at most 4",
+        )?;
+        require(
+            self.stop.iter().all(|stop| !stop.is_empty()),
+            "stop",
+            "one is empty",
+        )?;
         let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
         require(longest <= STOP_BYTES_MAX, "stop", "one is too long")?;
         let top = self.top_logprobs.unwrap_or(0);
-        require(top <= TOP_LOGPROBS_MAX, "top_logprobs", "it must be between 0 and 20")
+        require(
+            top <= TOP_LOGPROBS_MAX,
+            "top_logprobs",
+            "it must be between 0 and 20",
+        )
     }
 }

@@ -56,7 +56,10 @@ pub(super) struct Reservation {
 impl AdapterRegistry {
     /// An empty registry.
     pub(super) fn new(budget: u64) -> Arc<Self> {
-        Arc::new(Self { budget, state: Mutex::default() })
+        Arc::new(Self {
+            budget,
+            state: Mutex::default(),
+        })
     }
 
     /// The most bytes that adapters may hold.
@@ -71,7 +74,12 @@ impl AdapterRegistry {
 
     /// All residents, by digest.
     pub(super) fn list(&self) -> Vec<AdapterInfo> {
-        self.state.lock().residents.values().map(Resident::info).collect()
+        self.state
+            .lock()
+            .residents
+            .values()
+            .map(Resident::info)
+            .collect()
     }
 
     /// If the version is resident: makes it accept requests, and describes it.
@@ -87,10 +95,17 @@ impl AdapterRegistry {
         let mut state = self.state.lock();
         let free = self.budget.saturating_sub(state.reserved);
         if bytes > free {
-            return Err(EngineError::AdapterMemory { needed: bytes, free, budget: self.budget });
+            return Err(EngineError::AdapterMemory {
+                needed: bytes,
+                free,
+                budget: self.budget,
+            });
         }
         state.reserved += bytes;
-        Ok(Reservation { registry: Arc::clone(self), bytes })
+        Ok(Reservation {
+            registry: Arc::clone(self),
+            bytes,
+        })
     }
 
     /// Uses an adapter version for a sequence.
@@ -99,17 +114,26 @@ impl AdapterRegistry {
         digest: &AdapterDigest,
     ) -> Result<AdapterLease, EngineError> {
         let mut state = self.state.lock();
-        let resident = state.residents.get_mut(digest).filter(|resident| resident.accepts);
+        let resident = state
+            .residents
+            .get_mut(digest)
+            .filter(|resident| resident.accepts);
         let resident = resident.ok_or(EngineError::AdapterNotLoaded(*digest))?;
         resident.leases += 1;
         let adapter = Arc::clone(&resident.adapter);
-        Ok(AdapterLease { registry: Arc::clone(self), adapter })
+        Ok(AdapterLease {
+            registry: Arc::clone(self),
+            adapter,
+        })
     }
 
     /// Takes a version out of service; its memory goes with its last lease.
     pub(super) fn withdraw(&self, digest: &AdapterDigest) -> Result<(), EngineError> {
         let mut state = self.state.lock();
-        let resident = state.residents.get_mut(digest).filter(|resident| resident.accepts);
+        let resident = state
+            .residents
+            .get_mut(digest)
+            .filter(|resident| resident.accepts);
         let resident = resident.ok_or(EngineError::AdapterNotLoaded(*digest))?;
         resident.accepts = false;
         state.remove_if_unused(digest);
@@ -166,10 +190,19 @@ impl AdapterLease {
 
 impl Clone for AdapterLease {
     fn clone(&self) -> Self {
-        if let Some(r) = self.registry.state.lock().residents.get_mut(&self.adapter.digest) {
+        if let Some(r) = self
+            .registry
+            .state
+            .lock()
+            .residents
+            .get_mut(&self.adapter.digest)
+        {
             r.leases += 1;
         }
-        Self { registry: Arc::clone(&self.registry), adapter: Arc::clone(&self.adapter) }
+        Self {
+            registry: Arc::clone(&self.registry),
+            adapter: Arc::clone(&self.adapter),
+        }
     }
 }
 

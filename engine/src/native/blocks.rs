@@ -20,7 +20,11 @@ pub(super) struct BlockManager {
 impl BlockManager {
     /// A manager of as many whole pages as `tokens_max` fills, at least one.
     pub(super) fn new(tokens_max: usize) -> Self {
-        Self { pages_max: (tokens_max / PAGE_TOKENS).max(1), fresh: 0, free: Vec::new() }
+        Self {
+            pages_max: (tokens_max / PAGE_TOKENS).max(1),
+            fresh: 0,
+            free: Vec::new(),
+        }
     }
 
     /// Makes a table hold `tokens`; false, and nothing changed, if there are

@@ -12,7 +12,10 @@ pub(super) struct KvCache {
 
 impl KvCache {
     pub(super) fn new(layout: KvLayout) -> Self {
-        Self { layout, pages: Vec::new() }
+        Self {
+            layout,
+            pages: Vec::new(),
+        }
     }
 
     pub(super) fn layout(&self) -> KvLayout {

@@ -113,11 +113,16 @@ impl NativeEngine {
         let encode = move || {
             let messages: Vec<TemplateMessage<'_>> = messages
                 .iter()
-                .map(|m| TemplateMessage { role: m.role.as_str(), content: &m.content })
+                .map(|m| TemplateMessage {
+                    role: m.role.as_str(),
+                    content: &m.content,
+                })
                 .collect();
             model.encode_chat(&messages, true)
         };
-        let tokens = run_blocking(encode).await?.map_err(|error| invalid_messages(&error))?;
+        let tokens = run_blocking(encode)
+            .await?
+            .map_err(|error| invalid_messages(&error))?;
         Ok(tokens)
     }
 
@@ -131,14 +136,23 @@ impl NativeEngine {
         let room = context_length.saturating_sub(prompt_tokens);
         let max_tokens = asked.unwrap_or(room.max(1));
         if max_tokens > room {
-            return Err(EngineError::ContextOverflow { prompt_tokens, max_tokens, context_length });
+            return Err(EngineError::ContextOverflow {
+                prompt_tokens,
+                max_tokens,
+                context_length,
+            });
         }
         Ok(max_tokens)
     }
 
     fn check_biases(&self, request: &ChatRequest) -> Result<(), EngineError> {
         let vocab = self.model.config.vocab_size;
-        match request.sampling.logit_bias.keys().find(|&&token| token as usize >= vocab) {
+        match request
+            .sampling
+            .logit_bias
+            .keys()
+            .find(|&&token| token as usize >= vocab)
+        {
             None => Ok(()),
             Some(token) => Err(EngineError::InvalidRequest {
                 param: "logit_bias",
@@ -157,7 +171,10 @@ async fn run_blocking<T: Send + 'static>(
 }
 
 fn invalid_messages(error: &ModelError) -> EngineError {
-    EngineError::InvalidRequest { param: "messages", reason: error.to_string() }
+    EngineError::InvalidRequest {
+        param: "messages",
+        reason: error.to_string(),
+    }
 }
 
 fn spawn(mut worker: Worker, threads: usize) -> Result<JoinHandle<()>, EngineError> {
@@ -205,15 +222,30 @@ impl Engine for NativeEngine {
         request.check()?;
         self.check_biases(&request)?;
         // leased first: what is asked for now answers, whatever is unloaded meanwhile
-        let lease = request.adapter.as_ref().map(|d| self.adapters.lease(d)).transpose()?;
+        let lease = request
+            .adapter
+            .as_ref()
+            .map(|d| self.adapters.lease(d))
+            .transpose()?;
         let prompt = self.encode(&request.messages).await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
         let (events, receiver) = mpsc::channel(events_max(request.n, max_tokens));
         let adapter = request.adapter;
-        let submission = Submission { request, prompt, max_tokens, lease, events, arrived };
+        let submission = Submission {
+            request,
+            prompt,
+            max_tokens,
+            lease,
+            events,
+            arrived,
+        };
         self.inbox.submit(submission)?;
-        Ok(ChatStream { adapter, prompt_tokens, events: receiver })
+        Ok(ChatStream {
+            adapter,
+            prompt_tokens,
+            events: receiver,
+        })
     }
 
     async fn load_adapter(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError> {

@@ -69,7 +69,11 @@ impl Forward {
     /// A model for sequences of at most `context_length` tokens.
     pub(super) fn new(model: Arc<BaseModel>, context_length: usize, precision: Precision) -> Self {
         let rope = RopeTable::new(&model.config, context_length);
-        Self { model, rope, precision }
+        Self {
+            model,
+            rope,
+            precision,
+        }
     }
 
     /// Runs a batch, and returns the logits asked for, `[rows, vocab]`, in the
@@ -93,22 +97,35 @@ impl Forward {
         let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
         for (row, &token) in state.chunks_exact_mut(hidden).zip(tokens) {
             let token = token as usize;
-            self.model.weights.token_embedding.dequantize_rows(token..token + 1, row);
+            self.model
+                .weights
+                .token_embedding
+                .dequantize_rows(token..token + 1, row);
         }
         let mut groups: Vec<Group<'a>> = Vec::new();
         let mut positions = Vec::with_capacity(n);
         for chunk in chunks {
             let rows = positions.len()..positions.len() + chunk.tokens.len();
             positions.extend((chunk.first_position..).take(chunk.tokens.len()));
-            let Some(adapter) = chunk.adapter else { continue };
+            let Some(adapter) = chunk.adapter else {
+                continue;
+            };
             match groups.last_mut() {
-                Some(last) if last.rows.end == rows.start && std::ptr::eq(last.adapter, adapter) => {
+                Some(last)
+                    if last.rows.end == rows.start && std::ptr::eq(last.adapter, adapter) =>
+                {
                     last.rows.end = rows.end;
                 }
                 _ => groups.push(Group { rows, adapter }),
             }
         }
-        Batch { n, chunks, positions, groups, state }
+        Batch {
+            n,
+            chunks,
+            positions,
+            groups,
+            state,
+        }
     }
 
     fn attention(
@@ -129,14 +146,24 @@ impl Forward {
             batch,
         );
         let scale = 1.0 / (config.head_dim as f32).sqrt();
-        for_rows(&mut q, q_size, |i, row| self.rope.turn(row, batch.positions[i], scale));
-        for_rows(&mut k, kv_size, |i, row| self.rope.turn(row, batch.positions[i], 1.0));
+        for_rows(&mut q, q_size, |i, row| {
+            self.rope.turn(row, batch.positions[i], scale)
+        });
+        for_rows(&mut k, kv_size, |i, row| {
+            self.rope.turn(row, batch.positions[i], 1.0)
+        });
 
         let mut queries = Vec::with_capacity(batch.chunks.len());
         let mut first_row = 0;
         for chunk in batch.chunks {
             let rows = first_row * kv_size..(first_row + chunk.tokens.len()) * kv_size;
-            cache.write(layer, chunk.pages, chunk.first_position, &k[rows.clone()], &v[rows]);
+            cache.write(
+                layer,
+                chunk.pages,
+                chunk.first_position,
+                &k[rows.clone()],
+                &v[rows],
+            );
             first_row += chunk.tokens.len();
         }
         first_row = 0;
@@ -160,7 +187,9 @@ impl Forward {
         let both = [Projection::Gate, Projection::Up];
         let [mut gate, up] = self.project(layer, weights, both, &normed, batch); // [n, ffn]
         let ffn = self.model.config.ffn_size;
-        for_rows(&mut gate, ffn, |i, row| kernels::silu_mul(row, &up[i * ffn..(i + 1) * ffn]));
+        for_rows(&mut gate, ffn, |i, row| {
+            kernels::silu_mul(row, &up[i * ffn..(i + 1) * ffn])
+        });
         let [down] = self.project(layer, weights, [Projection::Down], &gate, batch);
         kernels::add(&mut batch.state, &down);
     }
@@ -193,7 +222,12 @@ impl Forward {
         let width = weight.len();
         let mut out = vec![0.0; x.len()];
         for_rows(&mut out, width, |i, row| {
-            kernels::rms_norm(&x[i * width..(i + 1) * width], weight, self.model.config.rms_eps, row);
+            kernels::rms_norm(
+                &x[i * width..(i + 1) * width],
+                weight,
+                self.model.config.rms_eps,
+                row,
+            );
         });
         out
     }
@@ -209,7 +243,10 @@ impl Forward {
         let n = wanted.len() / hidden;
         let normed = self.norm(&wanted, &self.model.weights.output_norm);
         let mut logits = vec![0.0; n * self.model.config.vocab_size]; // [n, vocab]
-        self.model.weights.head().matmul(&normed, n, &mut logits, self.precision);
+        self.model
+            .weights
+            .head()
+            .matmul(&normed, n, &mut logits, self.precision);
         logits
     }
 }
@@ -217,8 +254,13 @@ impl Forward {
 /// Calls `f` with each row's number and elements.
 fn for_rows(x: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
     if x.len() < PARALLEL_FROM {
-        x.chunks_exact_mut(width).enumerate().for_each(|(i, row)| f(i, row));
+        x.chunks_exact_mut(width)
+            .enumerate()
+            .for_each(|(i, row)| f(i, row));
     } else {
-        x.par_chunks_exact_mut(width).with_min_len(16).enumerate().for_each(|(i, row)| f(i, row));
+        x.par_chunks_exact_mut(width)
+            .with_min_len(16)
+            .enumerate()
+            .for_each(|(i, row)| f(i, row));
     }
 }

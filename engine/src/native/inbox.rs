@@ -38,7 +38,11 @@ pub(super) enum Mode {
 
 impl Inbox {
     pub(super) fn new(waiting_max: u32) -> Self {
-        Self { waiting_max, state: Mutex::default(), changed: Condvar::new() }
+        Self {
+            waiting_max,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
     /// Queues a request, all of its choices or none.
@@ -49,7 +53,10 @@ impl Inbox {
         }
         let waiting = state.waiting();
         if waiting.saturating_add(submission.request.n) > self.waiting_max {
-            return Err(EngineError::QueueFull { waiting, waiting_max: self.waiting_max });
+            return Err(EngineError::QueueFull {
+                waiting,
+                waiting_max: self.waiting_max,
+            });
         }
         state.submitted += submission.request.n;
         state.submissions.push_back(submission);

@@ -33,13 +33,19 @@ impl DeviceAdapter {
         let pairs = (0..config.layer_count)
             .map(|layer| Projection::ALL.map(|projection| pair(layer, projection)))
             .collect();
-        Self { digest, rank: adapter.max_rank(), pairs }
+        Self {
+            digest,
+            rank: adapter.max_rank(),
+            pairs,
+        }
     }
 
     /// Bytes of memory.
     pub(super) fn byte_len(&self) -> u64 {
         let pairs = self.pairs.iter().flatten().flatten();
-        pairs.map(|pair| (pair.a.byte_len() + pair.b.byte_len()) as u64).sum()
+        pairs
+            .map(|pair| (pair.a.byte_len() + pair.b.byte_len()) as u64)
+            .sum()
     }
 
     /// `y[n, out] += scale · x[n, in] · Aᵀ · Bᵀ`, if the module is adapted.
@@ -51,7 +57,9 @@ impl DeviceAdapter {
         n: usize,
         y: &mut [f32],
     ) {
-        let Some(pair) = &self.pairs[layer][projection as usize] else { return };
+        let Some(pair) = &self.pairs[layer][projection as usize] else {
+            return;
+        };
         let mut inner = vec![0.0; n * pair.a.rows()];
         pair.a.multiply(x, n, &mut inner, false);
         inner.iter_mut().for_each(|v| *v *= pair.scale);

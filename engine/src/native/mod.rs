@@ -12,6 +12,7 @@ mod engine;
 mod forward;
 mod inbox;
 mod lora;
+mod open;
 mod options;
 mod request;
 mod rope;
@@ -23,5 +24,6 @@ mod text;
 mod worker;
 
 pub use engine::NativeEngine;
+pub use open::OpenError;
 pub use options::NativeOptions;
 pub use scoring::{TokenScore, logits, score};

@@ -47,7 +47,10 @@ impl RequestState {
             events: submission.events.clone(),
             arrived: submission.arrived,
             choices_left: submission.request.n,
-            usage: Usage { prompt_tokens, ..Usage::default() },
+            usage: Usage {
+                prompt_tokens,
+                ..Usage::default()
+            },
         }
     }
 
@@ -66,7 +69,11 @@ impl RequestState {
 
     pub(super) fn delta(&self, choice: u32, text: String, logprobs: Vec<TokenLogprob>) {
         if !text.is_empty() || !logprobs.is_empty() {
-            self.send(Ok(ChatEvent::Delta { choice, text, logprobs }));
+            self.send(Ok(ChatEvent::Delta {
+                choice,
+                text,
+                logprobs,
+            }));
         }
     }
 

@@ -23,7 +23,11 @@ impl RopeTable {
             .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f))
             .map(|angle| (angle.cos(), angle.sin()))
             .collect();
-        Self { order: config.architecture.rope_order(), head_dim: config.head_dim, angles }
+        Self {
+            order: config.architecture.rope_order(),
+            head_dim: config.head_dim,
+            angles,
+        }
     }
 
     /// Turns all heads of a row at a position, and multiplies them by `scale`.

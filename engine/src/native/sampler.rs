@@ -42,10 +42,20 @@ impl Sampler {
         let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
         rng.set_stream(u64::from(choice));
         let repetition_off = (params.repetition_penalty - 1.0).abs() < f32::EPSILON;
-        let mut prompt = if repetition_off { Vec::new() } else { prompt.to_vec() };
+        let mut prompt = if repetition_off {
+            Vec::new()
+        } else {
+            prompt.to_vec()
+        };
         prompt.sort_unstable();
         prompt.dedup();
-        Self { params: params.clone(), rng, counts: BTreeMap::new(), prompt, drawn: 0 }
+        Self {
+            params: params.clone(),
+            rng,
+            counts: BTreeMap::new(),
+            prompt,
+            drawn: 0,
+        }
     }
 
     /// The next token; `None` if no logit is usable (a number is not finite).
@@ -72,7 +82,9 @@ impl Sampler {
             }
         };
         for (&token, &count) in &self.counts {
-            let Some(logit) = logits.get_mut(token as usize) else { continue };
+            let Some(logit) = logits.get_mut(token as usize) else {
+                continue;
+            };
             if self.prompt.binary_search(&token).is_err() {
                 repeat(logit);
             }
@@ -95,7 +107,9 @@ impl Sampler {
         let top = argmax(logits)?;
         let max = logits[top];
         let temperature = self.params.temperature;
-        logits.iter_mut().for_each(|logit| *logit = (*logit - max) / temperature);
+        logits
+            .iter_mut()
+            .for_each(|logit| *logit = (*logit - max) / temperature);
         kernels::softmax(logits);
         let probabilities = &*logits;
         let uniform = self.uniform();
@@ -112,8 +126,12 @@ impl Sampler {
     /// The tokens that top-k, top-p and min-p leave, the most likely first.
     fn cut(&self, probabilities: &[f32], largest: f32) -> Vec<(usize, f32)> {
         let least = self.params.min_p * largest;
-        let mut candidates: Vec<(usize, f32)> =
-            probabilities.iter().copied().enumerate().filter(|(_, p)| *p >= least).collect();
+        let mut candidates: Vec<(usize, f32)> = probabilities
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, p)| *p >= least)
+            .collect();
         let top_k = match self.params.top_k {
             0 => candidates.len(),
             k => candidates.len().min(k as usize),
@@ -144,7 +162,8 @@ impl Sampler {
 
     /// A number in [0, 1).
     fn uniform(&mut self) -> f64 {
-        self.rng.set_word_pos(u128::from(self.drawn) * WORDS_PER_DRAW);
+        self.rng
+            .set_word_pos(u128::from(self.drawn) * WORDS_PER_DRAW);
         (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
@@ -153,11 +172,7 @@ fn by_probability(a: &(usize, f32), b: &(usize, f32)) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-fn pick(
-    candidates: impl Iterator<Item = (usize, f32)>,
-    total: f64,
-    uniform: f64,
-) -> Option<usize> {
+fn pick(candidates: impl Iterator<Item = (usize, f32)>, total: f64, uniform: f64) -> Option<usize> {
     let mut left = uniform * total;
     let mut last = None;
     for (token, p) in candidates {
@@ -203,7 +218,9 @@ pub(super) fn logprobs(logits: &[f32], chosen: u32, top: u8) -> Logprobs {
         .into_iter()
         .filter_map(|(token, logit)| Some((u32::try_from(token).ok()?, logit - log_total)))
         .collect();
-    let chosen = logits.get(chosen as usize).map_or(f32::NEG_INFINITY, |l| l - log_total);
+    let chosen = logits
+        .get(chosen as usize)
+        .map_or(f32::NEG_INFINITY, |l| l - log_total);
     Logprobs { chosen, top }
 }
 

@@ -51,13 +51,18 @@ impl Scheduler {
             index += 1;
         }
         while budget > 0 && self.running.len() < self.running_max {
-            let Some(mut sequence) = self.waiting.pop_front() else { break };
+            let Some(mut sequence) = self.waiting.pop_front() else {
+                break;
+            };
             let count = sequence.take(&mut budget);
             if !self.blocks.grow(&mut sequence.pages, count) {
                 self.waiting.push_front(sequence);
                 break;
             }
-            plan.push(Planned { index: self.running.len(), count });
+            plan.push(Planned {
+                index: self.running.len(),
+                count,
+            });
             self.running.push(sequence);
         }
         // neighbours with the same adapter are computed together
@@ -73,10 +78,15 @@ impl Scheduler {
     fn make_room(&mut self, index: usize, count: usize) -> bool {
         loop {
             let sequence = &mut self.running[index];
-            if self.blocks.grow(&mut sequence.pages, sequence.computed + count) {
+            if self
+                .blocks
+                .grow(&mut sequence.pages, sequence.computed + count)
+            {
                 return true;
             }
-            let Some(mut youngest) = self.running.pop() else { return false };
+            let Some(mut youngest) = self.running.pop() else {
+                return false;
+            };
             self.blocks.release(&mut youngest.pages);
             youngest.computed = 0;
             self.waiting.push_front(youngest);

@@ -36,7 +36,9 @@ pub fn logits(
     precision: Precision,
 ) -> Vec<f32> {
     let mut all = Vec::with_capacity(tokens.len() * model.config.vocab_size);
-    run(model, adapter, tokens, 0, precision, |_, logits| all.extend_from_slice(logits));
+    run(model, adapter, tokens, 0, precision, |_, logits| {
+        all.extend_from_slice(logits)
+    });
     all
 }
 
@@ -52,13 +54,22 @@ pub fn score(
 ) -> Vec<TokenScore> {
     let first = first.max(1);
     let mut scores = Vec::new();
-    let Some(context) = tokens.split_last().map(|(_, context)| context) else { return scores };
-    run(model, adapter, context, first - 1, precision, |position, logits| {
-        let token = tokens[position + 1] as usize;
-        let logprob = logits[token] - kernels::log_sum_exp(logits);
-        let is_top = super::sampler::argmax(logits) == Some(token);
-        scores.push(TokenScore { logprob, is_top });
-    });
+    let Some(context) = tokens.split_last().map(|(_, context)| context) else {
+        return scores;
+    };
+    run(
+        model,
+        adapter,
+        context,
+        first - 1,
+        precision,
+        |position, logits| {
+            let token = tokens[position + 1] as usize;
+            let logprob = logits[token] - kernels::log_sum_exp(logits);
+            let is_top = super::sampler::argmax(logits) == Some(token);
+            scores.push(TokenScore { logprob, is_top });
+        },
+    );
     scores
 }
 
@@ -91,6 +102,8 @@ fn run(
         };
         let logits = forward.run(&mut cache, &[chunk]);
         let rows = logits.chunks_exact(model.config.vocab_size);
-        (end - wanted..end).zip(rows).for_each(|(position, row)| each(position, row));
+        (end - wanted..end)
+            .zip(rows)
+            .for_each(|(position, row)| each(position, row));
     }
 }

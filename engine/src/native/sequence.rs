@@ -64,8 +64,11 @@ impl Sequence {
         let token = self.sampler.next(logits)?;
         self.tokens.push(token);
         let ended = tokenizer.is_end_of_generation(token) && !self.ignore_eos;
-        let shown: &[u8] =
-            if tokenizer.is_special(token) { &[] } else { tokenizer.token_bytes(token) };
+        let shown: &[u8] = if tokenizer.is_special(token) {
+            &[]
+        } else {
+            tokenizer.token_bytes(token)
+        };
         let visible = self.text.push(if ended { &[] } else { shown });
         let finished = if visible.stopped || ended {
             Some(FinishReason::Stop)
@@ -82,7 +85,11 @@ impl Sequence {
             (Some(top), Some(logits)) if !ended => vec![describe(&logits, token, top, tokenizer)],
             _ => Vec::new(),
         };
-        Some(Advance { text, logprobs, finished })
+        Some(Advance {
+            text,
+            logprobs,
+            finished,
+        })
     }
 }
 
@@ -97,5 +104,10 @@ fn describe(logits: &[f32], token: u32, top: u8, tokenizer: &Tokenizer) -> Token
         let (text, bytes) = name(token);
         (text, bytes, logprob)
     });
-    TokenLogprob { text, bytes, logprob: found.chosen, top: top.collect() }
+    TokenLogprob {
+        text,
+        bytes,
+        logprob: found.chosen,
+        top: top.collect(),
+    }
 }

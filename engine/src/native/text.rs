@@ -20,20 +20,35 @@ pub(super) struct Visible {
 
 impl TextStream {
     pub(super) fn new(stops: &[String]) -> Self {
-        Self { stops: stops.to_vec(), bytes: Vec::new(), held: String::new() }
+        Self {
+            stops: stops.to_vec(),
+            bytes: Vec::new(),
+            held: String::new(),
+        }
     }
 
     /// Adds a token's bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Visible {
         self.bytes.extend_from_slice(bytes);
         self.take_characters();
-        if let Some(start) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
+        if let Some(start) = self
+            .stops
+            .iter()
+            .filter_map(|stop| self.held.find(stop))
+            .min()
+        {
             self.held.truncate(start);
-            return Visible { text: std::mem::take(&mut self.held), stopped: true };
+            return Visible {
+                text: std::mem::take(&mut self.held),
+                stopped: true,
+            };
         }
         let keep = self.held.len() - self.possible_stop();
         let rest = self.held.split_off(keep);
-        Visible { text: std::mem::replace(&mut self.held, rest), stopped: false }
+        Visible {
+            text: std::mem::replace(&mut self.held, rest),
+            stopped: false,
+        }
     }
 
     /// What is left when the completion ends otherwise.
@@ -51,7 +66,9 @@ impl TextStream {
             self.held.push_str(chunk.valid());
             done += chunk.valid().len();
             let invalid = chunk.invalid();
-            if invalid.is_empty() || (done + invalid.len() == self.bytes.len() && unfinished(invalid)) {
+            if invalid.is_empty()
+                || (done + invalid.len() == self.bytes.len() && unfinished(invalid))
+            {
                 break;
             }
             self.held.push(char::REPLACEMENT_CHARACTER);
@@ -65,7 +82,9 @@ impl TextStream {
         let text = self.held.as_bytes();
         let longest = |stop: &String| {
             let stop = stop.as_bytes();
-            (1..stop.len().min(text.len() + 1)).rev().find(|&n| text.ends_with(&stop[..n]))
+            (1..stop.len().min(text.len() + 1))
+                .rev()
+                .find(|&n| text.ends_with(&stop[..n]))
         };
         self.stops.iter().filter_map(longest).max().unwrap_or(0)
     }
@@ -112,22 +131,34 @@ mod tests {
     #[test]
     fn invalid_bytes_are_replaced_and_do_not_hold_up_the_rest() {
         for size in 1..4 {
-            assert_eq!(all(&[], b"a\xffb\xe6\xbcc\xe6", size).0, "a\u{fffd}b\u{fffd}c\u{fffd}");
+            assert_eq!(
+                all(&[], b"a\xffb\xe6\xbcc\xe6", size).0,
+                "a\u{fffd}b\u{fffd}c\u{fffd}"
+            );
         }
     }
 
     #[test]
     fn a_stop_is_found_across_pieces_and_is_not_shown() {
         for size in 1..12 {
-            assert_eq!(all(&["STOP"], b"go on STOSTOP never", size), ("go on STO".to_owned(), true));
-            assert_eq!(all(&["xyz", "é!"], "abé!xyz".as_bytes(), size), ("ab".to_owned(), true));
+            assert_eq!(
+                all(&["STOP"], b"go on STOSTOP never", size),
+                ("go on STO".to_owned(), true)
+            );
+            assert_eq!(
+                all(&["xyz", "é!"], "abé!xyz".as_bytes(), size),
+                ("ab".to_owned(), true)
+            );
         }
     }
 
     #[test]
     fn half_a_stop_at_the_end_is_text() {
         for size in 1..5 {
-            assert_eq!(all(&["STOP"], b"an STO", size), ("an STO".to_owned(), false));
+            assert_eq!(
+                all(&["STOP"], b"an STO", size),
+                ("an STO".to_owned(), false)
+            );
         }
     }
 

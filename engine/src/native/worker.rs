@@ -71,13 +71,16 @@ impl Worker {
         self.next_request += 1;
         self.requests.insert(id, RequestState::new(submission));
         for choice in 0..submission.request.n {
-            self.scheduler.waiting.push_back(Sequence::new(id, choice, submission));
+            self.scheduler
+                .waiting
+                .push_back(Sequence::new(id, choice, submission));
         }
     }
 
     fn drop_cancelled(&mut self) {
         self.requests.retain(|_, request| !request.is_cancelled());
-        self.scheduler.remove(|sequence| !self.requests.contains_key(&sequence.request));
+        self.scheduler
+            .remove(|sequence| !self.requests.contains_key(&sequence.request));
     }
 
     /// Computes the planned tokens; the logits of those sequences that are
@@ -118,12 +121,16 @@ impl Worker {
                 continue;
             };
             let Some(advance) = sequence.advance(row, &self.model.tokenizer) else {
-                request.fail(EngineError::Failed("the model's output is not finite".to_owned()));
+                request.fail(EngineError::Failed(
+                    "the model's output is not finite".to_owned(),
+                ));
                 self.requests.remove(&sequence.request);
                 continue;
             };
             request.count_token();
-            self.gauges.generation_tokens.fetch_add(1, Ordering::Relaxed);
+            self.gauges
+                .generation_tokens
+                .fetch_add(1, Ordering::Relaxed);
             request.delta(sequence.choice, advance.text, advance.logprobs);
             if let Some(reason) = advance.finished {
                 ended.push((sequence.request, sequence.choice));
@@ -141,10 +148,16 @@ impl Worker {
     fn publish(&self, plan: &[Planned]) {
         let prompt: usize = plan.iter().filter(|p| p.count > 1).map(|p| p.count).sum();
         let gauges = &self.gauges;
-        gauges.prompt_tokens.fetch_add(prompt as u64, Ordering::Relaxed);
-        gauges.running.store(self.scheduler.running.len() as u64, Ordering::Relaxed);
+        gauges
+            .prompt_tokens
+            .fetch_add(prompt as u64, Ordering::Relaxed);
+        gauges
+            .running
+            .store(self.scheduler.running.len() as u64, Ordering::Relaxed);
         let usage = self.scheduler.kv_cache_usage();
-        gauges.kv_cache_usage.store(usage.to_bits(), Ordering::Relaxed);
+        gauges
+            .kv_cache_usage
+            .store(usage.to_bits(), Ordering::Relaxed);
         gauges.steps.fetch_add(1, Ordering::Relaxed);
         let waiting = u32::try_from(self.scheduler.waiting.len()).unwrap_or(u32::MAX);
         self.inbox.set_scheduled(waiting);
@@ -153,7 +166,9 @@ impl Worker {
     /// Tells every listener that the engine has stopped.
     pub(super) fn stop(&mut self) {
         self.inbox.close(Mode::Stopped);
-        self.requests.values().for_each(|request| request.fail(EngineError::Stopped));
+        self.requests
+            .values()
+            .for_each(|request| request.fail(EngineError::Stopped));
         self.requests.clear();
         self.scheduler.remove(|_| true);
         self.gauges.running.store(0, Ordering::Relaxed);

@@ -18,17 +18,23 @@ fn path() -> PathBuf {
 }
 
 /// The model.
-pub fn model() -> Arc<BaseModel> {
+pub(crate) fn model() -> Arc<BaseModel> {
     static MODEL: LazyLock<Arc<BaseModel>> = LazyLock::new(|| {
         let path = path();
-        assert!(path.exists(), "{} is missing: run `make model`", path.display());
+        assert!(
+            path.exists(),
+            "{} is missing: run `make model`",
+            path.display()
+        );
         Arc::new(BaseModel::open(&path).unwrap())
     });
     Arc::clone(&MODEL)
 }
 
 /// A golden file of the workspace.
-pub fn golden(name: &str) -> serde_json::Value {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
+pub(crate) fn golden(name: &str) -> serde_json::Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden")
+        .join(name);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }

@@ -67,7 +67,10 @@ impl KvPage {
     #[must_use]
     pub fn new(layout: KvLayout) -> Self {
         let rows = layout.layers * layout.kv_heads * 2 * layout.head_rows();
-        Self { layout, rows: vec![PanelRow([0.0; GROUP]); rows].into() }
+        Self {
+            layout,
+            rows: vec![PanelRow([0.0; GROUP]); rows].into(),
+        }
     }
 
     /// Stores a position's keys and values of one layer, `[kv_heads · head_dim]` each.
@@ -78,7 +81,10 @@ impl KvPage {
         let (dim, layout) = (self.layout.head_dim, self.layout);
         assert!(slot < PAGE_TOKENS && layer < layout.layers);
         assert!(keys.len() == layout.kv_heads * dim && values.len() == keys.len());
-        let heads = keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate();
+        let heads = keys
+            .chunks_exact(dim)
+            .zip(values.chunks_exact(dim))
+            .enumerate();
         for (head, (keys, values)) in heads {
             let start = layout.head_start(layer, head);
             let (key_rows, value_rows) =
@@ -87,8 +93,9 @@ impl KvPage {
             for (row, key) in key_panel.iter_mut().zip(keys) {
                 row.0[slot % GROUP] = *key;
             }
-            for (panel, values) in
-                value_rows.chunks_exact_mut(PAGE_TOKENS).zip(values.chunks_exact(GROUP))
+            for (panel, values) in value_rows
+                .chunks_exact_mut(PAGE_TOKENS)
+                .zip(values.chunks_exact(GROUP))
             {
                 panel[slot].0.copy_from_slice(values);
             }
@@ -143,7 +150,13 @@ pub fn attend(layout: KvLayout, layer: usize, queries: &[Query<'_>], q: &[f32], 
         assert!(query.pages.iter().all(|page| page.layout == layout));
         for kv_head in 0..layout.kv_heads {
             for first in (0..query.count).step_by(QUERIES_AT_ONCE) {
-                tasks.push(Task { layout, layer, query, kv_head, first });
+                tasks.push(Task {
+                    layout,
+                    layer,
+                    query,
+                    kv_head,
+                    first,
+                });
             }
         }
     }
@@ -173,14 +186,24 @@ impl Task<'_> {
         let start = (row * self.layout.heads + first_head) * dim;
         if count == 1 {
             // one position: the heads of the group are the rows
-            let x = Rows { x: &q[start..], n: heads_per_kv, stride: dim, offset: 0 };
+            let x = Rows {
+                x: &q[start..],
+                n: heads_per_kv,
+                stride: dim,
+                offset: 0,
+            };
             let out = out.window(start, dim);
             self.attend_rows(x, |_| position, position, &out);
             return;
         }
         let stride = self.layout.heads * dim;
         for head in first_head..first_head + heads_per_kv {
-            let x = Rows { x: &q[row * stride..], n: count, stride, offset: head * dim };
+            let x = Rows {
+                x: &q[row * stride..],
+                n: count,
+                stride,
+                offset: head * dim,
+            };
             let out = out.window(row * stride + head * dim, stride);
             self.attend_rows(x, |i| position + i, position + count - 1, &out);
         }
@@ -229,7 +252,12 @@ impl Task<'_> {
         for (p, page) in self.query.pages[..stride / PAGE_TOKENS].iter().enumerate() {
             let offset = p * PAGE_TOKENS;
             let positions = (last + 1 - offset).min(PAGE_TOKENS);
-            let x = Rows { x: probabilities, n, stride, offset };
+            let x = Rows {
+                x: probabilities,
+                n,
+                stride,
+                offset,
+            };
             for dim in (0..self.layout.head_dim).step_by(2 * GROUP) {
                 let panels = page.value_panels(self.layer, self.kv_head, dim, positions);
                 // SAFETY: each task has heads or rows of its own.
@@ -244,7 +272,12 @@ impl Task<'_> {
 mod tests {
     use super::*;
 
-    const LAYOUT: KvLayout = KvLayout { layers: 2, kv_heads: 2, heads: 6, head_dim: 32 };
+    const LAYOUT: KvLayout = KvLayout {
+        layers: 2,
+        kv_heads: 2,
+        heads: 6,
+        head_dim: 32,
+    };
 
     fn noise(seed: u32, len: usize) -> Vec<f32> {
         let mut state = seed;
@@ -257,8 +290,9 @@ mod tests {
     }
 
     fn pages(keys: &[f32], values: &[f32], count: usize) -> Vec<KvPage> {
-        let mut pages: Vec<_> =
-            (0..count.div_ceil(PAGE_TOKENS)).map(|_| KvPage::new(LAYOUT)).collect();
+        let mut pages: Vec<_> = (0..count.div_ceil(PAGE_TOKENS))
+            .map(|_| KvPage::new(LAYOUT))
+            .collect();
         for i in 0..count {
             let (k, v) = (&keys[i * 64..(i + 1) * 64], &values[i * 64..(i + 1) * 64]);
             pages[i / PAGE_TOKENS].write(1, i % PAGE_TOKENS, k, v);
@@ -270,18 +304,33 @@ mod tests {
         let q = &q[(row * 6 + head) * 32..][..32];
         let at = |x: &[f32], i: usize, d: usize| f64::from(x[i * 64 + head / 3 * 32 + d]);
         let weights: Vec<f64> = (0..=row)
-            .map(|i| (0..32).map(|d| f64::from(q[d]) * at(keys, i, d)).sum::<f64>().exp())
+            .map(|i| {
+                (0..32)
+                    .map(|d| f64::from(q[d]) * at(keys, i, d))
+                    .sum::<f64>()
+                    .exp()
+            })
             .collect();
         let total: f64 = weights.iter().sum();
         (0..32)
-            .map(|d| weights.iter().enumerate().map(|(i, w)| w / total * at(values, i, d)).sum())
+            .map(|d| {
+                weights
+                    .iter()
+                    .enumerate()
+                    .map(|(i, w)| w / total * at(values, i, d))
+                    .sum()
+            })
             .collect()
     }
 
     #[test]
     fn attention_equals_its_definition_however_it_is_cut() {
         let count = 71;
-        let (q, keys, values) = (noise(1, count * 192), noise(2, count * 64), noise(3, count * 64));
+        let (q, keys, values) = (
+            noise(1, count * 192),
+            noise(2, count * 64),
+            noise(3, count * 64),
+        );
         let pages = pages(&keys, &values, count);
         let mut whole = vec![f32::NAN; q.len()];
         let query = |first: usize, count: usize| Query {
@@ -316,7 +365,12 @@ mod tests {
         let run = |pages: &[KvPage]| {
             let mut out = vec![0.0; q.len()];
             let pages = pages.iter().collect();
-            let query = Query { first_row: 0, count: 5, first_position: 0, pages };
+            let query = Query {
+                first_row: 0,
+                count: 5,
+                first_position: 0,
+                pages,
+            };
             attend(LAYOUT, 1, &[query], &q, &mut out);
             out
         };

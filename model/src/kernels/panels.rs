@@ -124,14 +124,21 @@ impl F32Panels {
     pub fn multiply(&self, x: &[f32], n: usize, y: &mut [f32], accumulate: bool) {
         assert!(x.len() == n * self.cols && y.len() == n * self.rows);
         let y = SharedOutput::new(y, self.rows);
-        let x = Rows { x, n, stride: self.cols, offset: 0 };
+        let x = Rows {
+            x,
+            n,
+            stride: self.cols,
+            offset: 0,
+        };
         let pair = |pair: usize| {
             let mut panels = self.panels[pair * 2 * self.cols..].chunks_exact(self.cols);
             if let Some(first) = panels.next() {
                 // past the last panel nothing is written
                 let second = panels.next().unwrap_or(first);
                 // SAFETY: each task has 32 columns of its own.
-                unsafe { gemm::panel_product(x, (first, second), &y, pair * 2 * GROUP, accumulate) };
+                unsafe {
+                    gemm::panel_product(x, (first, second), &y, pair * 2 * GROUP, accumulate)
+                };
             }
         };
         let pairs = self.rows.div_ceil(2 * GROUP);

@@ -51,7 +51,12 @@ impl<'a> SharedOutput<'a> {
         assert!(start <= self.len);
         // SAFETY: within the same allocation by the assertion.
         let first = unsafe { self.start.add(start) };
-        Self { start: first, len: self.len - start, stride, lifetime: self.lifetime }
+        Self {
+            start: first,
+            len: self.len - start,
+            stride,
+            lifetime: self.lifetime,
+        }
     }
 
     /// The distance between rows.

@@ -42,8 +42,11 @@ fn half_at(bytes: &[u8], at: usize) -> f16 {
 pub(super) fn decode(format: Format, bytes: &[u8]) -> Block {
     let scale = half_at(bytes, 0);
     let mut codes = [0u8; BLOCK];
-    let (min, header) =
-        if has_min(format) { (half_at(bytes, 2), 4) } else { (f16::ZERO, 2) };
+    let (min, header) = if has_min(format) {
+        (half_at(bytes, 2), 4)
+    } else {
+        (f16::ZERO, 2)
+    };
     match format {
         Format::Q8_0 => {
             for (code, &byte) in codes.iter_mut().zip(&bytes[header..header + BLOCK]) {
@@ -119,9 +122,15 @@ fn dequantize_blocks<const BYTES: usize>(format: Format, bytes: &[u8], out: &mut
 pub(super) fn quantize(format: Format, weights: &[f32], out: &mut Vec<u8>) {
     match format {
         Format::F32 => weights.iter().for_each(|w| out.extend(w.to_le_bytes())),
-        Format::F16 => weights.iter().for_each(|w| out.extend(f16::from_f32(*w).to_le_bytes())),
-        Format::Bf16 => weights.iter().for_each(|w| out.extend(bf16::from_f32(*w).to_le_bytes())),
-        _ => weights.chunks_exact(BLOCK).for_each(|block| quantize_block(format, block, out)),
+        Format::F16 => weights
+            .iter()
+            .for_each(|w| out.extend(f16::from_f32(*w).to_le_bytes())),
+        Format::Bf16 => weights
+            .iter()
+            .for_each(|w| out.extend(bf16::from_f32(*w).to_le_bytes())),
+        _ => weights
+            .chunks_exact(BLOCK)
+            .for_each(|block| quantize_block(format, block, out)),
     }
 }
 
@@ -141,8 +150,16 @@ fn quantize_block(format: Format, weights: &[f32], out: &mut Vec<u8>) {
         (high.max(-low) / (levels - zero), 0.0)
     };
     let (scale, min) = (f16::from_f32(scale), f16::from_f32(min));
-    let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-    let code = |w: f32| ((w - min.to_f32()) * inverse + zero).round().clamp(0.0, levels) as u8;
+    let inverse = if scale == f16::ZERO {
+        0.0
+    } else {
+        1.0 / scale.to_f32()
+    };
+    let code = |w: f32| {
+        ((w - min.to_f32()) * inverse + zero)
+            .round()
+            .clamp(0.0, levels) as u8
+    };
     let codes: Vec<u8> = weights.iter().map(|&w| code(w)).collect();
 
     out.extend(scale.to_le_bytes());

@@ -37,7 +37,9 @@ impl Format {
     /// The format of ggml's type number, if it is read here.
     #[must_use]
     pub fn from_ggml(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.ggml_number() == number)
+        Self::ALL
+            .into_iter()
+            .find(|format| format.ggml_number() == number)
     }
 
     /// ggml's type number.
@@ -106,6 +108,8 @@ impl Format {
         if !cols.is_multiple_of(self.block_len()) {
             return None;
         }
-        (cols / self.block_len()).checked_mul(self.block_bytes())?.checked_mul(rows)
+        (cols / self.block_len())
+            .checked_mul(self.block_bytes())?
+            .checked_mul(rows)
     }
 }

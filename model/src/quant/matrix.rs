@@ -38,12 +38,7 @@ impl QuantMatrix {
     /// # Errors
     /// [`ModelError::MatrixSize`] for an empty shape, a row that is no whole
     /// number of blocks, or another number of bytes.
-    pub fn new(
-        format: Format,
-        rows: usize,
-        cols: usize,
-        bytes: Bytes,
-    ) -> Result<Self, ModelError> {
+    pub fn new(format: Format, rows: usize, cols: usize, bytes: Bytes) -> Result<Self, ModelError> {
         let error = |problem| ModelError::MatrixSize {
             format: format.name(),
             rows,
@@ -60,7 +55,13 @@ impl QuantMatrix {
         if expected != bytes.len() {
             return Err(error("the length differs"));
         }
-        Ok(Self(Arc::new(Inner { format, rows, cols, bytes, packed: OnceLock::new() })))
+        Ok(Self(Arc::new(Inner {
+            format,
+            rows,
+            cols,
+            bytes,
+            packed: OnceLock::new(),
+        })))
     }
 
     /// Quantizes f32 weights by rounding to the nearest code.
@@ -158,7 +159,13 @@ impl QuantMatrix {
 
 impl std::fmt::Debug for QuantMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "QuantMatrix({}×{} {})", self.rows(), self.cols(), self.format().name())
+        write!(
+            f,
+            "QuantMatrix({}×{} {})",
+            self.rows(),
+            self.cols(),
+            self.format().name()
+        )
     }
 }
 

@@ -77,10 +77,21 @@ impl PackedMatrix {
             blocks,
             codes: vec![Line([padding; 64]); groups * blocks * width.lines()],
             scales: vec![0; groups * blocks * GROUP],
-            mins: vec![0; if blocks::has_min(format) { groups * blocks * GROUP } else { 0 }],
+            mins: vec![
+                0;
+                if blocks::has_min(format) {
+                    groups * blocks * GROUP
+                } else {
+                    0
+                }
+            ],
         };
         for row in 0..matrix.rows() {
-            for (b, raw) in matrix.row_bytes(row).chunks_exact(format.block_bytes()).enumerate() {
+            for (b, raw) in matrix
+                .row_bytes(row)
+                .chunks_exact(format.block_bytes())
+                .enumerate()
+            {
                 packed.set_block(row, b, &blocks::decode(format, raw));
             }
         }
@@ -135,7 +146,10 @@ impl PackedMatrix {
     #[inline(always)]
     pub(crate) fn scale_and_min(&self, group: usize, block: usize, r: usize) -> (f32, f32) {
         let at = (group * self.blocks + block) * GROUP + r;
-        let min = self.mins.get(at).map_or(0.0, |&bits| f16::from_bits(bits).to_f32());
+        let min = self
+            .mins
+            .get(at)
+            .map_or(0.0, |&bits| f16::from_bits(bits).to_f32());
         (f16::from_bits(self.scales[at]).to_f32(), min)
     }
 

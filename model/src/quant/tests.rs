@@ -39,7 +39,8 @@ fn every_format_keeps_weights_within_a_step() {
 fn f32_products_equal_the_sums_they_stand_for() {
     for format in Format::ALL {
         let (rows, cols, n) = (50, 64, 19);
-        let matrix = QuantMatrix::quantize_from_f32(format, rows, cols, &noise(1, rows * cols)).unwrap();
+        let matrix =
+            QuantMatrix::quantize_from_f32(format, rows, cols, &noise(1, rows * cols)).unwrap();
         let mut w = vec![0.0; rows * cols];
         matrix.dequantize_rows(0..rows, &mut w);
         let x = noise(2, n * cols);
@@ -50,12 +51,22 @@ fn f32_products_equal_the_sums_they_stand_for() {
         matrix.matmul_transposed_f32(&dy, n, &mut dx);
         for i in 0..n {
             for r in 0..rows {
-                let sum: f64 = (0..cols).map(|c| f64::from(x[i * cols + c]) * f64::from(w[r * cols + c])).sum();
-                assert!((sum - f64::from(y[i * rows + r])).abs() < 1e-4, "{format:?}");
+                let sum: f64 = (0..cols)
+                    .map(|c| f64::from(x[i * cols + c]) * f64::from(w[r * cols + c]))
+                    .sum();
+                assert!(
+                    (sum - f64::from(y[i * rows + r])).abs() < 1e-4,
+                    "{format:?}"
+                );
             }
             for c in 0..cols {
-                let sum: f64 = (0..rows).map(|r| f64::from(dy[i * rows + r]) * f64::from(w[r * cols + c])).sum();
-                assert!((sum - f64::from(dx[i * cols + c])).abs() < 1e-4, "{format:?}");
+                let sum: f64 = (0..rows)
+                    .map(|r| f64::from(dy[i * rows + r]) * f64::from(w[r * cols + c]))
+                    .sum();
+                assert!(
+                    (sum - f64::from(dx[i * cols + c])).abs() < 1e-4,
+                    "{format:?}"
+                );
             }
         }
     }
@@ -64,14 +75,17 @@ fn f32_products_equal_the_sums_they_stand_for() {
 #[test]
 fn a_tall_matrix_is_transposed_in_parts() {
     let (rows, cols, n) = (2100, 48, 3);
-    let matrix = QuantMatrix::quantize_from_f32(Format::F32, rows, cols, &noise(1, rows * cols)).unwrap();
+    let matrix =
+        QuantMatrix::quantize_from_f32(Format::F32, rows, cols, &noise(1, rows * cols)).unwrap();
     let w = noise(1, rows * cols);
     let dy = noise(3, n * rows);
     let mut dx = vec![f32::NAN; n * cols];
     matrix.matmul_transposed_f32(&dy, n, &mut dx);
     for i in 0..n {
         for c in 0..cols {
-            let sum: f64 = (0..rows).map(|r| f64::from(dy[i * rows + r]) * f64::from(w[r * cols + c])).sum();
+            let sum: f64 = (0..rows)
+                .map(|r| f64::from(dy[i * rows + r]) * f64::from(w[r * cols + c]))
+                .sum();
             assert!((sum - f64::from(dx[i * cols + c])).abs() < 1e-3);
         }
     }
@@ -79,9 +93,16 @@ fn a_tall_matrix_is_transposed_in_parts() {
 
 #[test]
 fn int8_products_are_close_to_f32_ones() {
-    for format in [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0] {
+    for format in [
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q8_0,
+    ] {
         let (rows, cols, n) = (48, 576, 5);
-        let matrix = QuantMatrix::quantize_from_f32(format, rows, cols, &noise(1, rows * cols)).unwrap();
+        let matrix =
+            QuantMatrix::quantize_from_f32(format, rows, cols, &noise(1, rows * cols)).unwrap();
         let x = noise(2, n * cols);
         let (mut exact, mut fast) = (vec![0.0; n * rows], vec![0.0; n * rows]);
         matrix.matmul(&x, n, &mut exact, Precision::F32);
@@ -94,7 +115,13 @@ fn int8_products_are_close_to_f32_ones() {
 
 #[test]
 fn wrong_sizes_are_refused() {
-    for (rows, cols, len) in [(2, 33, 40), (2, 32, 39), (2, 32, 41), (0, 32, 0), (usize::MAX, 64, 40)] {
+    for (rows, cols, len) in [
+        (2, 33, 40),
+        (2, 32, 39),
+        (2, 32, 41),
+        (0, 32, 0),
+        (usize::MAX, 64, 40),
+    ] {
         assert!(QuantMatrix::new(Format::Q4_1, rows, cols, vec![0; len].into()).is_err());
     }
 }
@@ -104,7 +131,9 @@ fn many_products_equal_single_ones() {
     let x = noise(5, 7 * 64);
     let matrices: Vec<_> = [16usize, 40, 3]
         .iter()
-        .map(|&rows| QuantMatrix::quantize_from_f32(Format::Q4_1, rows, 64, &noise(9, rows * 64)).unwrap())
+        .map(|&rows| {
+            QuantMatrix::quantize_from_f32(Format::Q4_1, rows, 64, &noise(9, rows * 64)).unwrap()
+        })
         .collect();
     let mut ys: Vec<Vec<f32>> = matrices.iter().map(|m| vec![0.0; 7 * m.rows()]).collect();
     let refs: Vec<&QuantMatrix> = matrices.iter().collect();

@@ -6,7 +6,9 @@ fn sampler(params: SamplingParams) -> Sampler {
 
 fn draws(params: &SamplingParams, logits: &[f32], count: usize) -> Vec<u32> {
     let mut sampler = sampler(params.clone());
-    (0..count).map(|_| sampler.next(&mut logits.to_vec()).unwrap()).collect()
+    (0..count)
+        .map(|_| sampler.next(&mut logits.to_vec()).unwrap())
+        .collect()
 }
 
 #[test]
@@ -27,7 +29,11 @@ fn what_is_not_finite_is_no_token() {
 #[test]
 fn draws_follow_the_distribution() {
     let logits = [0.0, 1.0, 2.0, -1.0];
-    let params = SamplingParams { temperature: 0.7, seed: 5, ..SamplingParams::default() };
+    let params = SamplingParams {
+        temperature: 0.7,
+        seed: 5,
+        ..SamplingParams::default()
+    };
     let count = 20_000;
     let drawn = draws(&params, &logits, count);
     let weights: Vec<f64> = logits.iter().map(|l| f64::from(l / 0.7).exp()).collect();
@@ -36,26 +42,53 @@ fn draws_follow_the_distribution() {
         let expected = weight / total;
         let found = drawn.iter().filter(|&&t| t == token).count() as f64 / count as f64;
         let sigma = (expected * (1.0 - expected) / count as f64).sqrt();
-        assert!((found - expected).abs() < 4.5 * sigma, "{token}: {found} against {expected}");
+        assert!(
+            (found - expected).abs() < 4.5 * sigma,
+            "{token}: {found} against {expected}"
+        );
     }
 }
 
 #[test]
 fn cut_offs_leave_only_the_likely() {
     let logits: Vec<f32> = (0..600).map(|i| 4.0 - 0.5 * (i as f32)).collect();
-    let params = SamplingParams { temperature: 2.0, ..SamplingParams::default() };
+    let params = SamplingParams {
+        temperature: 2.0,
+        ..SamplingParams::default()
+    };
     let seen = |params: &SamplingParams| draws(params, &logits, 2000).into_iter().max().unwrap();
-    assert_eq!(seen(&SamplingParams { top_k: 3, ..params.clone() }), 2);
+    assert_eq!(
+        seen(&SamplingParams {
+            top_k: 3,
+            ..params.clone()
+        }),
+        2
+    );
     // shares fall by e^(1/4): 0.22, 0.17, 0.13 …
-    assert_eq!(seen(&SamplingParams { top_p: 0.5, ..params.clone() }), 2);
-    assert_eq!(seen(&SamplingParams { min_p: 0.3, ..params.clone() }), 4);
+    assert_eq!(
+        seen(&SamplingParams {
+            top_p: 0.5,
+            ..params.clone()
+        }),
+        2
+    );
+    assert_eq!(
+        seen(&SamplingParams {
+            min_p: 0.3,
+            ..params.clone()
+        }),
+        4
+    );
     assert!(seen(&params) > 10);
 }
 
 #[test]
 fn a_flat_distribution_with_top_p_is_not_cut_short() {
     let logits = vec![1.0; 5000];
-    let params = SamplingParams { top_p: 0.5, ..SamplingParams::default() };
+    let params = SamplingParams {
+        top_p: 0.5,
+        ..SamplingParams::default()
+    };
     let drawn = draws(&params, &logits, 3000);
     assert!(*drawn.iter().max().unwrap() > 2300 && *drawn.iter().max().unwrap() <= 2500);
 }
@@ -63,10 +96,15 @@ fn a_flat_distribution_with_top_p_is_not_cut_short() {
 #[test]
 fn the_same_seed_draws_the_same_and_choices_differ() {
     let logits: Vec<f32> = (0..100).map(|i| (i % 7) as f32 / 3.0).collect();
-    let params = SamplingParams { seed: 11, ..SamplingParams::default() };
+    let params = SamplingParams {
+        seed: 11,
+        ..SamplingParams::default()
+    };
     assert_eq!(draws(&params, &logits, 50), draws(&params, &logits, 50));
     let mut other = Sampler::new(&params, 1, &[]);
-    let other: Vec<u32> = (0..50).map(|_| other.next(&mut logits.clone()).unwrap()).collect();
+    let other: Vec<u32> = (0..50)
+        .map(|_| other.next(&mut logits.clone()).unwrap())
+        .collect();
     assert_ne!(draws(&params, &logits, 50), other);
 }
 
@@ -84,7 +122,10 @@ fn penalties_and_biases_move_logits() {
         ..SamplingParams::greedy()
     };
     assert_eq!(draws(&params, &[3.0, 2.0, 1.0], 2), [2, 2]);
-    let params = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::greedy() };
+    let params = SamplingParams {
+        repetition_penalty: 2.0,
+        ..SamplingParams::greedy()
+    };
     assert_eq!(draws(&params, &[3.0, 2.0, 1.0], 3), [0, 1, 0]);
     let mut seen = Sampler::new(&params, 0, &[0, 0]);
     assert_eq!(seen.next(&mut [3.0, 2.0, 1.0]), Some(1));
