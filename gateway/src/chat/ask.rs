@@ -1,0 +1,73 @@
+//! From the wire's request to the engine's.
+
+use actix_web::HttpRequest;
+use engine::{ChatMessage, ChatRequest, Role, SamplingParams};
+use ids::UnitId;
+use openapi::{ChatCompletionRequest, MessageRole};
+
+use crate::errors::ApiError;
+use crate::headers::SESSION_ID;
+
+/// The metadata entry that can name a session.
+const SESSION_METADATA: &str = "session_id";
+
+fn role(role: MessageRole) -> Role {
+    match role {
+        MessageRole::System => Role::System,
+        MessageRole::User => Role::User,
+        MessageRole::Assistant => Role::Assistant,
+    }
+}
+
+/// The engine's request; the adapter is filled in when the route is known.
+pub(super) fn question(request: &ChatCompletionRequest, seed: u64) -> ChatRequest {
+    let message = |message: &openapi::RequestMessage| ChatMessage {
+        role: role(message.role),
+        content: message.content.clone(),
+    };
+    ChatRequest {
+        messages: request.messages.iter().map(message).collect(),
+        adapter: None,
+        sampling: SamplingParams {
+            temperature: request.temperature,
+            top_p: request.top_p,
+            top_k: request.top_k,
+            min_p: request.min_p,
+            frequency_penalty: request.frequency_penalty,
+            presence_penalty: request.presence_penalty,
+            repetition_penalty: request.repetition_penalty,
+            logit_bias: request.logit_bias.clone(),
+            seed,
+        },
+        max_tokens: request.max_tokens,
+        stop: request.stop.clone(),
+        n: request.n,
+        top_logprobs: request.top_logprobs,
+        ignore_eos: request.ignore_eos,
+    }
+}
+
+/// The unit of assignment: the first that is present. Never the API key, which
+/// would send a whole company to one arm.
+pub(super) fn unit(
+    request: &ChatCompletionRequest,
+    http: &HttpRequest,
+) -> Result<Option<UnitId>, ApiError> {
+    let header = match http.headers().get(SESSION_ID) {
+        None => None,
+        Some(value) => Some(value.to_str().map_err(|_| {
+            ApiError::Http(crate::errors::HttpProblem::Header(SESSION_ID))
+        })?),
+    };
+    let candidates = [
+        ("safety_identifier", request.safety_identifier.as_deref()),
+        ("user", request.user.as_deref()),
+        (SESSION_ID, header),
+        ("metadata.session_id", request.metadata.get(SESSION_METADATA).map(String::as_str)),
+    ];
+    let found = candidates.into_iter().find_map(|(name, value)| {
+        value.filter(|value| !value.is_empty()).map(|value| (name, value))
+    });
+    let Some((name, value)) = found else { return Ok(None) };
+    UnitId::new(value).map(Some).map_err(|error| ApiError::invalid(name, error.to_string()))
+}

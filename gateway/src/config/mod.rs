@@ -1,0 +1,189 @@
+//! What a gateway is started with, after flags, environment, file and defaults
+//! were put together.
+//!
+//! Knows nothing of HTTP: it only reads, checks and names. Secrets are kept as
+//! digests where a comparison is all that is needed.
+
+mod file;
+mod keys;
+mod secret;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ids::ModelName;
+use store::{Durability, RedisCredentials};
+
+pub use file::Overrides;
+pub use keys::{ApiKey, KeyDigest};
+pub use secret::AdminKey;
+
+/// The address that is listened on by default.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
+/// The public model name that exists without any configuration.
+pub const MODEL_NAME_DEFAULT: &str = "flywheel";
+/// The longest request body by default.
+pub const BODY_BYTES_MAX_DEFAULT: usize = 4 << 20;
+/// How long running answers may take to end at a shutdown, by default.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Everything that a gateway is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// The folder that holds the embedded store, the adapter store and the
+    /// generated admin key.
+    pub data: PathBuf,
+    /// `embedded` or `redis[s]://HOST:PORT/DB`.
+    pub store: String,
+    /// The folder beneath which adapters may be imported; none forbids it.
+    pub adapter_root: Option<PathBuf>,
+    /// The least that an acknowledged write must promise.
+    pub durability: Durability,
+    /// Who this process is to Redis.
+    pub redis: RedisCredentials,
+    /// The public model names.
+    pub models: Vec<ModelName>,
+    /// Who may send requests; empty lets everyone on this machine.
+    pub keys: Vec<ApiKey>,
+    /// The key of the admin routes, where the environment gave one.
+    pub admin_key: Option<AdminKey>,
+    /// How the engine is sized.
+    pub engine: EngineConfig,
+    /// The longest request body.
+    pub body_bytes_max: usize,
+    /// How long running answers may take to end at a shutdown.
+    pub drain: Duration,
+    /// Whether answers say their rollout and arm in headers.
+    pub show_arm: bool,
+}
+
+/// How the engine is sized; what is absent is the engine's own default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Threads that compute.
+    pub threads: Option<usize>,
+    /// The most sequences in a batch.
+    pub running_max: Option<u32>,
+    /// The most sequences that may wait.
+    pub waiting_max: Option<u32>,
+    /// The most tokens in the key-value cache.
+    pub kv_tokens_max: Option<u32>,
+    /// A shorter context than the model's own.
+    pub context_length_max: Option<u32>,
+    /// The most bytes of resident adapters.
+    pub adapter_bytes_max: Option<u64>,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not the TOML that is expected.
+    #[error("{path}: {reason}")]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with its place.
+        reason: String,
+    },
+    /// A value cannot be used.
+    #[error("{name}: {reason}")]
+    Value {
+        /// Which option.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Everyone could send requests from anywhere.
+    #[error(
+        "refusing to listen on {0}: no API keys are configured, so anyone who reaches this address could use the model and vote. Listen on 127.0.0.1, or configure [[keys]]"
+    )]
+    OpenToAll(SocketAddr),
+}
+
+impl Config {
+    /// A gateway on this machine only, with the embedded store in `data` and
+    /// everything else at its default.
+    #[must_use]
+    pub fn local(model: PathBuf, data: PathBuf) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            model,
+            data,
+            store: "embedded".to_owned(),
+            adapter_root: None,
+            durability: Durability::Fsynced,
+            redis: RedisCredentials::default(),
+            models: ModelName::new(MODEL_NAME_DEFAULT).into_iter().collect(),
+            keys: Vec::new(),
+            admin_key: None,
+            engine: EngineConfig::default(),
+            body_bytes_max: BODY_BYTES_MAX_DEFAULT,
+            drain: DRAIN_DEFAULT,
+            show_arm: false,
+        }
+    }
+
+    /// Checks what only shows when all options are together.
+    ///
+    /// # Errors
+    /// [`ConfigError::OpenToAll`], and names that occur twice.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.keys.is_empty() && !self.listen.ip().is_loopback() {
+            return Err(ConfigError::OpenToAll(self.listen));
+        }
+        let twice = |name: &str, value: &str| ConfigError::Value {
+            name: name.to_owned(),
+            reason: format!("{value:?} occurs twice"),
+        };
+        for (i, model) in self.models.iter().enumerate() {
+            if self.models[..i].contains(model) {
+                return Err(twice("models", model.as_str()));
+            }
+        }
+        for (i, key) in self.keys.iter().enumerate() {
+            if self.keys[..i].iter().any(|other| other.name == key.name) {
+                return Err(twice("keys", &key.name));
+            }
+            if self.keys[..i].iter().any(|other| other.digest == key.digest) {
+                return Err(twice("keys", &format!("the key of {}", key.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_keys_only_this_machine_is_served() {
+        let mut config = Config::local("m".into(), "d".into());
+        config.check().unwrap();
+        config.listen = "[::1]:80".parse().unwrap();
+        config.check().unwrap();
+        config.listen = "0.0.0.0:80".parse().unwrap();
+        let error = config.check().unwrap_err();
+        assert!(matches!(error, ConfigError::OpenToAll(_)));
+        assert!(error.to_string().contains("no API keys"), "{error}");
+        config.keys.push(ApiKey::new("a", "secret-secret-secret", None, None).unwrap());
+        config.check().unwrap();
+        config.keys.push(ApiKey::new("b", "secret-secret-secret", None, None).unwrap());
+        assert!(config.check().is_err(), "one secret for two names");
+    }
+}

@@ -1,0 +1,134 @@
+//! Loads the model behind the open socket, restores the routes, and then keeps
+//! them up to date until the gateway stops.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use actix_web::web::Data;
+use control::{ControlError, Expected};
+use engine::Engine;
+use engine::native::{NativeEngine, NativeOptions};
+use rollout::Rollout;
+use tokio::sync::watch;
+
+use crate::app::{App, Serving};
+use crate::config::EngineConfig;
+use crate::guard;
+use crate::routing::{REFRESH_INTERVAL, Router, Synchronizer, Table, default_guardrails};
+
+/// Who writes the first document of a public name.
+const STARTUP: &str = "startup";
+
+/// How far the loading is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Loading,
+    Ready,
+    Failed(String),
+}
+
+/// Begins the loading, and says how it goes.
+pub(crate) fn start(
+    app: Data<App>,
+    slot: Arc<OnceLock<Arc<NativeEngine>>>,
+    mut stopped: watch::Receiver<bool>,
+) -> watch::Receiver<Progress> {
+    let (say, progress) = watch::channel(Progress::Loading);
+    tokio::spawn(async move {
+        match load(&app, &slot).await {
+            Ok(()) => say.send_replace(Progress::Ready),
+            Err(error) => {
+                tracing::error!(error, "the model cannot be served");
+                say.send_replace(Progress::Failed(error));
+                return;
+            }
+        };
+        tokio::select! {
+            () = follow(&app) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
+    });
+    progress
+}
+
+async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(), String> {
+    let started = Instant::now();
+    let path = app.config.model.clone();
+    let options = options(&app.config.engine);
+    let open = move || open(&path, options);
+    let engine = tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())??;
+    let engine = Arc::new(engine);
+    // Only this task ever fills it.
+    let _ = slot.set(engine.clone());
+    let engine: Arc<dyn Engine> = engine;
+    let base = engine.base().clone();
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(model = base.name, digest = %base.digest, seconds, "model loaded");
+    create_rollouts(app, &base).await.map_err(|error| error.to_string())?;
+    let table = Table::bare(base, &app.config.models, app.clock.now());
+    let router = Arc::new(Router::new(table));
+    let sync = Arc::new(Synchronizer {
+        control: app.control.clone(),
+        adapters: app.adapters.clone(),
+        engine: engine.clone(),
+        router: router.clone(),
+        metrics: app.metrics.clone(),
+        clock: app.clock.clone(),
+        models: app.config.models.clone(),
+        idle: tokio::sync::Mutex::default(),
+    });
+    sync.refresh().await.map_err(|error| error.to_string())?;
+    let serving = Serving { engine, router, sync, since: app.clock.now() };
+    app.serving.set(serving).map_err(|_| "the model was loaded twice".to_owned())
+}
+
+fn open(path: &Path, options: NativeOptions) -> Result<NativeEngine, String> {
+    NativeEngine::open(path, options).map_err(|error| error.to_string())
+}
+
+fn options(config: &EngineConfig) -> NativeOptions {
+    let default = NativeOptions::default();
+    NativeOptions {
+        threads: config.threads.unwrap_or(default.threads),
+        running_max: config.running_max.unwrap_or(default.running_max),
+        waiting_max: config.waiting_max.unwrap_or(default.waiting_max),
+        kv_tokens_max: config.kv_tokens_max.unwrap_or(default.kv_tokens_max),
+        context_length_max: config.context_length_max.or(default.context_length_max),
+        adapter_bytes_max: config.adapter_bytes_max.unwrap_or(default.adapter_bytes_max),
+        ..default
+    }
+}
+
+/// Gives every configured public name a document, so that it can be shown and
+/// changed; one that is there already is left alone.
+async fn create_rollouts(app: &App, base: &engine::BaseInfo) -> Result<(), ControlError> {
+    for model in &app.config.models {
+        let mut rollout = Rollout::new(model.clone(), base.digest, None, app.clock.now());
+        rollout.guardrails = default_guardrails();
+        let audit = app.audit_as(STARTUP, "rollout.create");
+        let put = control::rollouts::put(app.control.as_ref(), &rollout, Expected::Absent, audit);
+        match put.await {
+            Ok(_) | Err(ControlError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Follows the control state: at every announced change, and every second even
+/// without one, since an announcement can be lost with the connection.
+async fn follow(app: &Data<App>) {
+    let mut changes = app.control.changes();
+    loop {
+        let announced = tokio::time::timeout(REFRESH_INTERVAL, changes.changed()).await;
+        if matches!(announced, Ok(Err(_))) {
+            // Nobody announces any more; the interval alone remains.
+            tokio::time::sleep(REFRESH_INTERVAL).await;
+        }
+        let Ok(serving) = app.serving() else { continue };
+        // A failure is logged where it happens, and tried again.
+        let _ = serving.sync.refresh().await;
+        guard::tend(app).await;
+    }
+}
