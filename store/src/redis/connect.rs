@@ -116,6 +116,13 @@ impl Connector {
         })
     }
 
+    /// Has all connections of `epoch` replaced before they are used again.
+    fn suspect(&self, epoch: u64) {
+        let _ = self
+            .epoch
+            .compare_exchange(epoch, epoch + 1, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
     fn note(&self, promise: &Promise) {
         let mut known = self.promise.lock();
         if known.as_ref() != Some(promise) {
@@ -157,13 +164,7 @@ impl Connection {
     /// server, and after a restart all of them have to be checked again.
     fn noted<T>(&self, answer: redis::RedisResult<T>) -> Result<T, StoreError> {
         if answer.as_ref().is_err_and(is_lost) {
-            let epoch = &self.connector.epoch;
-            let _ = epoch.compare_exchange(
-                self.epoch,
-                self.epoch + 1,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            );
+            self.connector.suspect(self.epoch);
         }
         Ok(answer?)
     }
@@ -215,6 +216,9 @@ impl Link {
             .runtime
             .spawn(Arc::clone(&self.connector).connect());
         let connected = connecting.await.unwrap_or(Err(StoreError::Stopped));
+        if connected.is_err() {
+            self.connector.suspect(epoch);
+        }
         state.failed = connected
             .as_ref()
             .err()

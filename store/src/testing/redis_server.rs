@@ -1,4 +1,4 @@
-//! Real servers and folders for tests, of this crate and of those above.
+//! A real Redis server for one test.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Backend, RedisAddress, StoreError, StoreOptions, StoreUrl};
+use crate::{RedisAddress, StoreUrl};
 
 /// How long a server may take to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -16,67 +16,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A port may be taken by another process before the server has it.
 const START_TRIES: u32 = 5;
-
-/// Where a test's store is; gone when dropped.
-#[derive(Debug)]
-pub enum Place {
-    /// An SQLite file in this folder.
-    Folder(TempDir),
-    /// A Redis server that fsyncs every write.
-    Server(RedisServer),
-}
-
-impl Place {
-    /// A new folder for the embedded store.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn sqlite() -> io::Result<Self> {
-        TempDir::new().map(Self::Folder)
-    }
-
-    /// A new Redis server.
-    ///
-    /// # Errors
-    /// As for [`RedisServer::start`].
-    pub fn redis() -> io::Result<Self> {
-        RedisServer::start("always").map(Self::Server)
-    }
-
-    /// Where the store is.
-    #[must_use]
-    pub fn url(&self) -> StoreUrl {
-        match self {
-            Self::Folder(folder) => StoreUrl::Embedded {
-                path: folder.path().join("test.sqlite"),
-            },
-            Self::Server(server) => server.url(),
-        }
-    }
-
-    /// Opens the store once more, on connections of its own, as another
-    /// process would.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn open(&self) -> Result<Backend, StoreError> {
-        Backend::open(&self.url(), &StoreOptions::default()).await
-    }
-
-    /// Kills the server, where there is one, and starts it again.
-    ///
-    /// # Errors
-    /// Where it does not come up.
-    pub fn restart(&mut self) -> io::Result<()> {
-        match self {
-            Self::Folder(_) => Ok(()),
-            Self::Server(server) => {
-                server.kill()?;
-                server.start_again()
-            }
-        }
-    }
-}
 
 /// A Redis server of its own, in a folder of its own, killed when dropped.
 #[derive(Debug)]
@@ -156,6 +95,17 @@ impl RedisServer {
     pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)
+    }
+
+    /// Puts `after` in the place of the setting `before`, from the next start on.
+    pub fn change_setting(&mut self, before: &str, after: &str) {
+        for setting in self
+            .settings
+            .iter_mut()
+            .filter(|setting| *setting == before)
+        {
+            after.clone_into(setting);
+        }
     }
 
     /// Starts it again, on the same port and files.
