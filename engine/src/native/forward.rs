@@ -206,7 +206,13 @@ impl Forward {
         let matrices = projections.map(|projection| weights.projection(projection));
         let mut outputs = matrices.map(|matrix| vec![0.0; batch.n * matrix.rows()]);
         let mut slices = outputs.each_mut().map(Vec::as_mut_slice);
-        matmul_many(&matrices, x, batch.n, &mut slices, self.precision);
+        matmul_many(
+            &matrices,
+            x,
+            batch.n,
+            &mut slices,
+            self.precision_of(projections[0]),
+        );
         for group in &batch.groups {
             for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
                 let (rows, cols) = (&group.rows, matrix.cols());
@@ -216,6 +222,18 @@ impl Forward {
             }
         }
         outputs
+    }
+
+    /// Rounding what enters queries, keys and values costs most: done finer, it
+    /// takes the divergence from f32 from 0.0035 to 0.0020 nats for a sixth more
+    /// work (llama.cpp: 0.0032; `tests/golden/kl_transformers.json`).
+    fn precision_of(&self, projection: Projection) -> Precision {
+        match (self.precision, projection) {
+            (Precision::Int8, Projection::Q | Projection::K | Projection::V) => {
+                Precision::Int8Twice
+            }
+            (precision, _) => precision,
+        }
     }
 
     fn norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {

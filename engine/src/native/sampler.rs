@@ -193,7 +193,7 @@ pub(super) fn argmax(values: &[f32]) -> Option<usize> {
     let mut best = (0, f32::NEG_INFINITY);
     let mut sum = 0.0f32;
     for (i, &value) in values.iter().enumerate() {
-        sum += value - value; // not a number as soon as one is not finite
+        sum += value * 0.0; // not a number as soon as one is not finite
         if value > best.1 {
             best = (i, value);
         }

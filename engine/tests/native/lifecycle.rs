@@ -89,7 +89,7 @@ async fn adapter_memory_is_bounded_and_given_back() {
     assert!(
         matches!(found, EngineError::AdapterMemory { free: 0, budget, .. } if budget == info.bytes)
     );
-    assert_eq!(small.adapters(), [info.clone()]);
+    assert_eq!(small.adapters(), std::slice::from_ref(&info));
     small.unload_adapter(&first.digest).await.unwrap();
     assert_eq!(small.capacity().adapter_bytes, 0);
     small.load_adapter(first).await.unwrap();

@@ -58,6 +58,24 @@ impl Activations {
         Self { n, codes, scales }
     }
 
+    /// `x`, which this was made of, less what the codes stand for.
+    pub(crate) fn residual(&self, x: &[f32]) -> Vec<f32> {
+        let mut rest = x.to_vec();
+        let cols = x.len() / self.n.max(1);
+        for (i, row) in rest.chunks_exact_mut(cols.max(1)).enumerate() {
+            for (b, block) in row.chunks_exact_mut(BLOCK).enumerate() {
+                let at = b * self.n + i;
+                let (words, scale) = (&self.codes[at], self.scales[at].scale);
+                for (values, word) in block.chunks_exact_mut(4).zip(words) {
+                    for (value, code) in values.iter_mut().zip(word.to_le_bytes()) {
+                        *value = scale.mul_add(-f32::from(code as i8), *value);
+                    }
+                }
+            }
+        }
+        rest
+    }
+
     /// The codes and scales of some rows in one block.
     #[inline(always)]
     pub(super) fn block(&self, b: usize, first: usize, n: usize) -> (&[Words], &[BlockScale]) {

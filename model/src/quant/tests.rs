@@ -110,6 +110,10 @@ fn int8_products_are_close_to_f32_ones() {
         for (a, b) in exact.iter().zip(&fast) {
             assert!((a - b).abs() < 0.15, "{format:?}: {a} against {b}");
         }
+        matrix.matmul(&x, n, &mut fast, Precision::Int8Twice);
+        for (a, b) in exact.iter().zip(&fast) {
+            assert!((a - b).abs() < 0.001, "{format:?}: {a} against {b}");
+        }
     }
 }
 
