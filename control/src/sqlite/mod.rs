@@ -63,7 +63,7 @@ impl ControlStore for SqliteControl {
     async fn get(&self, key: &DocKey) -> Result<Option<Document>, ControlError> {
         let key = key.clone();
         self.0
-            .read(move |db| Ok(row_of(db, &key)?.and_then(Stored::document).transpose()?))
+            .read(move |db| row_of(db, &key)?.and_then(Stored::document).transpose())
             .await
     }
 

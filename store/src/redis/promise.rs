@@ -129,6 +129,14 @@ fn version(info: &str) -> Option<(String, (u32, u32))> {
 mod tests {
     use super::*;
 
+    /// Version, changed settings; durability and whether WAITAOF follows.
+    type Case = (
+        (u32, u32),
+        &'static [(&'static str, &'static str)],
+        Durability,
+        bool,
+    );
+
     fn assess(version: (u32, u32), changes: &[(&str, &str)]) -> Promise {
         let mut config: HashMap<String, String> = [
             ("appendonly", "yes"),
@@ -146,7 +154,7 @@ mod tests {
 
     #[test]
     fn only_an_fsync_before_the_answer_counts_as_one() {
-        let cases: [((u32, u32), &[(&str, &str)], Durability, bool); 8] = [
+        let cases: [Case; 8] = [
             ((7, 0), &[], Durability::Fsynced, false),
             (
                 (7, 0),
