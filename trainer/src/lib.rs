@@ -23,6 +23,8 @@ mod publish;
 mod report;
 mod services;
 mod sidecar;
+#[cfg(test)]
+mod tests;
 pub mod train;
 
 pub use config::{Config, DatasetConfig, EvalConfig, PublishConfig, Schedule};

@@ -199,7 +199,8 @@ impl Parameters {
         Ok(Sha256Digest::of(&bytes))
     }
 
-    /// The tensors of a list of group vectors by name, for tests and reports.
+    /// The tensors of a list of group vectors by name.
+    #[cfg(test)]
     pub(crate) fn named<'a>(
         &'a self,
         vectors: &'a [Vec<f32>],

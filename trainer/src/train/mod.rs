@@ -21,3 +21,8 @@ pub use reference::ReferenceCache;
 pub use run::{Outcome, Trained, train};
 pub use schedule::{Decay, learning_rate};
 pub use validation::{PairScore, Scores, score};
+
+#[cfg(test)]
+pub(crate) use batch::MicroBatch;
+#[cfg(test)]
+pub(crate) use step::StepInput;

@@ -1,0 +1,67 @@
+//! Tests of the whole forward and backward pass: against finite differences,
+//! against torch, against the serving engine, and packed against separate.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod adamw;
+mod real_model;
+mod run;
+mod tiny_model;
+
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+
+use model::BaseModel;
+use model::lora::LoraAdapter;
+
+use crate::{FrozenModel, Sequence};
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(name)
+}
+
+/// A random llama of two layers.
+fn tiny() -> &'static BaseModel {
+    static MODEL: LazyLock<BaseModel> =
+        LazyLock::new(|| BaseModel::open(&golden("tiny_llama/model.gguf")).unwrap());
+    &MODEL
+}
+
+/// A PEFT adapter for it with both factors random.
+fn tiny_adapter() -> LoraAdapter {
+    let read = |name: &str| std::fs::read(golden("tiny_llama/adapter").join(name)).unwrap();
+    let (config, weights) = (
+        read("adapter_config.json"),
+        read("adapter_model.safetensors"),
+    );
+    LoraAdapter::from_peft(&config, &weights, &tiny().config).unwrap()
+}
+
+fn frozen(base: &BaseModel) -> FrozenModel {
+    FrozenModel::new(&base.weights, &base.config, 256)
+}
+
+fn sequence(tokens: &[u32], completion_start: usize) -> Sequence {
+    Sequence {
+        tokens: tokens.to_vec(),
+        completion_start,
+    }
+}
+
+/// SmolLM2-135M-Instruct as it is served.
+fn real() -> Arc<BaseModel> {
+    static MODEL: LazyLock<Arc<BaseModel>> = LazyLock::new(|| {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
+            PathBuf::from,
+        );
+        let default = cache.join("flywheel/models/SmolLM2-135M-Instruct.Q4_1.gguf");
+        let path = std::env::var_os("FLYWHEEL_TEST_MODEL").map_or(default, PathBuf::from);
+        assert!(
+            path.exists(),
+            "{} is missing: run `make model`",
+            path.display()
+        );
+        Arc::new(BaseModel::open(&path).unwrap())
+    });
+    Arc::clone(&MODEL)
+}
