@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use ids::AdapterDigest;
-use model::kernels::{KvLayout, PAGE_TOKENS};
+use model::kernels::PAGE_TOKENS;
 use model::lora::LoraAdapter;
 use model::{BaseModel, ModelError, TemplateMessage};
 use parking_lot::Mutex;
@@ -44,14 +44,9 @@ impl NativeEngine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if the model's shape has no kernels, or threads
-    /// cannot be started.
+    /// [`EngineError::Failed`] if threads cannot be started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
         let layout = kv_layout(&model);
-        if !layout.head_dim.is_multiple_of(KvLayout::HEAD_DIM_MULTIPLE) {
-            let reason = format!("heads of {} elements are not supported", layout.head_dim);
-            return Err(EngineError::Failed(reason));
-        }
         let cache_tokens = (options.kv_tokens_max as usize / PAGE_TOKENS).max(1) * PAGE_TOKENS;
         let context_length = options
             .context_length_max

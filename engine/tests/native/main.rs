@@ -5,4 +5,5 @@
 mod conformance;
 mod golden;
 mod lifecycle;
+mod peft;
 mod support;

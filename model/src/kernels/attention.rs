@@ -30,27 +30,34 @@ pub struct KvLayout {
     pub kv_heads: usize,
     /// Query heads; a multiple of the key heads.
     pub heads: usize,
-    /// Elements of a head, a multiple of [`KvLayout::HEAD_DIM_MULTIPLE`].
+    /// Elements of a head.
     pub head_dim: usize,
 }
 
 impl KvLayout {
-    /// What the size of a head must be a multiple of.
-    pub const HEAD_DIM_MULTIPLE: usize = 2 * GROUP;
-
-    /// Panel rows of one head's keys (or values) in a page.
-    fn head_rows(&self) -> usize {
+    /// Panel rows of one head's keys in a page.
+    fn key_rows(&self) -> usize {
         2 * self.head_dim
+    }
+
+    /// Panel rows of one head's values in a page: pairs of panels.
+    fn value_rows(&self) -> usize {
+        self.head_dim.div_ceil(2 * GROUP) * 2 * PAGE_TOKENS
+    }
+
+    /// Panel rows of one head in a page.
+    fn head_rows(&self) -> usize {
+        self.key_rows() + self.value_rows()
     }
 
     /// Bytes of a page.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
-        self.layers * self.kv_heads * 2 * self.head_rows() * size_of::<PanelRow>()
+        self.layers * self.kv_heads * self.head_rows() * size_of::<PanelRow>()
     }
 
     fn head_start(&self, layer: usize, kv_head: usize) -> usize {
-        (layer * self.kv_heads + kv_head) * 2 * self.head_rows()
+        (layer * self.kv_heads + kv_head) * self.head_rows()
     }
 }
 
@@ -58,7 +65,7 @@ impl KvLayout {
 pub struct KvPage {
     layout: KvLayout,
     /// For each layer and head: keys `[2][head_dim][16 positions]`, then values
-    /// `[head_dim / 16][32 positions][16]`.
+    /// `[head_dim / 16, even][32 positions][16]`.
     rows: Box<[PanelRow]>,
 }
 
@@ -66,7 +73,7 @@ impl KvPage {
     /// An empty page.
     #[must_use]
     pub fn new(layout: KvLayout) -> Self {
-        let rows = layout.layers * layout.kv_heads * 2 * layout.head_rows();
+        let rows = layout.layers * layout.kv_heads * layout.head_rows();
         Self {
             layout,
             rows: vec![PanelRow([0.0; GROUP]); rows].into(),
@@ -88,23 +95,23 @@ impl KvPage {
         for (head, (keys, values)) in heads {
             let start = layout.head_start(layer, head);
             let (key_rows, value_rows) =
-                self.rows[start..start + 2 * layout.head_rows()].split_at_mut(layout.head_rows());
+                self.rows[start..start + layout.head_rows()].split_at_mut(layout.key_rows());
             let key_panel = &mut key_rows[slot / GROUP * dim..][..dim];
             for (row, key) in key_panel.iter_mut().zip(keys) {
                 row.0[slot % GROUP] = *key;
             }
             for (panel, values) in value_rows
                 .chunks_exact_mut(PAGE_TOKENS)
-                .zip(values.chunks_exact(GROUP))
+                .zip(values.chunks(GROUP))
             {
-                panel[slot].0.copy_from_slice(values);
+                panel[slot].0[..values.len()].copy_from_slice(values);
             }
         }
     }
 
     fn key_panels(&self, layer: usize, kv_head: usize) -> (&[PanelRow], &[PanelRow]) {
         let start = self.layout.head_start(layer, kv_head);
-        self.rows[start..start + self.layout.head_rows()].split_at(self.layout.head_dim)
+        self.rows[start..start + self.layout.key_rows()].split_at(self.layout.head_dim)
     }
 
     /// The panels of 32 value elements from `dim`, first `positions` positions.
@@ -116,7 +123,7 @@ impl KvPage {
         positions: usize,
     ) -> (&[PanelRow], &[PanelRow]) {
         let start = self.layout.head_start(layer, kv_head)
-            + self.layout.head_rows()
+            + self.layout.key_rows()
             + dim / GROUP * PAGE_TOKENS;
         let (first, second) = self.rows[start..start + 2 * PAGE_TOKENS].split_at(PAGE_TOKENS);
         (&first[..positions], &second[..positions])
@@ -192,7 +199,7 @@ impl Task<'_> {
                 stride: dim,
                 offset: 0,
             };
-            let out = out.window(start, dim);
+            let out = out.window(start, dim, dim);
             self.attend_rows(x, |_| position, position, &out);
             return;
         }
@@ -204,7 +211,7 @@ impl Task<'_> {
                 stride,
                 offset: head * dim,
             };
-            let out = out.window(row * stride + head * dim, stride);
+            let out = out.window(row * stride + head * dim, stride, dim);
             self.attend_rows(x, |i| position + i, position + count - 1, &out);
         }
     }

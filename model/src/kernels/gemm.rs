@@ -95,7 +95,7 @@ impl Job<'_, '_> {
         for (i, row) in acc.iter_mut().enumerate() {
             for (p, acc) in row.iter_mut().enumerate() {
                 let col = self.col + p * GROUP;
-                if col < self.y.stride() {
+                if col < self.y.width() {
                     // SAFETY: the caller of `panel_product` owns these columns.
                     let part = unsafe { self.y.part(self.first + i, col, GROUP) };
                     let len = part.len();

@@ -26,6 +26,7 @@ pub(super) struct SharedOutput<'a> {
     start: *mut f32,
     len: usize,
     stride: usize,
+    width: usize,
     lifetime: std::marker::PhantomData<&'a mut [f32]>,
 }
 
@@ -42,26 +43,29 @@ impl<'a> SharedOutput<'a> {
             start: matrix.as_mut_ptr(),
             len: matrix.len(),
             stride,
+            width: stride,
             lifetime: std::marker::PhantomData,
         }
     }
 
-    /// The matrix with rows of `stride` that begins at element `start` of this one.
-    pub(super) fn window(&self, start: usize, stride: usize) -> Self {
-        assert!(start <= self.len);
+    /// The matrix of `width` columns, its rows `stride` apart, that begins at
+    /// element `start` of this one.
+    pub(super) fn window(&self, start: usize, stride: usize, width: usize) -> Self {
+        assert!(start <= self.len && width <= stride);
         // SAFETY: within the same allocation by the assertion.
         let first = unsafe { self.start.add(start) };
         Self {
             start: first,
             len: self.len - start,
             stride,
+            width,
             lifetime: self.lifetime,
         }
     }
 
-    /// The distance between rows.
-    pub(super) fn stride(&self) -> usize {
-        self.stride
+    /// Columns.
+    pub(super) fn width(&self) -> usize {
+        self.width
     }
 
     /// Part of a row, from `col`, at most `len` long and within the row.
@@ -70,7 +74,7 @@ impl<'a> SharedOutput<'a> {
     /// No other task uses that part while the slice lives.
     #[expect(clippy::mut_from_ref, reason = "the caller keeps parts disjoint")]
     pub(super) unsafe fn part(&self, row: usize, col: usize, len: usize) -> &mut [f32] {
-        let len = len.min(self.stride - col);
+        let len = len.min(self.width - col);
         let at = row * self.stride + col;
         assert!(at + len <= self.len);
         // SAFETY: within the matrix by the assertion; exclusive by contract.
