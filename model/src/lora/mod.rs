@@ -1,7 +1,7 @@
 //! LoRA adapters, read from and written to PEFT's files.
 //!
 //! In memory the rows of an adapter lie in the order of the model's GGUF file,
-//! in PEFT's files in the order of the published weights; [`permute`] is the one
+//! in PEFT's files in the order of the published weights; `permute` is the one
 //! place that knows the difference. Knows no files' places and no digests.
 
 mod config;

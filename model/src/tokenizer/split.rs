@@ -61,3 +61,57 @@ fn expression(expression: &str) -> Result<PreTokenizerWrapper, ModelError> {
         .map(Into::into)
         .map_err(|e| ModelError::Tokenizer(e.to_string()))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
+
+    use super::*;
+
+    fn words(name: &str, text: &str) -> Vec<String> {
+        let mut pieces = PreTokenizedString::from(text);
+        Splitting::named(name)
+            .unwrap()
+            .pre_tokenizer
+            .pre_tokenize(&mut pieces)
+            .unwrap();
+        let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        let written = |piece: &str| piece.replace('Ġ', " ").replace('Ċ', "\n");
+        pieces
+            .into_iter()
+            .map(|(piece, _, _)| written(piece))
+            .collect()
+    }
+
+    #[test]
+    fn each_way_cuts_as_its_published_tokenizer() {
+        let text = "I'LL pay 12345\n\n  now";
+        let cases: [(&str, &[&str]); 4] = [
+            (
+                "gpt-2",
+                &["I", "'", "LL", " pay", " 12345", "\n\n ", " now"],
+            ),
+            (
+                "smollm",
+                &[
+                    "I", "'", "LL", " pay", " ", "1", "2", "3", "4", "5", "\n\n ", " now",
+                ],
+            ),
+            (
+                "llama-bpe",
+                &["I", "'LL", " pay", " ", "123", "45", "\n\n", " ", " now"],
+            ),
+            (
+                "qwen2",
+                &[
+                    "I", "'LL", " pay", " ", "1", "2", "3", "4", "5", "\n\n", " ", " now",
+                ],
+            ),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(words(name, text), expected, "{name}");
+        }
+        assert!(Splitting::named("unheard-of").is_err());
+    }
+}

@@ -4,6 +4,7 @@
 
 mod chat;
 mod damaged;
+mod gguf;
 mod peft;
 mod refusals;
 mod tokenizer;
