@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(tree.positions, [0, 1, 2, 2, 3]);
         assert_eq!(tree.segments.len(), 3);
         assert_eq!(tree.segments[2].rows, 3..5);
-        assert_eq!(tree.segments[2].ancestors, [0..2]);
+        assert_eq!(tree.segments[2].path().collect::<Vec<_>>(), [0..2, 3..5]);
         let scored: Vec<(usize, u32)> = packs[0].targets.iter().map(|t| (t.row, t.token)).collect();
         assert_eq!(scored, [(1, 3), (2, 9), (1, 4), (3, 5), (4, 9)]);
         assert_eq!(packs[0].groups[0].targets, [0..2, 2..5]);

@@ -174,8 +174,7 @@ fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mu
         return;
     };
     let min = gate.preference_accuracy_min;
-    // Written so that a NaN is refused.
-    if !(scores.reward_accuracy >= min) {
+    if scores.reward_accuracy.is_nan() || scores.reward_accuracy < min {
         refusals.push(Refusal::PreferenceAccuracy {
             found: scores.reward_accuracy,
             min,

@@ -171,7 +171,7 @@ fn packed_is_separate() {
         .flatten()
         .zip(separate_sums.iter().flatten())
     {
-        assert!((a - b).abs() < 1e-5, "{a} is not {b}");
+        assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{a} is not {b}");
     }
 }
 
@@ -228,7 +228,7 @@ fn gradients_agree_with_finite_differences_through_all_layers() {
         .named(&sums)
         .map(|(name, values)| (name, values.to_vec()))
         .collect();
-    const STEP: f32 = 1e-2;
+    const STEP: f32 = 2e-3;
     for id in adapter.modules.keys() {
         for factor in ["A", "B"] {
             let gradient = &named[&format!("{id}.lora_{factor}")];
