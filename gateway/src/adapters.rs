@@ -37,7 +37,11 @@ pub(crate) fn check_free(serving: &Serving, name: &AliasName) -> Result<(), Name
     let is_taken = table.models.contains_key(text)
         || table.base.name == text
         || text.parse::<AdapterDigest>().is_ok();
-    if is_taken { Err(NameTaken(name.clone())) } else { Ok(()) }
+    if is_taken {
+        Err(NameTaken(name.clone()))
+    } else {
+        Ok(())
+    }
 }
 
 /// Reads a foreign PEFT folder, has the engine check and load it, and only then
@@ -52,7 +56,10 @@ pub(crate) async fn import(
         return Err(AdapterStoreError::PathInvalid(reason).into());
     };
     let read = tokio::task::spawn_blocking(move || folder::read_peft_folder(&root, &path));
-    let files = read.await.map_err(std::io::Error::other).map_err(AdapterStoreError::Io)??;
+    let files = read
+        .await
+        .map_err(std::io::Error::other)
+        .map_err(AdapterStoreError::Io)??;
     let digest = files.digest();
     match app.adapters.manifest(&digest).await {
         Ok(manifest) => {
@@ -68,7 +75,10 @@ pub(crate) async fn import(
     };
     let started = std::time::Instant::now();
     serving.engine.load_adapter(package).await?;
-    app.metrics.adapter_loaded(&digest, started.elapsed().as_secs_f64());
-    app.adapters.put(&files, &Lineage::imported(app.clock.now())).await?;
+    app.metrics
+        .adapter_loaded(&digest, started.elapsed().as_secs_f64());
+    app.adapters
+        .put(&files, &Lineage::imported(app.clock.now()))
+        .await?;
     Ok(digest)
 }

@@ -63,7 +63,11 @@ impl App {
     }
 
     pub(crate) fn audit_as(&self, actor: &str, action: &str) -> AuditEntry {
-        AuditEntry { actor: actor.to_owned(), action: action.to_owned(), at: self.clock.now() }
+        AuditEntry {
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            at: self.clock.now(),
+        }
     }
 
     /// Makes a change of the control state effective here at once. Whether it

@@ -20,7 +20,9 @@ use crate::errors::{ApiError, HttpProblem};
 
 fn app(request: &HttpRequest) -> Result<&Data<App>, ApiError> {
     // Only a server put together without its state lacks it.
-    request.app_data::<Data<App>>().ok_or(crate::errors::Unavailable::Loading.into())
+    request
+        .app_data::<Data<App>>()
+        .ok_or(crate::errors::Unavailable::Loading.into())
 }
 
 /// Someone who may use the model: a holder of an API key, or anyone where none
@@ -32,7 +34,11 @@ impl FromRequest for Client {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(app(request).and_then(|app| app.keys.caller(request)).map(Self))
+        ready(
+            app(request)
+                .and_then(|app| app.keys.caller(request))
+                .map(Self),
+        )
     }
 }
 
@@ -44,7 +50,11 @@ impl FromRequest for Admin {
     type Future = Ready<Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(app(request).and_then(|app| app.keys.admin(request)).map(|()| Self))
+        ready(
+            app(request)
+                .and_then(|app| app.keys.admin(request))
+                .map(|()| Self),
+        )
     }
 }
 
@@ -59,8 +69,14 @@ impl Body {
     }
 
     /// The body as `T`, or its default where there is none.
-    pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, RequestError> {
-        if self.0.is_empty() { Ok(T::default()) } else { self.parse() }
+    pub(crate) fn parse_or_default<T: DeserializeOwned + Default>(
+        &self,
+    ) -> Result<T, RequestError> {
+        if self.0.is_empty() {
+            Ok(T::default())
+        } else {
+            self.parse()
+        }
     }
 }
 
@@ -69,7 +85,8 @@ impl FromRequest for Body {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let bytes_max = app(request).map_or(BODY_BYTES_MAX_DEFAULT, |app| app.config.body_bytes_max);
+        let bytes_max =
+            app(request).map_or(BODY_BYTES_MAX_DEFAULT, |app| app.config.body_bytes_max);
         let checked = check_headers(request, bytes_max);
         let payload = payload.take();
         Box::pin(async move {
@@ -80,18 +97,30 @@ impl FromRequest for Body {
 }
 
 fn check_headers(request: &HttpRequest, bytes_max: usize) -> Result<(), HttpProblem> {
-    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let text = |name| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
     let length: Option<u64> = text(CONTENT_LENGTH).and_then(|text| text.parse().ok());
     if length.is_some_and(|length| length > bytes_max as u64) {
         return Err(HttpProblem::TooLarge { bytes_max });
     }
-    let has_body = length != Some(0) && (length.is_some() || request.headers().contains_key("transfer-encoding"));
-    let kind = text(CONTENT_TYPE).and_then(|kind| kind.split(';').next()).map(str::trim);
+    let has_body = length != Some(0)
+        && (length.is_some() || request.headers().contains_key("transfer-encoding"));
+    let kind = text(CONTENT_TYPE)
+        .and_then(|kind| kind.split(';').next())
+        .map(str::trim);
     let is_json = kind.is_some_and(|kind| {
         let kind = kind.to_ascii_lowercase();
         kind == "application/json" || kind.ends_with("+json")
     });
-    if has_body && !is_json { Err(HttpProblem::MediaType) } else { Ok(()) }
+    if has_body && !is_json {
+        Err(HttpProblem::MediaType)
+    } else {
+        Ok(())
+    }
 }
 
 async fn read(mut payload: Payload, bytes_max: usize) -> Result<Bytes, ApiError> {

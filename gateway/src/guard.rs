@@ -18,7 +18,15 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// this may take its time.
 pub(crate) async fn abort(app: &App, trial: &Trial, reason: String) {
     for _ in 0..ATTEMPTS_MAX {
-        match try_apply(app, trial, Command::Abort { reason: reason.clone() }).await {
+        match try_apply(
+            app,
+            trial,
+            Command::Abort {
+                reason: reason.clone(),
+            },
+        )
+        .await
+        {
             Ok(()) => break,
             Err(ControlError::Conflict { .. }) => {}
             Err(error) => {
@@ -55,12 +63,20 @@ async fn try_apply(app: &App, trial: &Trial, command: Command) -> Result<(), Con
 
 /// Aborts every rollout on trial and says which were.
 pub(crate) async fn abort_all(app: &App, reason: &str) -> Vec<ModelName> {
-    let Ok(serving) = app.serving() else { return Vec::new() };
+    let Ok(serving) = app.serving() else {
+        return Vec::new();
+    };
     let table = serving.router.table();
     let mut aborted = Vec::new();
-    for model in table.models.values().filter(|model| model.rollout.in_flight()) {
+    for model in table
+        .models
+        .values()
+        .filter(|model| model.rollout.in_flight())
+    {
         let Some(trial) = &model.trial else { continue };
-        let command = Command::Abort { reason: reason.to_owned() };
+        let command = Command::Abort {
+            reason: reason.to_owned(),
+        };
         match try_apply(app, trial, command).await {
             Ok(()) => aborted.push(trial.model.clone()),
             Err(error) => tracing::error!(model = %trial.model, %error, "an abort was not written"),
@@ -91,5 +107,8 @@ fn due(model: &PublicModel, now: ids::UnixMillis) -> Option<(&Trial, Command)> {
         guardrails => guardrails.to_vec(),
     };
     let verdict = verdict(&guardrails, &trial.counters(Arm::Canary).guard);
-    model.rollout.due(&verdict, now).map(|command| (trial, command))
+    model
+        .rollout
+        .due(&verdict, now)
+        .map(|command| (trial, command))
 }

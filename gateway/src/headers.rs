@@ -33,7 +33,10 @@ pub(crate) fn put_limits(response: &mut HttpResponseBuilder, charge: &Charge) {
     for (what, level) in levels {
         let Some(level) = level else { continue };
         response.insert_header((format!("x-ratelimit-limit-{what}"), level.limit.to_string()));
-        response.insert_header((format!("x-ratelimit-remaining-{what}"), level.remaining.to_string()));
+        response.insert_header((
+            format!("x-ratelimit-remaining-{what}"),
+            level.remaining.to_string(),
+        ));
         response.insert_header((format!("x-ratelimit-reset-{what}"), seconds(level.reset)));
     }
 }

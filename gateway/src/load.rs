@@ -57,7 +57,9 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
     let path = app.config.model.clone();
     let options = options(&app.config.engine);
     let open = move || open(&path, options);
-    let engine = tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())??;
+    let engine = tokio::task::spawn_blocking(open)
+        .await
+        .map_err(|error| error.to_string())??;
     let engine = Arc::new(engine);
     // Only this task ever fills it.
     let _ = slot.set(engine.clone());
@@ -65,7 +67,9 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
     let base = engine.base().clone();
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(model = base.name, digest = %base.digest, seconds, "model loaded");
-    create_rollouts(app, &base).await.map_err(|error| error.to_string())?;
+    create_rollouts(app, &base)
+        .await
+        .map_err(|error| error.to_string())?;
     let table = Table::bare(base, &app.config.models, app.clock.now());
     let router = Arc::new(Router::new(table));
     let sync = Arc::new(Synchronizer {
@@ -79,8 +83,15 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
         idle: tokio::sync::Mutex::default(),
     });
     sync.refresh().await.map_err(|error| error.to_string())?;
-    let serving = Serving { engine, router, sync, since: app.clock.now() };
-    app.serving.set(serving).map_err(|_| "the model was loaded twice".to_owned())
+    let serving = Serving {
+        engine,
+        router,
+        sync,
+        since: app.clock.now(),
+    };
+    app.serving
+        .set(serving)
+        .map_err(|_| "the model was loaded twice".to_owned())
 }
 
 fn open(path: &Path, options: NativeOptions) -> Result<NativeEngine, String> {
@@ -95,7 +106,9 @@ fn options(config: &EngineConfig) -> NativeOptions {
         waiting_max: config.waiting_max.unwrap_or(default.waiting_max),
         kv_tokens_max: config.kv_tokens_max.unwrap_or(default.kv_tokens_max),
         context_length_max: config.context_length_max.or(default.context_length_max),
-        adapter_bytes_max: config.adapter_bytes_max.unwrap_or(default.adapter_bytes_max),
+        adapter_bytes_max: config
+            .adapter_bytes_max
+            .unwrap_or(default.adapter_bytes_max),
         ..default
     }
 }

@@ -10,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use engine::{AdapterInfo, Capacity, Engine};
 use ids::{AdapterDigest, UnixMillis};
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use store::Durability;
 
@@ -25,12 +25,15 @@ pub(crate) type AdapterNames = BTreeMap<AdapterDigest, Vec<String>>;
 /// The label of the bare base.
 const BASE: &str = "base";
 
-const FIRST_TOKEN_SECONDS: &[f64] =
-    &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-const BETWEEN_TOKENS_SECONDS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-const REQUEST_SECONDS: &[f64] =
-    &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+const FIRST_TOKEN_SECONDS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+const BETWEEN_TOKENS_SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
+const REQUEST_SECONDS: &[f64] = &[
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+];
 
 /// All metrics of one gateway.
 pub(crate) struct Metrics {
@@ -87,20 +90,87 @@ fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
 impl Vllm {
     fn new(r: &Registry) -> prometheus::Result<Self> {
         let lora = &["max_lora", "running_lora_adapters", "waiting_lora_adapters"];
-        let h = |name: &str, help: &str, buckets| Histogram::with_opts(histogram(name, help, buckets));
+        let h =
+            |name: &str, help: &str, buckets| Histogram::with_opts(histogram(name, help, buckets));
         Ok(Self {
-            running: add(r, IntGauge::new("vllm:num_requests_running", "Sequences in the batch"))?,
-            waiting: add(r, IntGauge::new("vllm:num_requests_waiting", "Sequences that wait"))?,
-            cache_usage: add(r, Gauge::new("vllm:kv_cache_usage_perc", "Used share of the key-value cache, 0 to 1"))?,
-            prompt_tokens: add(r, IntCounter::new("vllm:prompt_tokens_total", "Prompt tokens computed"))?,
-            generation_tokens: add(r, IntCounter::new("vllm:generation_tokens_total", "Tokens generated"))?,
-            first_token: add(r, h("vllm:time_to_first_token_seconds", "Time to the first token", FIRST_TOKEN_SECONDS))?,
-            between_tokens: add(r, h("vllm:inter_token_latency_seconds", "Time between tokens", BETWEEN_TOKENS_SECONDS))?,
-            request: add(r, h("vllm:e2e_request_latency_seconds", "Time of a whole request", REQUEST_SECONDS))?,
-            success: add(r, IntCounterVec::new(Opts::new("vllm:request_success_total", "Requests answered"), &["finished_reason"]))?,
-            prefix_queries: add(r, IntCounter::new("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache"))?,
-            prefix_hits: add(r, IntCounter::new("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache"))?,
-            lora_info: add(r, GaugeVec::new(Opts::new("vllm:lora_requests_info", "Adapters in use; the value is the time"), lora))?,
+            running: add(
+                r,
+                IntGauge::new("vllm:num_requests_running", "Sequences in the batch"),
+            )?,
+            waiting: add(
+                r,
+                IntGauge::new("vllm:num_requests_waiting", "Sequences that wait"),
+            )?,
+            cache_usage: add(
+                r,
+                Gauge::new(
+                    "vllm:kv_cache_usage_perc",
+                    "Used share of the key-value cache, 0 to 1",
+                ),
+            )?,
+            prompt_tokens: add(
+                r,
+                IntCounter::new("vllm:prompt_tokens_total", "Prompt tokens computed"),
+            )?,
+            generation_tokens: add(
+                r,
+                IntCounter::new("vllm:generation_tokens_total", "Tokens generated"),
+            )?,
+            first_token: add(
+                r,
+                h(
+                    "vllm:time_to_first_token_seconds",
+                    "Time to the first token",
+                    FIRST_TOKEN_SECONDS,
+                ),
+            )?,
+            between_tokens: add(
+                r,
+                h(
+                    "vllm:inter_token_latency_seconds",
+                    "Time between tokens",
+                    BETWEEN_TOKENS_SECONDS,
+                ),
+            )?,
+            request: add(
+                r,
+                h(
+                    "vllm:e2e_request_latency_seconds",
+                    "Time of a whole request",
+                    REQUEST_SECONDS,
+                ),
+            )?,
+            success: add(
+                r,
+                IntCounterVec::new(
+                    Opts::new("vllm:request_success_total", "Requests answered"),
+                    &["finished_reason"],
+                ),
+            )?,
+            prefix_queries: add(
+                r,
+                IntCounter::new(
+                    "vllm:prefix_cache_queries_total",
+                    "Prompt tokens looked up in the prefix cache",
+                ),
+            )?,
+            prefix_hits: add(
+                r,
+                IntCounter::new(
+                    "vllm:prefix_cache_hits_total",
+                    "Prompt tokens found in the prefix cache",
+                ),
+            )?,
+            lora_info: add(
+                r,
+                GaugeVec::new(
+                    Opts::new(
+                        "vllm:lora_requests_info",
+                        "Adapters in use; the value is the time",
+                    ),
+                    lora,
+                ),
+            )?,
         })
     }
 }
@@ -111,26 +181,103 @@ impl Metrics {
     pub(crate) fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let r = &registry;
-        let counters = |name: &str, help: &str, labels: &[&str]| add(r, IntCounterVec::new(Opts::new(name, help), labels));
-        let gauges = |name: &str, help: &str, labels: &[&str]| add(r, IntGaugeVec::new(Opts::new(name, help), labels));
-        let histograms = |name: &str, help: &str, buckets| add(r, HistogramVec::new(histogram(name, help, buckets), &["adapter"]));
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            add(r, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            add(r, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
+        let histograms = |name: &str, help: &str, buckets| {
+            add(
+                r,
+                HistogramVec::new(histogram(name, help, buckets), &["adapter"]),
+            )
+        };
         Ok(Self {
             labels: Mutex::default(),
-            http_requests: counters("flywheel_http_requests_total", "Replies by route and status", &["route", "status"])?,
-            adapter_requests: counters("flywheel_adapter_requests_total", "Requests by adapter version and end", &["adapter", "outcome"])?,
-            adapter_tokens: counters("flywheel_adapter_tokens_total", "Tokens by adapter version", &["adapter", "kind"])?,
-            adapter_first_token: histograms("flywheel_adapter_time_to_first_token_seconds", "Time to the first token by adapter version", FIRST_TOKEN_SECONDS)?,
-            adapter_between_tokens: histograms("flywheel_adapter_inter_token_latency_seconds", "Time between tokens by adapter version", BETWEEN_TOKENS_SECONDS)?,
-            adapter_votes: counters("flywheel_adapter_votes_total", "Votes by adapter version", &["adapter", "metric", "value"])?,
-            adapter_resident: gauges("flywheel_adapter_resident_bytes", "Memory of resident adapter versions", &["adapter"])?,
-            adapter_load_seconds: add(r, GaugeVec::new(Opts::new("flywheel_adapter_load_seconds", "How long the last load took"), &["adapter"]))?,
-            assignments: counters("flywheel_rollout_assignments_total", "Requests by public model and arm", &["model", "arm"])?,
-            votes: counters("flywheel_votes_total", "Votes by metric and outcome", &["metric", "outcome"])?,
-            durability: gauges("flywheel_store_durability", "1 for what an acknowledged write survives now", &["durability"])?,
-            store_up: add(r, IntGauge::new("flywheel_store_up", "Whether the control state could be read lately"))?,
-            kill_active: add(r, IntGauge::new("flywheel_kill_switch", "Whether the kill switch is thrown"))?,
-            guard_trips: counters("flywheel_guard_trips_total", "Canaries stopped by a guard", &["model"])?,
-            records_failed: add(r, IntCounter::new("flywheel_inference_records_failed_total", "Answers that could not be recorded"))?,
+            http_requests: counters(
+                "flywheel_http_requests_total",
+                "Replies by route and status",
+                &["route", "status"],
+            )?,
+            adapter_requests: counters(
+                "flywheel_adapter_requests_total",
+                "Requests by adapter version and end",
+                &["adapter", "outcome"],
+            )?,
+            adapter_tokens: counters(
+                "flywheel_adapter_tokens_total",
+                "Tokens by adapter version",
+                &["adapter", "kind"],
+            )?,
+            adapter_first_token: histograms(
+                "flywheel_adapter_time_to_first_token_seconds",
+                "Time to the first token by adapter version",
+                FIRST_TOKEN_SECONDS,
+            )?,
+            adapter_between_tokens: histograms(
+                "flywheel_adapter_inter_token_latency_seconds",
+                "Time between tokens by adapter version",
+                BETWEEN_TOKENS_SECONDS,
+            )?,
+            adapter_votes: counters(
+                "flywheel_adapter_votes_total",
+                "Votes by adapter version",
+                &["adapter", "metric", "value"],
+            )?,
+            adapter_resident: gauges(
+                "flywheel_adapter_resident_bytes",
+                "Memory of resident adapter versions",
+                &["adapter"],
+            )?,
+            adapter_load_seconds: add(
+                r,
+                GaugeVec::new(
+                    Opts::new(
+                        "flywheel_adapter_load_seconds",
+                        "How long the last load took",
+                    ),
+                    &["adapter"],
+                ),
+            )?,
+            assignments: counters(
+                "flywheel_rollout_assignments_total",
+                "Requests by public model and arm",
+                &["model", "arm"],
+            )?,
+            votes: counters(
+                "flywheel_votes_total",
+                "Votes by metric and outcome",
+                &["metric", "outcome"],
+            )?,
+            durability: gauges(
+                "flywheel_store_durability",
+                "1 for what an acknowledged write survives now",
+                &["durability"],
+            )?,
+            store_up: add(
+                r,
+                IntGauge::new(
+                    "flywheel_store_up",
+                    "Whether the control state could be read lately",
+                ),
+            )?,
+            kill_active: add(
+                r,
+                IntGauge::new("flywheel_kill_switch", "Whether the kill switch is thrown"),
+            )?,
+            guard_trips: counters(
+                "flywheel_guard_trips_total",
+                "Canaries stopped by a guard",
+                &["model"],
+            )?,
+            records_failed: add(
+                r,
+                IntCounter::new(
+                    "flywheel_inference_records_failed_total",
+                    "Answers that could not be recorded",
+                ),
+            )?,
             vllm: Vllm::new(r)?,
             registry,
         })
@@ -138,7 +285,9 @@ impl Metrics {
 
     /// The label of a version: its first 12 digits while there is room.
     pub(crate) fn label(&self, adapter: Option<&AdapterDigest>) -> String {
-        let Some(digest) = adapter else { return BASE.to_owned() };
+        let Some(digest) = adapter else {
+            return BASE.to_owned();
+        };
         let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
         if labels.contains(digest) || labels.len() < ADAPTER_LABELS_MAX {
             labels.insert(*digest);
@@ -149,28 +298,42 @@ impl Metrics {
 
     pub(crate) fn adapter_loaded(&self, digest: &AdapterDigest, seconds: f64) {
         let label = self.label(Some(digest));
-        self.adapter_load_seconds.with_label_values(&[&label]).set(seconds);
+        self.adapter_load_seconds
+            .with_label_values(&[&label])
+            .set(seconds);
     }
 
     /// A request's first token came.
     pub(crate) fn first_token(&self, label: &str, seconds: f64) {
         self.vllm.first_token.observe(seconds);
-        self.adapter_first_token.with_label_values(&[label]).observe(seconds);
+        self.adapter_first_token
+            .with_label_values(&[label])
+            .observe(seconds);
     }
 
     /// More text of a request came.
     pub(crate) fn between_tokens(&self, label: &str, seconds: f64) {
         self.vllm.between_tokens.observe(seconds);
-        self.adapter_between_tokens.with_label_values(&[label]).observe(seconds);
+        self.adapter_between_tokens
+            .with_label_values(&[label])
+            .observe(seconds);
     }
 
     /// A request was answered.
-    pub(crate) fn answered(&self, label: &str, usage: &engine::Usage, reasons: &[&str], seconds: f64) {
+    pub(crate) fn answered(
+        &self,
+        label: &str,
+        usage: &engine::Usage,
+        reasons: &[&str],
+        seconds: f64,
+    ) {
         self.vllm.request.observe(seconds);
         for reason in reasons {
             self.vllm.success.with_label_values(&[reason]).inc();
         }
-        self.vllm.prefix_queries.inc_by(u64::from(usage.prompt_tokens));
+        self.vllm
+            .prefix_queries
+            .inc_by(u64::from(usage.prompt_tokens));
         self.vllm.prefix_hits.inc_by(u64::from(usage.cached_tokens));
         let tokens = |kind: &str| self.adapter_tokens.with_label_values(&[label, kind]);
         tokens("prompt").inc_by(u64::from(usage.prompt_tokens));
@@ -178,15 +341,27 @@ impl Metrics {
     }
 
     pub(crate) fn set_durability(&self, durability: Durability) {
-        for each in [Durability::Unknown, Durability::OsBuffered, Durability::Fsynced] {
-            self.durability.with_label_values(&[each.as_str()]).set(i64::from(each == durability));
+        for each in [
+            Durability::Unknown,
+            Durability::OsBuffered,
+            Durability::Fsynced,
+        ] {
+            self.durability
+                .with_label_values(&[each.as_str()])
+                .set(i64::from(each == durability));
         }
     }
 
     /// Reads what the engine says of itself.
     fn observe_engine(&self, engine: &dyn Engine, names: &AdapterNames, now: UnixMillis) {
-        let Capacity { running, waiting, kv_cache_usage, prompt_tokens_total, generation_tokens_total, .. } =
-            engine.capacity();
+        let Capacity {
+            running,
+            waiting,
+            kv_cache_usage,
+            prompt_tokens_total,
+            generation_tokens_total,
+            ..
+        } = engine.capacity();
         let vllm = &self.vllm;
         vllm.running.set(i64::from(running));
         vllm.waiting.set(i64::from(waiting));
@@ -198,13 +373,20 @@ impl Metrics {
         for info in &adapters {
             let label = self.label(Some(&info.digest));
             let bytes = i64::try_from(info.bytes).unwrap_or(i64::MAX);
-            self.adapter_resident.with_label_values(&[&label]).add(bytes);
+            self.adapter_resident
+                .with_label_values(&[&label])
+                .add(bytes);
         }
         let running = running_adapters(&adapters, names);
         vllm.lora_info.reset();
         let max = adapters.len().to_string();
-        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit in a float")]
-        vllm.lora_info.with_label_values(&[max.as_str(), &running, ""]).set(now.seconds() as f64);
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "seconds since 1970 fit in a float"
+        )]
+        vllm.lora_info
+            .with_label_values(&[max.as_str(), &running, ""])
+            .set(now.seconds() as f64);
     }
 
     /// Everything in Prometheus' text form.
@@ -233,7 +415,11 @@ fn raise(counter: &IntCounter, total: u64) {
 fn running_adapters(adapters: &[AdapterInfo], names: &AdapterNames) -> String {
     let running = adapters.iter().filter(|info| info.leases > 0);
     let names = running.filter_map(|info| names.get(&info.digest)).flatten();
-    names.take(ADAPTER_LABELS_MAX).map(String::as_str).collect::<Vec<_>>().join(",")
+    names
+        .take(ADAPTER_LABELS_MAX)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 #[cfg(test)]
@@ -254,9 +440,19 @@ mod tests {
         assert_eq!(metrics.label(Some(&digest(0))), digest(0).short());
         assert_eq!(metrics.label(Some(&digest(999))), OTHER);
         assert_eq!(metrics.label(None), BASE);
-        let text = String::from_utf8(metrics.render(None, &AdapterNames::new(), UnixMillis(0)).unwrap()).unwrap();
-        let series = text.matches("flywheel_adapter_time_to_first_token_seconds_count").count();
+        let text = String::from_utf8(
+            metrics
+                .render(None, &AdapterNames::new(), UnixMillis(0))
+                .unwrap(),
+        )
+        .unwrap();
+        let series = text
+            .matches("flywheel_adapter_time_to_first_token_seconds_count")
+            .count();
         assert_eq!(series, ADAPTER_LABELS_MAX + 1);
-        assert!(text.contains("vllm:time_to_first_token_seconds_count 1000"), "{text}");
+        assert!(
+            text.contains("vllm:time_to_first_token_seconds_count 1000"),
+            "{text}"
+        );
     }
 }

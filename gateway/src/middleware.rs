@@ -22,18 +22,25 @@ pub(crate) async fn around(
     let id = format!("req-{}", uuid::Uuid::now_v7().simple());
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+    let route = request
+        .match_pattern()
+        .unwrap_or_else(|| "unmatched".to_owned());
     let app = request.app_data::<Data<App>>().cloned();
     let span = tracing::info_span!("request", id = %id);
     let called = next.call(request).instrument(span.clone()).await;
     // An error that no handler turned into a reply, for example a broken body.
     let mut response = called?;
     if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), value);
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static(REQUEST_ID), value);
     }
     let status = response.status();
     let _entered = span.enter();
-    let error = response.response().error().and_then(|error| error.as_error::<ApiError>());
+    let error = response
+        .response()
+        .error()
+        .and_then(|error| error.as_error::<ApiError>());
     if let Some(error) = error.filter(|error| error.is_internal()) {
         tracing::error!(error = %Chain(error), "the reply hides this");
     }

@@ -106,7 +106,9 @@ pub async fn run(config: Config) -> Result<Gateway, StartError> {
     let app = Data::new(app(config, &admin_key).await?);
     let listen = app.config.listen;
     let listener = TcpListener::bind(listen).map_err(io(format!("listening on {listen}")))?;
-    let address = listener.local_addr().map_err(io("the listening address".to_owned()))?;
+    let address = listener
+        .local_addr()
+        .map_err(io("the listening address".to_owned()))?;
     let server = serve(app.clone(), listener).map_err(io("starting the server".to_owned()))?;
     let handle = server.handle();
     tokio::spawn(server);
@@ -114,7 +116,15 @@ pub async fn run(config: Config) -> Result<Gateway, StartError> {
     let engine = Arc::new(OnceLock::new());
     let (stop, stopped) = watch::channel(false);
     let loaded = load::start(app.clone(), engine.clone(), stopped);
-    Ok(Gateway { address, admin_key, app, server: handle, loaded, engine, stop })
+    Ok(Gateway {
+        address,
+        admin_key,
+        app,
+        server: handle,
+        loaded,
+        engine,
+        stop,
+    })
 }
 
 async fn app(config: Config, admin_key: &AdminKey) -> Result<App, StartError> {
@@ -190,7 +200,9 @@ impl Gateway {
     /// # Errors
     /// [`StartError::Model`] when it never will.
     pub async fn ready(&mut self) -> Result<(), StartError> {
-        let ended = self.loaded.wait_for(|progress| !matches!(progress, load::Progress::Loading));
+        let ended = self
+            .loaded
+            .wait_for(|progress| !matches!(progress, load::Progress::Loading));
         match ended.await.as_deref() {
             Ok(load::Progress::Ready) => Ok(()),
             Ok(load::Progress::Failed(reason)) => Err(StartError::Model(reason.clone())),

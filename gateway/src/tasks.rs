@@ -26,11 +26,15 @@ impl Drop for Running {
 impl Tasks {
     /// Tasks on the present runtime, which lives as long as the gateway.
     pub(crate) fn new() -> Self {
-        Self { runtime: Handle::current(), running: watch::Sender::new(0) }
+        Self {
+            runtime: Handle::current(),
+            running: watch::Sender::new(0),
+        }
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.running.send_modify(|count| *count = count.saturating_add(1));
+        self.running
+            .send_modify(|count| *count = count.saturating_add(1));
         let running = Running(self.running.clone());
         self.runtime.spawn(async move {
             let _running = running;

@@ -14,18 +14,28 @@ fn root() -> &'static Path {
 fn allowed(names: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<String>> {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let ticked = |cell: &str| -> Vec<String> {
-        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+        cell.split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
     };
     let mut table = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
         let [name, _, may] = cells[..] else { continue };
-        let Some(name) = ticked(name).into_iter().find(|name| names.contains(name)) else { continue };
+        let Some(name) = ticked(name).into_iter().find(|name| names.contains(name)) else {
+            continue;
+        };
         let edges: BTreeSet<String> = if may.contains("everything") {
             names.clone()
         } else if may.contains("all but") {
             let but = ticked(may);
-            names.iter().filter(|name| !but.contains(name)).cloned().collect()
+            names
+                .iter()
+                .filter(|name| !but.contains(name))
+                .cloned()
+                .collect()
         } else {
             ticked(may).into_iter().collect()
         };
@@ -46,9 +56,12 @@ fn crates_depend_only_as_the_map_says() {
     let allowed = allowed(&names);
     for package in packages {
         let name = package.name.to_string();
-        let may = allowed.get(&name).unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {name}"));
+        let may = allowed
+            .get(&name)
+            .unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {name}"));
         for dependency in &package.dependencies {
-            let edge = dependency.kind == DependencyKind::Normal && names.contains(&dependency.name);
+            let edge =
+                dependency.kind == DependencyKind::Normal && names.contains(&dependency.name);
             assert!(
                 !edge || may.contains(&dependency.name),
                 "{name} depends on {}, which ARCHITECTURE.md does not allow",
@@ -72,7 +85,13 @@ fn only_the_gateway_knows_http() {
             .filter(|d| d.kind == DependencyKind::Normal)
             .find(|d| ["actix-web", "reqwest", "hyper"].contains(&d.name.as_str()));
         if let Some(http) = http {
-            assert_eq!(package.name.as_str(), "gateway", "{} uses {}", package.name, http.name);
+            assert_eq!(
+                package.name.as_str(),
+                "gateway",
+                "{} uses {}",
+                package.name,
+                http.name
+            );
         }
     }
 }
@@ -85,7 +104,10 @@ fn the_readme_names_every_top_level_folder() {
         let name = entry.file_name().into_string().unwrap();
         let generated = ["target", "data"].contains(&name.as_str());
         if entry.path().is_dir() && !name.starts_with('.') && !generated {
-            assert!(readme.contains(&format!("`{name}`")), "README.md's file map lacks {name}");
+            assert!(
+                readme.contains(&format!("`{name}`")),
+                "README.md's file map lacks {name}"
+            );
         }
     }
 }

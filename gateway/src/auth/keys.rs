@@ -30,9 +30,18 @@ impl KeyRing {
     pub(crate) fn new(keys: &[ApiKey], admin: KeyDigest) -> Self {
         let caller = |key: &ApiKey| {
             let budget = Budget::new(key.requests_per_minute, key.tokens_per_minute);
-            (key.digest.clone(), Arc::new(Caller { name: key.name.clone(), budget }))
+            (
+                key.digest.clone(),
+                Arc::new(Caller {
+                    name: key.name.clone(),
+                    budget,
+                }),
+            )
         };
-        Self { callers: keys.iter().map(caller).collect(), admin }
+        Self {
+            callers: keys.iter().map(caller).collect(),
+            admin,
+        }
     }
 
     /// Who sends `request`; none where no keys are configured, which the
@@ -53,12 +62,19 @@ impl KeyRing {
 
     /// Lets only the administrator pass.
     pub(crate) fn admin(&self, request: &HttpRequest) -> Result<(), ApiError> {
-        if self.admin.matches(&presented(request)?) { Ok(()) } else { Err(ApiError::WrongKey) }
+        if self.admin.matches(&presented(request)?) {
+            Ok(())
+        } else {
+            Err(ApiError::WrongKey)
+        }
     }
 }
 
 fn presented(request: &HttpRequest) -> Result<KeyDigest, ApiError> {
-    let header = request.headers().get(AUTHORIZATION).ok_or(ApiError::MissingKey)?;
+    let header = request
+        .headers()
+        .get(AUTHORIZATION)
+        .ok_or(ApiError::MissingKey)?;
     let (scheme, key) = header
         .to_str()
         .ok()
@@ -78,7 +94,9 @@ mod tests {
     use super::*;
 
     fn with(value: &str) -> HttpRequest {
-        TestRequest::default().insert_header((AUTHORIZATION, value)).to_http_request()
+        TestRequest::default()
+            .insert_header((AUTHORIZATION, value))
+            .to_http_request()
     }
 
     #[test]
@@ -88,12 +106,24 @@ mod tests {
             ApiKey::new("two", "secret-of-number-two", None, None).unwrap(),
         ];
         let ring = KeyRing::new(&keys, KeyDigest::of(b"secret-of-the-admin"));
-        let name = |value: &str| ring.caller(&with(value)).map(|caller| caller.unwrap().name.clone());
+        let name = |value: &str| {
+            ring.caller(&with(value))
+                .map(|caller| caller.unwrap().name.clone())
+        };
         assert_eq!(name("Bearer secret-of-number-two").unwrap(), "two");
         assert_eq!(name("bearer secret-of-number-one").unwrap(), "one");
-        assert!(matches!(name("Bearer secret-of-number-three"), Err(ApiError::WrongKey)));
-        assert!(matches!(name("Bearer secret-of-the-admin"), Err(ApiError::WrongKey)));
-        assert!(matches!(name("Basic secret-of-number-one"), Err(ApiError::MissingKey)));
+        assert!(matches!(
+            name("Bearer secret-of-number-three"),
+            Err(ApiError::WrongKey)
+        ));
+        assert!(matches!(
+            name("Bearer secret-of-the-admin"),
+            Err(ApiError::WrongKey)
+        ));
+        assert!(matches!(
+            name("Basic secret-of-number-one"),
+            Err(ApiError::MissingKey)
+        ));
         let nothing = TestRequest::default().to_http_request();
         assert!(matches!(ring.caller(&nothing), Err(ApiError::MissingKey)));
         assert!(ring.admin(&with("Bearer secret-of-the-admin")).is_ok());

@@ -49,19 +49,30 @@ pub(crate) enum Exceeded {
     /// It could never be: it is larger than the whole bucket.
     LargerThanBucket { tokens: u32, bucket: u32 },
     /// Not now.
-    TryLater { what: &'static str, after: Duration, levels: Charge },
+    TryLater {
+        what: &'static str,
+        after: Duration,
+        levels: Charge,
+    },
 }
 
 impl Bucket {
     fn new(size: NonZeroU32) -> Self {
         let limiter = RateLimiter::direct(Quota::per_minute(size));
-        Self { size, limiter: limiter.with_middleware::<StateInformationMiddleware>() }
+        Self {
+            size,
+            limiter: limiter.with_middleware::<StateInformationMiddleware>(),
+        }
     }
 
     fn level(&self, remaining: u32) -> Level {
         let missing = self.size.get().saturating_sub(remaining);
         let reset = MINUTE.mul_f64(f64::from(missing) / f64::from(self.size.get()));
-        Level { limit: self.size.get(), remaining, reset }
+        Level {
+            limit: self.size.get(),
+            remaining,
+            reset,
+        }
     }
 
     /// Takes `n`, or says after which time they could be taken.
@@ -70,7 +81,8 @@ impl Bucket {
             Ok(Ok(snapshot)) => Ok(self.level(snapshot.remaining_burst_capacity())),
             Ok(Err(not_until)) => {
                 let wait = not_until.wait_time_from(self.limiter.clock().now());
-                let missing = (wait.as_secs_f64() / MINUTE.as_secs_f64() * f64::from(self.size.get())).ceil();
+                let missing =
+                    (wait.as_secs_f64() / MINUTE.as_secs_f64() * f64::from(self.size.get())).ceil();
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
@@ -87,14 +99,24 @@ impl Bucket {
 
 impl Budget {
     pub(crate) fn new(requests: Option<NonZeroU32>, tokens: Option<NonZeroU32>) -> Self {
-        Self { requests: requests.map(Bucket::new), tokens: tokens.map(Bucket::new) }
+        Self {
+            requests: requests.map(Bucket::new),
+            tokens: tokens.map(Bucket::new),
+        }
     }
 
     /// Charges one request of `tokens`. A request that the token bucket could
     /// never hold is charged nothing.
     pub(crate) fn charge(&self, tokens: u32) -> Result<Charge, Exceeded> {
-        if let Some(bucket) = self.tokens.as_ref().filter(|bucket| tokens > bucket.size.get()) {
-            return Err(Exceeded::LargerThanBucket { tokens, bucket: bucket.size.get() });
+        if let Some(bucket) = self
+            .tokens
+            .as_ref()
+            .filter(|bucket| tokens > bucket.size.get())
+        {
+            return Err(Exceeded::LargerThanBucket {
+                tokens,
+                bucket: bucket.size.get(),
+            });
         }
         let mut levels = Charge::default();
         if let Some(bucket) = &self.requests {
@@ -102,7 +124,11 @@ impl Budget {
                 Ok(level) => levels.requests = Some(level),
                 Err((after, level)) => {
                     levels.requests = Some(level);
-                    return Err(Exceeded::TryLater { what: "requests", after, levels });
+                    return Err(Exceeded::TryLater {
+                        what: "requests",
+                        after,
+                        levels,
+                    });
                 }
             }
         }
@@ -111,7 +137,11 @@ impl Budget {
                 Ok(level) => levels.tokens = Some(level),
                 Err((after, level)) => {
                     levels.tokens = Some(level);
-                    return Err(Exceeded::TryLater { what: "tokens", after, levels });
+                    return Err(Exceeded::TryLater {
+                        what: "tokens",
+                        after,
+                        levels,
+                    });
                 }
             }
         }
@@ -132,7 +162,13 @@ mod tests {
     fn a_request_that_never_fits_is_told_so_and_costs_nothing() {
         let budget = budget(10, 100);
         let error = budget.charge(101).unwrap_err();
-        assert_eq!(error, Exceeded::LargerThanBucket { tokens: 101, bucket: 100 });
+        assert_eq!(
+            error,
+            Exceeded::LargerThanBucket {
+                tokens: 101,
+                bucket: 100
+            }
+        );
         let charge = budget.charge(100).unwrap();
         assert_eq!(charge.requests.unwrap().remaining, 9);
         assert_eq!(charge.tokens.unwrap().remaining, 0);
@@ -142,14 +178,22 @@ mod tests {
     fn a_request_that_fits_later_is_told_when() {
         let budget = budget(10, 60);
         budget.charge(50).unwrap();
-        let Err(Exceeded::TryLater { what, after, levels }) = budget.charge(20) else {
+        let Err(Exceeded::TryLater {
+            what,
+            after,
+            levels,
+        }) = budget.charge(20)
+        else {
             panic!("was charged")
         };
         assert_eq!(what, "tokens");
         assert!((9.0..=10.1).contains(&after.as_secs_f64()), "{after:?}");
         let level = levels.tokens.unwrap();
         assert_eq!((level.limit, level.remaining), (60, 10));
-        assert!((49.0..=51.0).contains(&level.reset.as_secs_f64()), "{level:?}");
+        assert!(
+            (49.0..=51.0).contains(&level.reset.as_secs_f64()),
+            "{level:?}"
+        );
     }
 
     #[test]
@@ -157,7 +201,9 @@ mod tests {
         let budget = budget(2, 1000);
         budget.charge(1).unwrap();
         budget.charge(1).unwrap();
-        let Err(Exceeded::TryLater { what, .. }) = budget.charge(1) else { panic!("was charged") };
+        let Err(Exceeded::TryLater { what, .. }) = budget.charge(1) else {
+            panic!("was charged")
+        };
         assert_eq!(what, "requests");
         let unlimited = Budget::new(None, None);
         assert_eq!(unlimited.charge(u32::MAX).unwrap(), Charge::default());

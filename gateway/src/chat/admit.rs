@@ -12,7 +12,10 @@ pub(super) async fn admit(
     caller: Option<&Caller>,
     question: &ChatRequest,
 ) -> Result<Charge, ApiError> {
-    let prompt_tokens = serving.engine.count_prompt_tokens(&question.messages).await?;
+    let prompt_tokens = serving
+        .engine
+        .count_prompt_tokens(&question.messages)
+        .await?;
     let context_length = serving.engine.base().context_length;
     let room = context_length.saturating_sub(prompt_tokens);
     let cap = question.max_tokens.unwrap_or(room);
@@ -25,7 +28,9 @@ pub(super) async fn admit(
         }
         .into());
     }
-    let Some(caller) = caller else { return Ok(Charge::default()) };
+    let Some(caller) = caller else {
+        return Ok(Charge::default());
+    };
     let cost = prompt_tokens.saturating_add(cap.saturating_mul(question.n));
     caller.budget.charge(cost).map_err(|exceeded| {
         tracing::info!(caller = caller.name, cost, "over the limit");

@@ -61,10 +61,16 @@ impl Answer {
         stream: &ChatStream,
         started: Instant,
     ) -> Self {
-        let base = app.serving.get().map(|serving| serving.engine.base().digest);
+        let base = app
+            .serving
+            .get()
+            .map(|serving| serving.engine.base().digest);
         if let Some(assigned) = &route.assigned {
             let arm = assigned.arm.as_str();
-            app.metrics.assignments.with_label_values(&[assigned.model.as_str(), arm]).inc();
+            app.metrics
+                .assignments
+                .with_label_values(&[assigned.model.as_str(), arm])
+                .inc();
             if let Some(trial) = &assigned.trial {
                 trial.assigned(assigned.arm, assigned.counted);
             }
@@ -95,8 +101,14 @@ impl Answer {
     pub(super) fn attribution(&self) -> Attribution {
         Attribution {
             inference: self.id.clone(),
-            rollout: self.assigned.as_ref().map(|assigned| assigned.model.clone()),
-            arm: self.assigned.as_ref().map(|assigned| assigned.arm.as_str().to_owned()),
+            rollout: self
+                .assigned
+                .as_ref()
+                .map(|assigned| assigned.model.clone()),
+            arm: self
+                .assigned
+                .as_ref()
+                .map(|assigned| assigned.arm.as_str().to_owned()),
             adapter: self.adapter,
             unit: self.unit.clone(),
         }
@@ -105,7 +117,11 @@ impl Answer {
     /// Takes an event in; the usage when it was the last.
     pub(super) fn take(&mut self, event: &ChatEvent) -> Option<Usage> {
         match event {
-            ChatEvent::Delta { choice, text, logprobs } => {
+            ChatEvent::Delta {
+                choice,
+                text,
+                logprobs,
+            } => {
                 self.clock_text();
                 if let Some(choice) = self.choice(*choice) {
                     choice.text.push_str(text);
@@ -156,7 +172,10 @@ impl Answer {
             End::Failed => "failed",
             End::Cancelled => "cancelled",
         };
-        metrics.adapter_requests.with_label_values(&[&self.label, outcome]).inc();
+        metrics
+            .adapter_requests
+            .with_label_values(&[&self.label, outcome])
+            .inc();
         if let End::Complete(usage) = end {
             let reasons = self.choices.iter().filter_map(|choice| choice.reason);
             let reasons: Vec<&str> = reasons.map(record::reason).collect();
@@ -168,15 +187,18 @@ impl Answer {
     /// Shows the answer to the guards of its rollout. A guard that fails stops
     /// the canary in memory at once; the abort is written behind it.
     fn judge(&self, end: End) {
-        let Some(assigned) = &self.assigned else { return };
+        let Some(assigned) = &self.assigned else {
+            return;
+        };
         let Some(trial) = &assigned.trial else { return };
         let outcome = match end {
             // Half an answer says nothing.
             End::Cancelled => return,
             End::Failed => Outcome::Error,
-            End::Complete(_) => {
-                self.choices.first().map_or(Outcome::Empty, |choice| Outcome::of_text(&choice.text))
-            }
+            End::Complete(_) => self
+                .choices
+                .first()
+                .map_or(Outcome::Empty, |choice| Outcome::of_text(&choice.text)),
         };
         let guardrails = self.app.serving.get().and_then(|serving| {
             let table = serving.router.table();
@@ -186,10 +208,16 @@ impl Answer {
         let guardrails = guardrails.unwrap_or_else(default_guardrails);
         if let Some(reason) = trial.observe(assigned.arm, outcome, &guardrails) {
             tracing::error!(model = %assigned.model, reason, "a guard stops the canary");
-            self.app.metrics.guard_trips.with_label_values(&[assigned.model.as_str()]).inc();
+            self.app
+                .metrics
+                .guard_trips
+                .with_label_values(&[assigned.model.as_str()])
+                .inc();
             let app = self.app.clone();
             let trial = trial.clone();
-            self.app.tasks.spawn(async move { crate::guard::abort(&app, &trial, reason).await });
+            self.app
+                .tasks
+                .spawn(async move { crate::guard::abort(&app, &trial, reason).await });
         }
     }
 }

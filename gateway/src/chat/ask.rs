@@ -55,19 +55,30 @@ pub(super) fn unit(
 ) -> Result<Option<UnitId>, ApiError> {
     let header = match http.headers().get(SESSION_ID) {
         None => None,
-        Some(value) => Some(value.to_str().map_err(|_| {
-            ApiError::Http(crate::errors::HttpProblem::Header(SESSION_ID))
-        })?),
+        Some(value) => Some(
+            value
+                .to_str()
+                .map_err(|_| ApiError::Http(crate::errors::HttpProblem::Header(SESSION_ID)))?,
+        ),
     };
     let candidates = [
         ("safety_identifier", request.safety_identifier.as_deref()),
         ("user", request.user.as_deref()),
         (SESSION_ID, header),
-        ("metadata.session_id", request.metadata.get(SESSION_METADATA).map(String::as_str)),
+        (
+            "metadata.session_id",
+            request.metadata.get(SESSION_METADATA).map(String::as_str),
+        ),
     ];
     let found = candidates.into_iter().find_map(|(name, value)| {
-        value.filter(|value| !value.is_empty()).map(|value| (name, value))
+        value
+            .filter(|value| !value.is_empty())
+            .map(|value| (name, value))
     });
-    let Some((name, value)) = found else { return Ok(None) };
-    UnitId::new(value).map(Some).map_err(|error| ApiError::invalid(name, error.to_string()))
+    let Some((name, value)) = found else {
+        return Ok(None);
+    };
+    UnitId::new(value)
+        .map(Some)
+        .map_err(|error| ApiError::invalid(name, error.to_string()))
 }

@@ -8,7 +8,11 @@ use openapi::{
 use super::answer::{Answer, Choice};
 
 pub(super) fn usage(usage: &engine::Usage) -> Usage {
-    Usage::new(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    Usage::new(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+    )
 }
 
 fn reason(reason: engine::FinishReason) -> FinishReason {
@@ -33,7 +37,10 @@ fn logprobs(tokens: &[engine::TokenLogprob]) -> ChoiceLogprobs {
             })
             .collect(),
     };
-    ChoiceLogprobs { content: tokens.iter().map(one).collect(), refusal: None }
+    ChoiceLogprobs {
+        content: tokens.iter().map(one).collect(),
+        refusal: None,
+    }
 }
 
 impl Answer {
@@ -86,7 +93,12 @@ pub(super) fn role_delta(index: u32) -> ChatChunkChoice {
         role: Some(openapi::AssistantRole::Assistant),
         content: Some(String::new()),
     };
-    ChatChunkChoice { index, delta, logprobs: None, finish_reason: None }
+    ChatChunkChoice {
+        index,
+        delta,
+        logprobs: None,
+        finish_reason: None,
+    }
 }
 
 pub(super) fn text_delta(
@@ -96,7 +108,10 @@ pub(super) fn text_delta(
 ) -> ChatChunkChoice {
     ChatChunkChoice {
         index,
-        delta: ChatDelta { role: None, content: Some(text.to_owned()) },
+        delta: ChatDelta {
+            role: None,
+            content: Some(text.to_owned()),
+        },
         logprobs: tokens.map(logprobs),
         finish_reason: None,
     }

@@ -53,12 +53,25 @@ pub(crate) async fn create(
     let mut question = ask::question(&request, seed);
     let charge = admit::admit(serving, client.0.as_deref(), &question).await?;
     let (route, stream) = start(serving, &wish, &mut question).await?;
-    let answer = Answer::begin(app.into_inner(), &request, question, route, unit, &stream, started);
+    let answer = Answer::begin(
+        app.into_inner(),
+        &request,
+        question,
+        route,
+        unit,
+        &stream,
+        started,
+    );
     let mut response = HttpResponse::Ok();
     headers::put_limits(&mut response, &charge);
     put_headers(&mut response, &answer);
     if request.stream {
-        Ok(stream::reply(response, answer, stream, request.include_usage))
+        Ok(stream::reply(
+            response,
+            answer,
+            stream,
+            request.include_usage,
+        ))
     } else {
         whole::reply(response, answer, stream).await
     }
@@ -91,7 +104,9 @@ async fn start(
 
 /// Says which version answers, and how a vote can be attributed.
 fn put_headers(response: &mut HttpResponseBuilder, answer: &Answer) {
-    let digest = answer.adapter.map_or_else(|| "none".to_owned(), |digest| digest.to_string());
+    let digest = answer
+        .adapter
+        .map_or_else(|| "none".to_owned(), |digest| digest.to_string());
     response.insert_header((headers::ADAPTER_DIGEST, digest));
     let expires = answer.app.clock.now().plus(TOKEN_LIFE);
     match answer.app.signer.sign(&answer.attribution(), expires) {
@@ -100,7 +115,11 @@ fn put_headers(response: &mut HttpResponseBuilder, answer: &Answer) {
         }
         Err(error) => tracing::warn!(%error, "an answer goes without its feedback token"),
     }
-    if let Some(assigned) = answer.assigned.as_ref().filter(|_| answer.app.config.show_arm) {
+    if let Some(assigned) = answer
+        .assigned
+        .as_ref()
+        .filter(|_| answer.app.config.show_arm)
+    {
         response.insert_header((headers::ROLLOUT, assigned.model.as_str()));
         response.insert_header((headers::ARM, assigned.arm.as_str()));
     }

@@ -25,9 +25,12 @@ impl Answer {
     pub(super) fn inference(&self, end: End) -> Inference {
         let first = self.choices.first();
         let (finish_reason, completion_tokens) = match end {
-            End::Complete(usage) => {
-                (first.and_then(|choice| choice.reason).map_or("stop", reason), usage.completion_tokens)
-            }
+            End::Complete(usage) => (
+                first
+                    .and_then(|choice| choice.reason)
+                    .map_or("stop", reason),
+                usage.completion_tokens,
+            ),
             End::Failed => ("error", 0),
             End::Cancelled => ("cancelled", 0),
         };

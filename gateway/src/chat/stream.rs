@@ -36,7 +36,14 @@ pub(super) fn reply(
 ) -> HttpResponse {
     let (send, receive) = mpsc::channel(EVENTS_WAITING_MAX);
     let tasks = answer.app.tasks.clone();
-    tasks.spawn(Pump { answer, send, include_usage }.run(stream));
+    tasks.spawn(
+        Pump {
+            answer,
+            send,
+            include_usage,
+        }
+        .run(stream),
+    );
     response
         .content_type("text/event-stream")
         .insert_header(("cache-control", "no-cache"))
@@ -115,7 +122,14 @@ impl Pump {
     /// The end of a choice is told with the end of the answer, after the
     /// record: a client may vote as soon as it sees it.
     async fn send_event(&self, event: &ChatEvent) -> Result<(), Gone> {
-        let ChatEvent::Delta { choice, text, logprobs } = event else { return Ok(()) };
+        let ChatEvent::Delta {
+            choice,
+            text,
+            logprobs,
+        } = event
+        else {
+            return Ok(());
+        };
         if text.is_empty() && logprobs.is_empty() {
             return Ok(());
         }
@@ -138,7 +152,8 @@ impl Pump {
     }
 
     async fn send_choice(&self, choice: ChatChunkChoice) -> Result<(), Gone> {
-        self.send_json(&self.answer.chunk(vec![choice], self.include_usage)).await
+        self.send_json(&self.answer.chunk(vec![choice], self.include_usage))
+            .await
     }
 
     async fn send_json(&self, value: &impl Serialize) -> Result<(), Gone> {

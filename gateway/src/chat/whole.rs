@@ -52,5 +52,7 @@ async fn collect(
             return Ok(usage);
         }
     }
-    Err(EngineError::Failed("the engine ended a stream without saying so".to_owned()))
+    Err(EngineError::Failed(
+        "the engine ended a stream without saying so".to_owned(),
+    ))
 }

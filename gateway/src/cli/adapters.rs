@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use ids::{AdapterDigest, AliasName};
-use openapi::{AdapterCard, AdapterList, AdapterLoad, AliasCard, AliasPut, LoadLoraAdapter, UnloadLoraAdapter};
+use openapi::{
+    AdapterCard, AdapterList, AdapterLoad, AliasCard, AliasPut, LoadLoraAdapter, UnloadLoraAdapter,
+};
 
 use super::client::Client;
 use super::output::Output;
@@ -58,26 +60,46 @@ pub(super) async fn run(
             let list: AdapterList = client.get("/admin/v1/adapters").await?;
             print(&list.data, output)?;
         }
-        Command::Load { name, path, alias, replace, expect } => {
-            let digest = name.parse::<AdapterDigest>().ok().filter(|_| path.is_none());
+        Command::Load {
+            name,
+            path,
+            alias,
+            replace,
+            expect,
+        } => {
+            let digest = name
+                .parse::<AdapterDigest>()
+                .ok()
+                .filter(|_| path.is_none());
             match digest {
                 Some(digest) => load_stored(client, output, digest, alias).await?,
                 None => load_folder(client, output, name, path, replace, expect).await?,
             }
         }
         Command::Unload { name } => unload(client, output, name).await?,
-        Command::Alias { name, target, expect } => {
+        Command::Alias {
+            name,
+            target,
+            expect,
+        } => {
             let digest = rollout::digest(client, &target).await?;
             let expected_digest = match expect.as_deref() {
                 None => None,
                 Some("none") => Some(None),
                 Some(text) => Some(Some(parse(text)?)),
             };
-            let body = AliasPut { digest, expected_digest };
+            let body = AliasPut {
+                digest,
+                expected_digest,
+            };
             let path = format!("/admin/v1/aliases/{}", alias_name(&name)?);
             let card: AliasCard = client.put(&path, &body, None).await?;
             output.rows(&[card], &["alias", "digest", "revision"], |card| {
-                vec![card.name.to_string(), card.digest.to_string(), card.revision.to_string()]
+                vec![
+                    card.name.to_string(),
+                    card.digest.to_string(),
+                    card.revision.to_string(),
+                ]
             })?;
         }
     }
@@ -85,7 +107,8 @@ pub(super) async fn run(
 }
 
 fn parse(text: &str) -> Result<AdapterDigest, CliError> {
-    text.parse().map_err(|error: ids::IdError| CliError::Argument(error.to_string()))
+    text.parse()
+        .map_err(|error: ids::IdError| CliError::Argument(error.to_string()))
 }
 
 fn alias_name(text: &str) -> Result<AliasName, CliError> {
@@ -126,12 +149,23 @@ async fn unload(client: &Client, output: Output, name: String) -> Result<(), Cli
         client.delete(&format!("/admin/v1/adapters/{name}")).await?;
         return output.done(&format!("{name} is unloaded."));
     }
-    let body = UnloadLoraAdapter { lora_name: Some(name) };
+    let body = UnloadLoraAdapter {
+        lora_name: Some(name),
+    };
     output.done(&client.post_text("/v1/unload_lora_adapter", &body).await?)
 }
 
 fn print(cards: &[AdapterCard], output: Output) -> Result<(), CliError> {
-    let head = ["digest", "aliases", "resident", "leases", "rank", "stored bytes", "base", "source"];
+    let head = [
+        "digest",
+        "aliases",
+        "resident",
+        "leases",
+        "rank",
+        "stored bytes",
+        "base",
+        "source",
+    ];
     output.rows(cards, &head, |card| {
         let aliases: Vec<&str> = card.aliases.iter().map(AliasName::as_str).collect();
         let resident = match (card.resident, card.accepts_requests) {
@@ -148,7 +182,9 @@ fn print(cards: &[AdapterCard], output: Output) -> Result<(), CliError> {
             number(card.rank.map(u64::from)),
             number(card.stored_bytes),
             format!("{:?}", card.base).to_lowercase(),
-            card.source.map(|source| format!("{source:?}").to_lowercase()).unwrap_or_default(),
+            card.source
+                .map(|source| format!("{source:?}").to_lowercase())
+                .unwrap_or_default(),
         ]
     })
 }

@@ -36,16 +36,24 @@ impl Client {
         };
         let url = url.trim_end_matches('/').to_owned();
         let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).build();
-        let http = http.map_err(|source| CliError::Unreachable { url: url.clone(), source })?;
+        let http = http.map_err(|source| CliError::Unreachable {
+            url: url.clone(),
+            source,
+        })?;
         Ok(Self { http, url, key })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(self.key.reveal())
+        self.http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(self.key.reveal())
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
-        let unreachable = |source| CliError::Unreachable { url: self.url.clone(), source };
+        let unreachable = |source| CliError::Unreachable {
+            url: self.url.clone(),
+            source,
+        };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         if status.is_success() {
@@ -56,7 +64,10 @@ impl Client {
             Ok(body) => body.error.message,
             Err(_) => text,
         };
-        Err(CliError::Refused { status: status.as_u16(), message })
+        Err(CliError::Refused {
+            status: status.as_u16(),
+            message,
+        })
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
@@ -65,7 +76,10 @@ impl Client {
     }
 
     async fn text(&self, request: RequestBuilder) -> Result<String, CliError> {
-        let unreachable = |source| CliError::Unreachable { url: self.url.clone(), source };
+        let unreachable = |source| CliError::Unreachable {
+            url: self.url.clone(),
+            source,
+        };
         self.send(request).await?.text().await.map_err(unreachable)
     }
 
@@ -109,6 +123,8 @@ impl Client {
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<(), CliError> {
-        self.send(self.request(Method::DELETE, path)).await.map(|_| ())
+        self.send(self.request(Method::DELETE, path))
+            .await
+            .map(|_| ())
     }
 }

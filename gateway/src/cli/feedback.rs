@@ -30,8 +30,13 @@ struct Row {
 pub(super) async fn run(command: Command, client: &Client) -> Result<ExitCode, CliError> {
     let Command::Export { mut after } = command;
     loop {
-        let from = after.as_ref().map(|after| format!("&after={after}")).unwrap_or_default();
-        let page = client.get_text(&format!("/admin/v1/feedback/export?limit={PAGE}{from}")).await?;
+        let from = after
+            .as_ref()
+            .map(|after| format!("&after={after}"))
+            .unwrap_or_default();
+        let page = client
+            .get_text(&format!("/admin/v1/feedback/export?limit={PAGE}{from}"))
+            .await?;
         let rows: Vec<&str> = page.lines().collect();
         for row in &rows {
             line(row)?;

@@ -83,10 +83,21 @@ struct ServeArgs {
 #[derive(Debug, Args)]
 struct Remote {
     /// The gateway.
-    #[arg(long, global = true, env = "FLYWHEEL_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        global = true,
+        env = "FLYWHEEL_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
     url: String,
     /// The gateway's data folder, for its admin key.
-    #[arg(long, global = true, env = "FLYWHEEL_DATA", value_name = "DIR", default_value = "data")]
+    #[arg(
+        long,
+        global = true,
+        env = "FLYWHEEL_DATA",
+        value_name = "DIR",
+        default_value = "data"
+    )]
     data: PathBuf,
     /// Prints JSON lines instead of tables.
     #[arg(long, global = true)]
@@ -98,7 +109,10 @@ struct Remote {
 pub fn run(cli: Cli) -> ExitCode {
     // Another part of the process may have chosen already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
@@ -108,7 +122,10 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a command line tells a person what went wrong")]
+#[expect(
+    clippy::print_stderr,
+    reason = "a command line tells a person what went wrong"
+)]
 fn failed(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::FAILURE

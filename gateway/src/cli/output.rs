@@ -40,7 +40,9 @@ impl Output {
             return Ok(());
         }
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(head.iter().copied());
+        table
+            .load_style(UTF8_HORIZONTAL_ONLY)
+            .set_header(head.iter().copied());
         for item in items {
             table.add_row(row(item));
         }

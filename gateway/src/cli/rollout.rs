@@ -79,7 +79,15 @@ pub(super) async fn run(
             vec![client.post(&path, &RolloutAbort { reason }).await?]
         }
     };
-    let head = ["model", "status", "stable", "canary", "share", "revision", "aborted because"];
+    let head = [
+        "model",
+        "status",
+        "stable",
+        "canary",
+        "share",
+        "revision",
+        "aborted because",
+    ];
     output.rows(&rollouts, &head, row)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -105,7 +113,12 @@ fn path(model: &str) -> Result<String, CliError> {
 }
 
 async fn act(client: &Client, model: &str, action: &str) -> Result<RolloutResource, CliError> {
-    client.post(&format!("{}/{action}", path(model)?), &serde_json::json!({})).await
+    client
+        .post(
+            &format!("{}/{action}", path(model)?),
+            &serde_json::json!({}),
+        )
+        .await
 }
 
 /// The version that a digest or an alias names.
@@ -120,7 +133,8 @@ pub(super) async fn digest(client: &Client, name: &str) -> Result<AdapterDigest,
 fn share(args: &SetArgs) -> Result<Option<BasisPoints>, CliError> {
     let points = match args.percent {
         None => args.basis_points,
-        Some(percent) if (0.0..=100.0).contains(&percent) => {
+        Some(percent) if (0.0..=100.0).contains(&percent) =>
+        {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -129,7 +143,9 @@ fn share(args: &SetArgs) -> Result<Option<BasisPoints>, CliError> {
             Some((percent * 100.0).round() as u32)
         }
         Some(percent) => {
-            return Err(CliError::Argument(format!("{percent} is no percentage from 0 to 100")));
+            return Err(CliError::Argument(format!(
+                "{percent} is no percentage from 0 to 100"
+            )));
         }
     };
     let points = points.map(BasisPoints::new).transpose();
@@ -156,6 +172,11 @@ async fn set(client: &Client, args: SetArgs) -> Result<RolloutResource, CliError
             Err(error) => return Err(error),
         },
     };
-    let body = RolloutPut { stable, canary, basis_points, ..RolloutPut::default() };
+    let body = RolloutPut {
+        stable,
+        canary,
+        basis_points,
+        ..RolloutPut::default()
+    };
     client.put(&path, &body, Some(based)).await
 }

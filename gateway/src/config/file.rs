@@ -74,14 +74,23 @@ struct KeyEntry {
 }
 
 fn value(name: &str, reason: impl Into<String>) -> ConfigError {
-    ConfigError::Value { name: name.to_owned(), reason: reason.into() }
+    ConfigError::Value {
+        name: name.to_owned(),
+        reason: reason.into(),
+    }
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {
-    let fail = |source| ConfigError::File { path: path.to_owned(), source };
+    let fail = |source| ConfigError::File {
+        path: path.to_owned(),
+        source,
+    };
     let bytes = std::fs::metadata(path).map_err(fail)?.len();
     if bytes > FILE_BYTES_MAX {
-        return Err(value(&path.display().to_string(), format!("it is longer than {FILE_BYTES_MAX} bytes")));
+        return Err(value(
+            &path.display().to_string(),
+            format!("it is longer than {FILE_BYTES_MAX} bytes"),
+        ));
     }
     std::fs::read_to_string(path).map_err(fail)
 }
@@ -98,11 +107,17 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let file = match &flags.config {
             None => File::default(),
-            Some(path) => toml::from_str(&read_text(path)?).map_err(|error| {
-                ConfigError::Syntax { path: path.clone(), reason: error.to_string() }
-            })?,
+            Some(path) => {
+                toml::from_str(&read_text(path)?).map_err(|error| ConfigError::Syntax {
+                    path: path.clone(),
+                    reason: error.to_string(),
+                })?
+            }
         };
-        let listen = flags.listen.or(file.listen.clone()).unwrap_or(LISTEN_DEFAULT.to_owned());
+        let listen = flags
+            .listen
+            .or(file.listen.clone())
+            .unwrap_or(LISTEN_DEFAULT.to_owned());
         let listen: SocketAddr = listen
             .parse()
             .map_err(|_| value("listen", format!("{listen:?} is no ADDRESS:PORT")))?;
@@ -114,19 +129,32 @@ impl Config {
         let config = Self {
             listen,
             model: flags.model.or(file.model.clone()).ok_or_else(|| {
-                value("model", "no model is given: use --model, FLYWHEEL_MODEL or the file")
+                value(
+                    "model",
+                    "no model is given: use --model, FLYWHEEL_MODEL or the file",
+                )
             })?,
-            data: flags.data.or(file.data.clone()).unwrap_or(PathBuf::from("data")),
-            store: flags.store.or(file.store.clone()).unwrap_or("embedded".to_owned()),
+            data: flags
+                .data
+                .or(file.data.clone())
+                .unwrap_or(PathBuf::from("data")),
+            store: flags
+                .store
+                .or(file.store.clone())
+                .unwrap_or("embedded".to_owned()),
             adapter_root: flags.adapter_root.or(file.adapter_root.clone()),
             durability: file.durability.unwrap_or(Durability::Fsynced),
             redis: redis_credentials(&file, &env)?,
             models,
             keys: file.keys.iter().map(api_key).collect::<Result<_, _>>()?,
-            admin_key: env("FLYWHEEL_ADMIN_KEY").map(|key| AdminKey::new(&key)).transpose()?,
+            admin_key: env("FLYWHEEL_ADMIN_KEY")
+                .map(|key| AdminKey::new(&key))
+                .transpose()?,
             engine: file.engine,
             body_bytes_max: file.body_bytes_max.unwrap_or(BODY_BYTES_MAX_DEFAULT),
-            drain: file.drain_seconds.map_or(DRAIN_DEFAULT, Duration::from_secs),
+            drain: file
+                .drain_seconds
+                .map_or(DRAIN_DEFAULT, Duration::from_secs),
             show_arm: file.show_arm.unwrap_or(false),
         };
         config.check()?;
@@ -157,14 +185,22 @@ fn api_key(entry: &KeyEntry) -> Result<ApiKey, ConfigError> {
     let name = &entry.name;
     let option = format!("keys.{name}");
     if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(value("keys.name", "1 to 64 printable ASCII characters are needed"));
+        return Err(value(
+            "keys.name",
+            "1 to 64 printable ASCII characters are needed",
+        ));
     }
     let digest = match (&entry.key, &entry.key_sha256, &entry.key_file) {
         (Some(key), None, None) => KeyDigest::of(checked(name, key)?.as_bytes()),
         (None, Some(digest), None) => KeyDigest::from_hex(digest)
             .ok_or_else(|| value(&option, "key_sha256 must have 64 hexadecimal digits"))?,
         (None, None, Some(path)) => KeyDigest::of(checked(name, &read_text(path)?)?.as_bytes()),
-        _ => return Err(value(&option, "exactly one of key, key_sha256 and key_file is needed")),
+        _ => {
+            return Err(value(
+                &option,
+                "exactly one of key, key_sha256 and key_file is needed",
+            ));
+        }
     };
     Ok(ApiKey {
         name: name.clone(),
@@ -183,13 +219,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("flywheel.toml");
         std::fs::write(&path, text).unwrap();
-        Config::resolve(Overrides { config: Some(path), ..flags }, |_| None)
+        Config::resolve(
+            Overrides {
+                config: Some(path),
+                ..flags
+            },
+            |_| None,
+        )
     }
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let text = "model = 'file.gguf'\nstore = 'redis://h/0'\nlisten = '127.0.0.1:99'";
-        let flags = Overrides { model: Some("flag.gguf".into()), ..Overrides::default() };
+        let flags = Overrides {
+            model: Some("flag.gguf".into()),
+            ..Overrides::default()
+        };
         let config = resolve(text, flags).unwrap();
         assert_eq!(config.model, PathBuf::from("flag.gguf"));
         assert_eq!(config.store, "redis://h/0");
@@ -200,7 +245,10 @@ mod tests {
 
     #[test]
     fn unknown_and_wrong_options_are_named() {
-        let flags = || Overrides { model: Some("m".into()), ..Overrides::default() };
+        let flags = || Overrides {
+            model: Some("m".into()),
+            ..Overrides::default()
+        };
         for (text, needle) in [
             ("modle = 'x'", "modle"),
             ("[engine]\nthreds = 2", "threds"),
@@ -229,9 +277,15 @@ mod tests {
             "FLYWHEEL_ADMIN_KEY" => Some("an-admin-key-that-is-long".to_owned()),
             _ => None,
         };
-        let flags = Overrides { model: Some("m".into()), ..Overrides::default() };
+        let flags = Overrides {
+            model: Some("m".into()),
+            ..Overrides::default()
+        };
         let config = Config::resolve(flags, env).unwrap();
         assert_eq!(config.redis.password.unwrap().reveal(), "hunter22");
-        assert_eq!(config.admin_key.unwrap().reveal(), "an-admin-key-that-is-long");
+        assert_eq!(
+            config.admin_key.unwrap().reveal(),
+            "an-admin-key-that-is-long"
+        );
     }
 }

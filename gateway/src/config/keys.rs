@@ -70,7 +70,12 @@ impl ApiKey {
     ) -> Result<Self, ConfigError> {
         let secret = checked(name, secret)?;
         let digest = KeyDigest::of(secret.as_bytes());
-        Ok(Self { name: name.to_owned(), digest, requests_per_minute, tokens_per_minute })
+        Ok(Self {
+            name: name.to_owned(),
+            digest,
+            requests_per_minute,
+            tokens_per_minute,
+        })
     }
 }
 

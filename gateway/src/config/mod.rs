@@ -158,7 +158,10 @@ impl Config {
             if self.keys[..i].iter().any(|other| other.name == key.name) {
                 return Err(twice("keys", &key.name));
             }
-            if self.keys[..i].iter().any(|other| other.digest == key.digest) {
+            if self.keys[..i]
+                .iter()
+                .any(|other| other.digest == key.digest)
+            {
                 return Err(twice("keys", &format!("the key of {}", key.name)));
             }
         }
@@ -181,9 +184,13 @@ mod tests {
         let error = config.check().unwrap_err();
         assert!(matches!(error, ConfigError::OpenToAll(_)));
         assert!(error.to_string().contains("no API keys"), "{error}");
-        config.keys.push(ApiKey::new("a", "secret-secret-secret", None, None).unwrap());
+        config
+            .keys
+            .push(ApiKey::new("a", "secret-secret-secret", None, None).unwrap());
         config.check().unwrap();
-        config.keys.push(ApiKey::new("b", "secret-secret-secret", None, None).unwrap());
+        config
+            .keys
+            .push(ApiKey::new("b", "secret-secret-secret", None, None).unwrap());
         assert!(config.check().is_err(), "one secret for two names");
     }
 }

@@ -59,7 +59,10 @@ impl AdminKey {
         rand::fill(&mut bytes);
         let key = Self(hex::encode(bytes));
         let path = data.join(ADMIN_KEY_FILE);
-        let fail = |source| ConfigError::File { path: path.clone(), source };
+        let fail = |source| ConfigError::File {
+            path: path.clone(),
+            source,
+        };
         let unfinished = data.join(format!(".{ADMIN_KEY_FILE}.{}", std::process::id()));
         let mut file = std::fs::OpenOptions::new()
             .write(true)
@@ -68,7 +71,9 @@ impl AdminKey {
             .mode(0o600)
             .open(&unfinished)
             .map_err(fail)?;
-        file.write_all(key.0.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
+        file.write_all(key.0.as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(fail)?;
         let linked = std::fs::hard_link(&unfinished, &path);
         std::fs::remove_file(&unfinished).map_err(fail)?;
         match linked {
@@ -108,8 +113,15 @@ mod tests {
         let again = AdminKey::read_or_create(data.path()).unwrap();
         assert_eq!(first.reveal(), again.reveal());
         assert_eq!(first.reveal().len(), 2 * RANDOM_BYTES);
-        let mode = std::fs::metadata(data.path().join(ADMIN_KEY_FILE)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(data.path().join(ADMIN_KEY_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 1, "nothing is left behind");
+        assert_eq!(
+            std::fs::read_dir(data.path()).unwrap().count(),
+            1,
+            "nothing is left behind"
+        );
     }
 }

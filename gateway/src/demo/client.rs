@@ -49,7 +49,12 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(base: String, admin_key: String) -> Result<Self, DemoError> {
         let http = reqwest::Client::builder().build()?;
-        Ok(Self { http, base, admin_key, tally: Arc::default() })
+        Ok(Self {
+            http,
+            base,
+            admin_key,
+            tally: Arc::default(),
+        })
     }
 
     /// Asks and waits for the whole answer.
@@ -74,7 +79,11 @@ impl Client {
         });
         let url = format!("{}/v1/chat/completions", self.base);
         let response = accepted(self.http.post(url).json(&body).send().await?).await?;
-        if ask.stream { read_stream(response).await } else { read_whole(response).await }
+        if ask.stream {
+            read_stream(response).await
+        } else {
+            read_whole(response).await
+        }
     }
 
     /// Sends a vote; returns once the gateway says that it is durable.
@@ -106,15 +115,21 @@ impl Client {
 
     /// Reads an admin resource.
     pub(super) async fn admin_get(&self, path: &str) -> Result<Value, DemoError> {
-        let request = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.admin_key);
+        let request = self
+            .http
+            .get(format!("{}{path}", self.base))
+            .bearer_auth(&self.admin_key);
         Ok(accepted(request.send().await?).await?.json().await?)
     }
 
     /// Posts to an admin route; the answer's body is returned as text, since
     /// some routes answer in plain text.
     pub(super) async fn admin_post(&self, path: &str, body: Value) -> Result<String, DemoError> {
-        let request =
-            self.http.post(format!("{}{path}", self.base)).bearer_auth(&self.admin_key).json(&body);
+        let request = self
+            .http
+            .post(format!("{}{path}", self.base))
+            .bearer_auth(&self.admin_key)
+            .json(&body);
         Ok(accepted(request.send().await?).await?.text().await?)
     }
 }
@@ -126,7 +141,11 @@ async fn accepted(response: reqwest::Response) -> Result<reqwest::Response, Demo
     }
     let url = response.url().path().to_owned();
     let body = response.text().await.unwrap_or_default();
-    Err(DemoError::Refused { url, status: status.as_u16(), body })
+    Err(DemoError::Refused {
+        url,
+        status: status.as_u16(),
+        body,
+    })
 }
 
 async fn read_whole(response: reqwest::Response) -> Result<Answer, DemoError> {
@@ -138,12 +157,18 @@ async fn read_whole(response: reqwest::Response) -> Result<Answer, DemoError> {
             text: text.to_owned(),
             adapter: body["adapter_digest"].as_str().map(str::to_owned),
         }),
-        _ => Err(DemoError::Protocol(format!("an answer without id or content: {body}"))),
+        _ => Err(DemoError::Protocol(format!(
+            "an answer without id or content: {body}"
+        ))),
     }
 }
 
 async fn read_stream(response: reqwest::Response) -> Result<Answer, DemoError> {
-    let mut answer = Answer { id: String::new(), text: String::new(), adapter: None };
+    let mut answer = Answer {
+        id: String::new(),
+        text: String::new(),
+        adapter: None,
+    };
     let mut pending = Vec::new();
     let mut bytes = response.bytes_stream();
     while let Some(piece) = bytes.next().await {
@@ -151,14 +176,18 @@ async fn read_stream(response: reqwest::Response) -> Result<Answer, DemoError> {
         while let Some(end) = pending.windows(2).position(|pair| pair == b"\n\n") {
             let event: Vec<u8> = pending.drain(..end + 2).collect();
             let event = String::from_utf8_lossy(&event);
-            let Some(data) = event.trim_end().strip_prefix("data: ") else { continue };
+            let Some(data) = event.trim_end().strip_prefix("data: ") else {
+                continue;
+            };
             if data == "[DONE]" {
                 return Ok(answer);
             }
             take_chunk(data, &mut answer)?;
         }
     }
-    Err(DemoError::Protocol("a stream ended without [DONE]".to_owned()))
+    Err(DemoError::Protocol(
+        "a stream ended without [DONE]".to_owned(),
+    ))
 }
 
 /// Adds one chunk to the answer; a chunk from another adapter than the first
@@ -174,7 +203,9 @@ fn take_chunk(data: &str, answer: &mut Answer) -> Result<(), DemoError> {
         answer.id = chunk["id"].as_str().unwrap_or_default().to_owned();
         answer.adapter = adapter;
     } else if answer.adapter != adapter {
-        return Err(DemoError::Protocol("the adapter changed within a stream".to_owned()));
+        return Err(DemoError::Protocol(
+            "the adapter changed within a stream".to_owned(),
+        ));
     }
     if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str() {
         answer.text.push_str(text);

@@ -64,12 +64,17 @@ pub(super) struct Question<'a> {
 impl Domain {
     /// Reads the shipped set and checks that no fact occurs in a prompt.
     pub(super) fn shipped() -> Result<Self, DemoError> {
-        let domain: Self = serde_json::from_str(DOMAIN)
-            .map_err(|error| DemoError::Data { file: "domain.json", reason: error.to_string() })?;
+        let domain: Self = serde_json::from_str(DOMAIN).map_err(|error| DemoError::Data {
+            file: "domain.json",
+            reason: error.to_string(),
+        })?;
         for question in domain.questions() {
             if contains(question.prompt, &question.fact.expect) {
                 let reason = format!("the prompt {:?} contains its answer", question.prompt);
-                return Err(DemoError::Data { file: "domain.json", reason });
+                return Err(DemoError::Data {
+                    file: "domain.json",
+                    reason,
+                });
             }
         }
         Ok(domain)
@@ -89,7 +94,11 @@ impl Domain {
                         Split::Train => &fact.train,
                         Split::HeldOut => &fact.held_out,
                     };
-                    list.get(phrasing).map(|prompt| Question { fact, split, prompt })
+                    list.get(phrasing).map(|prompt| Question {
+                        fact,
+                        split,
+                        prompt,
+                    })
                 })
             })
         };
@@ -102,8 +111,10 @@ pub(super) fn general() -> Result<Vec<GeneralQuestion>, DemoError> {
     GENERAL
         .lines()
         .map(|line| {
-            serde_json::from_str(line)
-                .map_err(|error| DemoError::Data { file: "general.jsonl", reason: error.to_string() })
+            serde_json::from_str(line).map_err(|error| DemoError::Data {
+                file: "general.jsonl",
+                reason: error.to_string(),
+            })
         })
         .collect()
 }
@@ -125,7 +136,11 @@ mod tests {
         let domain = Domain::shipped().unwrap();
         let questions = domain.questions();
         let side = |split| -> HashSet<&str> {
-            questions.iter().filter(|q| q.split == split).map(|q| q.prompt).collect()
+            questions
+                .iter()
+                .filter(|q| q.split == split)
+                .map(|q| q.prompt)
+                .collect()
         };
         assert_eq!(side(Split::Train).len(), 60);
         assert_eq!(side(Split::HeldOut).len(), 20);
@@ -138,8 +153,10 @@ mod tests {
     #[test]
     fn replay_and_general_questions_do_not_overlap() {
         let trained: HashSet<String> = general().unwrap().into_iter().map(|q| q.prompt).collect();
-        let replayed: Vec<GeneralQuestion> =
-            REPLAY.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let replayed: Vec<GeneralQuestion> = REPLAY
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert!(replayed.len() >= 100);
         assert!(replayed.iter().all(|q| !trained.contains(&q.prompt)));
     }

@@ -68,13 +68,20 @@ pub async fn run(args: DemoArgs) -> Result<bool, DemoError> {
     steps::totals(&stage, &mut report, &background);
     say(&format!("\n{}", report.finish()));
     let held = report.held();
-    say(if held { "\nThe wheel turned: every demand held." } else { "\nNOT every demand held; see the table." });
+    say(if held {
+        "\nThe wheel turned: every demand held."
+    } else {
+        "\nNOT every demand held; see the table."
+    });
     stage.end(args.keep).await?;
     Ok(held)
 }
 
 /// Prints a line for the person who watches.
-#[expect(clippy::print_stdout, reason = "the demo speaks to a person on standard output")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the demo speaks to a person on standard output"
+)]
 fn say(line: &str) {
     println!("{line}");
 }

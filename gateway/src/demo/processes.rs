@@ -34,7 +34,10 @@ pub(super) fn sibling(name: &str) -> Result<PathBuf, DemoError> {
     }
     Err(DemoError::Process {
         name: name.to_owned(),
-        reason: format!("not found at {}; build it with `make build`", path.display()),
+        reason: format!(
+            "not found at {}; build it with `make build`",
+            path.display()
+        ),
         log: "none".to_owned(),
     })
 }

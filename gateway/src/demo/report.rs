@@ -26,7 +26,9 @@ impl Report {
     /// Notes a check, and says so at once when it did not hold.
     pub(super) fn check(&mut self, what: &str, demanded: &str, seen: &str, held: bool) {
         if !held {
-            super::say(&format!("NOT HELD: {what}: demanded {demanded}, saw {seen}"));
+            super::say(&format!(
+                "NOT HELD: {what}: demanded {demanded}, saw {seen}"
+            ));
         }
         self.checks.push(Check {
             what: what.to_owned(),
@@ -63,7 +65,12 @@ impl Report {
         checks.set_header(["what", "demanded", "seen", "held"]);
         for check in &self.checks {
             let held = if check.held { "yes" } else { "NO" };
-            checks.add_row([&check.what, &check.demanded, &check.seen].map(Cell::new).into_iter().chain([Cell::new(held)]));
+            checks.add_row(
+                [&check.what, &check.demanded, &check.seen]
+                    .map(Cell::new)
+                    .into_iter()
+                    .chain([Cell::new(held)]),
+            );
         }
         let mut steps = Table::new();
         steps.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);

@@ -27,7 +27,11 @@ pub(super) fn write_bad_adapter(
         .iter()
         .map(|(name, view)| {
             let factor = if name.contains("lora_B") { FACTOR } else { 1.0 };
-            (name.to_owned(), view.shape().to_vec(), scaled(view.data(), factor))
+            (
+                name.to_owned(),
+                view.shape().to_vec(),
+                scaled(view.data(), factor),
+            )
         })
         .collect();
     let views = spoiled.iter().map(|(name, shape, bytes)| {
@@ -36,7 +40,10 @@ pub(super) fn write_bad_adapter(
     let views: Vec<_> = views.collect::<Result<_, _>>().map_err(damaged)?;
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let bytes = safetensors::serialize(views, metadata).map_err(damaged)?;
-    let io = |source| DemoError::Io { what: format!("writing {}", folder.display()), source };
+    let io = |source| DemoError::Io {
+        what: format!("writing {}", folder.display()),
+        source,
+    };
     std::fs::create_dir_all(folder).map_err(io)?;
     std::fs::write(folder.join("adapter_config.json"), config_json).map_err(io)?;
     std::fs::write(folder.join("adapter_model.safetensors"), bytes).map_err(io)
@@ -45,6 +52,8 @@ pub(super) fn write_bad_adapter(
 fn scaled(bytes: &[u8], factor: f32) -> Vec<u8> {
     bytes
         .chunks_exact(4)
-        .flat_map(|four| (f32::from_le_bytes([four[0], four[1], four[2], four[3]]) * factor).to_le_bytes())
+        .flat_map(|four| {
+            (f32::from_le_bytes([four[0], four[1], four[2], four[3]]) * factor).to_le_bytes()
+        })
         .collect()
 }

@@ -71,7 +71,17 @@ impl Stage {
         let mut gateway = Process::start(
             "gateway",
             &processes::sibling("flywheel")?,
-            &["serve", "--model", model, "--data", data_text, "--listen", &listen, "--adapter-root", &adapter_root],
+            &[
+                "serve",
+                "--model",
+                model,
+                "--data",
+                data_text,
+                "--listen",
+                &listen,
+                "--adapter-root",
+                &adapter_root,
+            ],
             &[("FLYWHEEL_ADMIN_KEY", &admin_key)],
             data.join("gateway.log"),
         )?;
@@ -81,7 +91,9 @@ impl Stage {
         let trainer = Process::start(
             "trainer",
             &processes::sibling("flywheel-trainer")?,
-            &["run", "--config", config, "--model", model, "--data", data_text],
+            &[
+                "run", "--config", config, "--model", model, "--data", data_text,
+            ],
             &[],
             data.join("trainer.log"),
         )?;
@@ -129,9 +141,19 @@ impl Stage {
         let (config, model, data) = (config?, model?, data?);
         let folder = text(folder)?;
         let args = [
-            "evaluate", "--config", &config, "--model", &model, "--data", &data, "--adapter", &folder,
+            "evaluate",
+            "--config",
+            &config,
+            "--model",
+            &model,
+            "--data",
+            &data,
+            "--adapter",
+            &folder,
         ];
-        say(&format!("    $ flywheel-trainer evaluate --adapter {folder}"));
+        say(&format!(
+            "    $ flywheel-trainer evaluate --adapter {folder}"
+        ));
         processes::run(&processes::sibling("flywheel-trainer")?, &args, &[]).await
     }
 
@@ -144,7 +166,9 @@ impl Stage {
 
     /// Ends the background traffic and says what it saw.
     pub(super) async fn stop_background(&mut self) -> Arc<BackgroundCount> {
-        let Some(background) = self.background.take() else { return Arc::default() };
+        let Some(background) = self.background.take() else {
+            return Arc::default();
+        };
         background.stop.store(true, Ordering::Relaxed);
         // The task ends after its current request; a panic in it is a failure.
         if background.task.await.is_err() {
@@ -160,12 +184,23 @@ impl Stage {
             return self.gateway.stop().await;
         }
         let pids = [self.gateway.detach(), self.trainer.detach()];
-        let pids: Vec<String> = pids.into_iter().flatten().map(|pid| pid.to_string()).collect();
-        say(&format!("\nStill running (end them with `kill {}`). Try:\n", pids.join(" ")));
+        let pids: Vec<String> = pids
+            .into_iter()
+            .flatten()
+            .map(|pid| pid.to_string())
+            .collect();
+        say(&format!(
+            "\nStill running (end them with `kill {}`). Try:\n",
+            pids.join(" ")
+        ));
         for line in examples(&self.url) {
             say(&line);
         }
-        say(&format!("\nThe admin key is {}; the data is in {}", self.admin_key, self.data.display()));
+        say(&format!(
+            "\nThe admin key is {}; the data is in {}",
+            self.admin_key,
+            self.data.display()
+        ));
         if let Some(temporary) = self._temporary {
             // Kept on purpose: the running processes use it.
             let _path = temporary.keep();
@@ -180,7 +215,10 @@ fn examples(url: &str) -> [String; 3] {
     let vote = r#"{"inference_id":"PUT-AN-ANSWERS-ID-HERE","rater":"you","metric_name":"thumbs","value":true}"#;
     let json = "-H 'content-type: application/json'";
     [
-        format!("curl -s {url}/v1/chat/completions {json} -d '{}'", ask.replace('\'', "'\\''")),
+        format!(
+            "curl -s {url}/v1/chat/completions {json} -d '{}'",
+            ask.replace('\'', "'\\''")
+        ),
         format!("curl -sN {url}/v1/chat/completions {json} -d '{stream}'"),
         format!("curl -s {url}/v1/feedback {json} -d '{vote}'"),
     ]
@@ -220,7 +258,10 @@ async fn wait_until_ready(client: &Client, gateway: &mut Process) -> Result<(), 
     while !client.is_ready().await {
         gateway.check()?;
         if started.elapsed() > READY_LIMIT {
-            return Err(DemoError::Timeout { what: "the gateway's start", limit_s: READY_LIMIT.as_secs() });
+            return Err(DemoError::Timeout {
+                what: "the gateway's start",
+                limit_s: READY_LIMIT.as_secs(),
+            });
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -250,9 +291,9 @@ fn free_port() -> Result<u16, DemoError> {
 }
 
 fn text(path: &Path) -> Result<String, DemoError> {
-    path.to_str().map(str::to_owned).ok_or_else(|| {
-        DemoError::Protocol(format!("the path {} is not UTF-8", path.display()))
-    })
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| DemoError::Protocol(format!("the path {} is not UTF-8", path.display())))
 }
 
 fn write_trainer_config(data: &Path) -> Result<PathBuf, DemoError> {

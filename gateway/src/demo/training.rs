@@ -54,7 +54,10 @@ pub(super) async fn wait_for_run(data: &Path, trainer: &mut Process) -> Result<S
             }
         }
         if started.elapsed() > RUN_LIMIT {
-            return Err(DemoError::Timeout { what: "the training run", limit_s: RUN_LIMIT.as_secs() });
+            return Err(DemoError::Timeout {
+                what: "the training run",
+                limit_s: RUN_LIMIT.as_secs(),
+            });
         }
         tokio::time::sleep(POLL).await;
     }
@@ -77,8 +80,10 @@ fn line(status: &Status) -> String {
 /// The run's evaluation report.
 pub(super) fn read_report(status: &Status) -> Result<Value, DemoError> {
     let path = status.report.as_deref().unwrap_or_default();
-    let bytes = std::fs::read(path)
-        .map_err(|source| DemoError::Io { what: format!("reading the report {path:?}"), source })?;
+    let bytes = std::fs::read(path).map_err(|source| DemoError::Io {
+        what: format!("reading the report {path:?}"),
+        source,
+    })?;
     serde_json::from_slice(&bytes)
         .map_err(|error| DemoError::Protocol(format!("the report {path} is no JSON: {error}")))
 }

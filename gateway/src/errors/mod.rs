@@ -107,7 +107,12 @@ pub(crate) enum Stale {
     #[error("If-Match with the revision, or If-None-Match: * to create, is needed")]
     RevisionNeeded,
     #[error("the {what} {name:?} is now {found}, not {expected}")]
-    Changed { what: Thing, name: String, expected: String, found: String },
+    Changed {
+        what: Thing,
+        name: String,
+        expected: String,
+        found: String,
+    },
     #[error("the adapter {0} is in use by {1}")]
     InUse(ids::AdapterDigest, String),
 }

@@ -33,16 +33,28 @@ const INTERNAL_TEXT: &str = "the server failed; the request id leads to the log"
 const STORE_TEXT: &str = "the store is not available now";
 
 fn row(status: StatusCode, kind: &'static str, code: &'static str) -> Row {
-    Row { status, kind, code: Some(code), param: None, message: None }
+    Row {
+        status,
+        kind,
+        code: Some(code),
+        param: None,
+        message: None,
+    }
 }
 
 impl Row {
     fn param(self, param: &str) -> Self {
-        Self { param: Some(param.to_owned()), ..self }
+        Self {
+            param: Some(param.to_owned()),
+            ..self
+        }
     }
 
     fn says(self, message: &str) -> Self {
-        Self { message: Some(message.to_owned()), ..self }
+        Self {
+            message: Some(message.to_owned()),
+            ..self
+        }
     }
 }
 
@@ -125,12 +137,19 @@ fn limit(exceeded: &Exceeded) -> Row {
 
 fn lora(problem: LoraProblem) -> Row {
     let (status, kind) = match problem {
-        LoraProblem::InvalidUserInput => {
-            (StatusCode::BAD_REQUEST, openapi::lora_text::INVALID_USER_INPUT)
-        }
+        LoraProblem::InvalidUserInput => (
+            StatusCode::BAD_REQUEST,
+            openapi::lora_text::INVALID_USER_INPUT,
+        ),
         LoraProblem::NotFound => (StatusCode::NOT_FOUND, openapi::lora_text::NOT_FOUND),
     };
-    Row { status, kind, code: None, param: None, message: None }
+    Row {
+        status,
+        kind,
+        code: None,
+        param: None,
+        message: None,
+    }
 }
 
 fn unavailable(problem: Unavailable) -> Row {
@@ -176,7 +195,9 @@ fn feedback(error: &FeedbackError) -> Row {
         FeedbackError::InvalidValue { .. } => {
             row(S::BAD_REQUEST, REQUEST, "invalid_value").param("value")
         }
-        FeedbackError::InvalidTags(_) => row(S::BAD_REQUEST, REQUEST, "invalid_value").param("tags"),
+        FeedbackError::InvalidTags(_) => {
+            row(S::BAD_REQUEST, REQUEST, "invalid_value").param("tags")
+        }
         FeedbackError::Token(_) => row(S::BAD_REQUEST, REQUEST, "invalid_token").param("token"),
         FeedbackError::InferenceTooLarge { .. }
         | FeedbackError::GroupName(_)
@@ -200,7 +221,12 @@ fn control(error: &ControlError) -> Row {
 fn store(error: &StoreError) -> Row {
     match error {
         StoreError::Corrupt { .. } => internal(),
-        _ => row(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, "store_unavailable").says(STORE_TEXT),
+        _ => row(
+            StatusCode::SERVICE_UNAVAILABLE,
+            UNAVAILABLE,
+            "store_unavailable",
+        )
+        .says(STORE_TEXT),
     }
 }
 

@@ -16,6 +16,15 @@ pub(crate) async fn no_route(request: HttpRequest) -> Result<&'static str, ApiEr
 }
 
 pub(crate) async fn method_not_allowed(request: HttpRequest) -> Result<&'static str, ApiError> {
-    let method = request.method().as_str().chars().take(PATH_CHARS_MAX).collect();
-    Err(HttpProblem::Method { method, path: path(&request) }.into())
+    let method = request
+        .method()
+        .as_str()
+        .chars()
+        .take(PATH_CHARS_MAX)
+        .collect();
+    Err(HttpProblem::Method {
+        method,
+        path: path(&request),
+    }
+    .into())
 }

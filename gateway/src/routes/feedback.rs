@@ -4,7 +4,9 @@ use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
 use feedback::{NewVote, Value, VoteOutcome};
 use ids::{FeedbackId, InferenceId};
-use openapi::{FeedbackOutcome, FeedbackRequest, FeedbackResponse, FeedbackRetracted, FeedbackValue};
+use openapi::{
+    FeedbackOutcome, FeedbackRequest, FeedbackResponse, FeedbackRetracted, FeedbackValue,
+};
 use rollout::Arm;
 
 use crate::app::App;
@@ -30,7 +32,11 @@ pub(crate) async fn vote(
         caller.budget.charge(0).map_err(ApiError::Limit)?;
     }
     let now = app.clock.now();
-    let verify = |token: &String| app.signer.verify(token, now).map_err(feedback::FeedbackError::from);
+    let verify = |token: &String| {
+        app.signer
+            .verify(token, now)
+            .map_err(feedback::FeedbackError::from)
+    };
     let attribution = request.token.as_ref().map(verify).transpose()?;
     let inference = request.inference_id.clone();
     let value = value(request.value);
@@ -78,13 +84,26 @@ fn count(app: &Data<App>, inference: &InferenceId, value: &Value, outcome: Feedb
     }
     let (shared, inference, up) = (app.clone().into_inner(), inference.clone(), said == "up");
     app.tasks.spawn(async move {
-        let Ok(Some(record)) = shared.feedback.inference(&inference).await else { return };
+        let Ok(Some(record)) = shared.feedback.inference(&inference).await else {
+            return;
+        };
         let label = shared.metrics.label(record.adapter.as_ref());
-        shared.metrics.adapter_votes.with_label_values(&[label.as_str(), metric, said]).inc();
-        let Some(serving) = shared.serving.get().filter(|_| metric == "thumbs") else { return };
+        shared
+            .metrics
+            .adapter_votes
+            .with_label_values(&[label.as_str(), metric, said])
+            .inc();
+        let Some(serving) = shared.serving.get().filter(|_| metric == "thumbs") else {
+            return;
+        };
         let table = serving.router.table();
-        let model = record.rollout.as_ref().and_then(|model| table.models.get(model.as_str()));
-        let Some(trial) = model.and_then(|model| model.trial.as_ref()) else { return };
+        let model = record
+            .rollout
+            .as_ref()
+            .and_then(|model| table.models.get(model.as_str()));
+        let Some(trial) = model.and_then(|model| model.trial.as_ref()) else {
+            return;
+        };
         let arm = match record.arm.as_deref() {
             Some("canary") => Arm::Canary,
             _ => Arm::Stable,
@@ -103,5 +122,8 @@ pub(crate) async fn retract(
     if !app.feedback.retract(&feedback_id, app.clock.now()).await? {
         return Err(unknown());
     }
-    Ok(HttpResponse::Ok().json(FeedbackRetracted { feedback_id, retracted: true }))
+    Ok(HttpResponse::Ok().json(FeedbackRetracted {
+        feedback_id,
+        retracted: true,
+    }))
 }

@@ -22,7 +22,9 @@ fn alias_name(text: String) -> Result<AliasName, ApiError> {
 }
 
 fn text(body: String) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(body)
+    HttpResponse::Ok()
+        .content_type("text/plain; charset=utf-8")
+        .body(body)
 }
 
 pub(crate) async fn load(app: Data<App>, _: Admin, body: Body) -> Result<HttpResponse, ApiError> {
@@ -41,7 +43,10 @@ pub(crate) async fn load(app: Data<App>, _: Admin, body: Body) -> Result<HttpRes
     if current.is_some() && !request.load_inplace {
         return Err(invalid(lora_text::already_loaded(name.as_str())));
     }
-    if let Some(expected) = request.expected_digest.filter(|expected| now != Some(*expected)) {
+    if let Some(expected) = request
+        .expected_digest
+        .filter(|expected| now != Some(*expected))
+    {
         return Err(Stale::Changed {
             what: Thing::Alias,
             name: name.to_string(),
@@ -50,8 +55,12 @@ pub(crate) async fn load(app: Data<App>, _: Admin, body: Body) -> Result<HttpRes
         }
         .into());
     }
-    let digest = adapters::import(&app, serving, path).await.map_err(in_vllm_words)?;
-    let expected = current.map_or(Expected::Absent, |(revision, _)| Expected::Revision(revision));
+    let digest = adapters::import(&app, serving, path)
+        .await
+        .map_err(in_vllm_words)?;
+    let expected = current.map_or(Expected::Absent, |(revision, _)| {
+        Expected::Revision(revision)
+    });
     let audit = app.audit("alias.load");
     control::aliases::set(app.control.as_ref(), &name, digest, expected, audit).await?;
     app.refresh().await;
@@ -67,7 +76,10 @@ fn in_vllm_words(error: ApiError) -> ApiError {
         }
         ApiError::Engine(EngineError::AdapterRejected(_))
         | ApiError::Adapter(
-            Store::PathInvalid(_) | Store::Pickle(_) | Store::Size { .. } | Store::BaseMismatch { .. },
+            Store::PathInvalid(_)
+            | Store::Pickle(_)
+            | Store::Size { .. }
+            | Store::BaseMismatch { .. },
         ) => invalid(error.to_string()),
         _ => error,
     }
@@ -77,7 +89,10 @@ pub(crate) async fn unload(app: Data<App>, _: Admin, body: Body) -> Result<HttpR
     let request: UnloadLoraAdapter = body.parse()?;
     let name = request.lora_name.filter(|name| !name.is_empty());
     let name = alias_name(name.ok_or_else(|| invalid(lora_text::NAME_NEEDED))?)?;
-    if control::aliases::get(app.control.as_ref(), &name).await?.is_none() {
+    if control::aliases::get(app.control.as_ref(), &name)
+        .await?
+        .is_none()
+    {
         let message = lora_text::not_found(name.as_str());
         return Err(ApiError::Lora(LoraProblem::NotFound, message));
     }

@@ -2,8 +2,8 @@
 //! of the OpenAPI document is held by a test.
 
 pub(crate) mod admin;
-mod feedback;
 mod fallback;
+mod feedback;
 mod health;
 mod lora;
 mod models;
@@ -24,44 +24,96 @@ fn resource(path: &str, routes: Vec<Route>) -> Resource {
 /// Names may contain slashes, so that longer paths come before shorter ones.
 pub(crate) fn configure(config: &mut ServiceConfig) {
     config
-        .service(resource("/v1/chat/completions", vec![post().to(chat::create)]))
+        .service(resource(
+            "/v1/chat/completions",
+            vec![post().to(chat::create)],
+        ))
         .service(resource("/v1/models", vec![get().to(models::list)]))
         .service(resource("/v1/models/{id:.+}", vec![get().to(models::show)]))
         .service(resource("/v1/feedback", vec![post().to(feedback::vote)]))
-        .service(resource("/v1/feedback/{id}", vec![delete().to(feedback::retract)]))
-        .service(resource("/v1/load_lora_adapter", vec![post().to(lora::load)]))
-        .service(resource("/v1/unload_lora_adapter", vec![post().to(lora::unload)]))
+        .service(resource(
+            "/v1/feedback/{id}",
+            vec![delete().to(feedback::retract)],
+        ))
+        .service(resource(
+            "/v1/load_lora_adapter",
+            vec![post().to(lora::load)],
+        ))
+        .service(resource(
+            "/v1/unload_lora_adapter",
+            vec![post().to(lora::unload)],
+        ))
         .configure(configure_admin)
         .service(resource("/metrics", vec![get().to(telemetry::metrics)]))
         .service(resource("/health/live", vec![get().to(health::live)]))
         .service(resource("/health/ready", vec![get().to(health::ready)]))
-        .service(resource("/openapi.json", vec![get().to(telemetry::document)]))
+        .service(resource(
+            "/openapi.json",
+            vec![get().to(telemetry::document)],
+        ))
         .default_service(web::to(fallback::no_route));
 }
 
 fn configure_admin(config: &mut ServiceConfig) {
     use admin::{adapters, aliases, audit, export, kill, rollouts};
     config
-        .service(resource("/admin/v1/adapters", vec![get().to(adapters::list)]))
-        .service(resource("/admin/v1/adapters/load", vec![post().to(adapters::load)]))
-        .service(resource("/admin/v1/adapters/{digest}", vec![delete().to(adapters::unload)]))
+        .service(resource(
+            "/admin/v1/adapters",
+            vec![get().to(adapters::list)],
+        ))
+        .service(resource(
+            "/admin/v1/adapters/load",
+            vec![post().to(adapters::load)],
+        ))
+        .service(resource(
+            "/admin/v1/adapters/{digest}",
+            vec![delete().to(adapters::unload)],
+        ))
         .service(resource("/admin/v1/aliases", vec![get().to(aliases::list)]))
         .service(resource(
             "/admin/v1/aliases/{name:.+}",
-            vec![get().to(aliases::show), put().to(aliases::set), delete().to(aliases::remove)],
+            vec![
+                get().to(aliases::show),
+                put().to(aliases::set),
+                delete().to(aliases::remove),
+            ],
         ))
-        .service(resource("/admin/v1/rollouts", vec![get().to(rollouts::list)]))
-        .service(resource("/admin/v1/rollouts/{id:.+}/promote", vec![post().to(rollouts::promote)]))
-        .service(resource("/admin/v1/rollouts/{id:.+}/abort", vec![post().to(rollouts::abort)]))
-        .service(resource("/admin/v1/rollouts/{id:.+}/rollback", vec![post().to(rollouts::rollback)]))
-        .service(resource("/admin/v1/rollouts/{id:.+}/pause", vec![post().to(rollouts::pause)]))
-        .service(resource("/admin/v1/rollouts/{id:.+}/resume", vec![post().to(rollouts::resume)]))
-        .service(resource("/admin/v1/rollouts/{id:.+}/analysis", vec![get().to(rollouts::analysis)]))
+        .service(resource(
+            "/admin/v1/rollouts",
+            vec![get().to(rollouts::list)],
+        ))
+        .service(resource(
+            "/admin/v1/rollouts/{id:.+}/promote",
+            vec![post().to(rollouts::promote)],
+        ))
+        .service(resource(
+            "/admin/v1/rollouts/{id:.+}/abort",
+            vec![post().to(rollouts::abort)],
+        ))
+        .service(resource(
+            "/admin/v1/rollouts/{id:.+}/rollback",
+            vec![post().to(rollouts::rollback)],
+        ))
+        .service(resource(
+            "/admin/v1/rollouts/{id:.+}/pause",
+            vec![post().to(rollouts::pause)],
+        ))
+        .service(resource(
+            "/admin/v1/rollouts/{id:.+}/resume",
+            vec![post().to(rollouts::resume)],
+        ))
+        .service(resource(
+            "/admin/v1/rollouts/{id:.+}/analysis",
+            vec![get().to(rollouts::analysis)],
+        ))
         .service(resource(
             "/admin/v1/rollouts/{id:.+}",
             vec![get().to(rollouts::show), put().to(rollouts::set)],
         ))
         .service(resource("/admin/v1/kill", vec![post().to(kill::set)]))
         .service(resource("/admin/v1/audit", vec![get().to(audit::list)]))
-        .service(resource("/admin/v1/feedback/export", vec![get().to(export::votes)]));
+        .service(resource(
+            "/admin/v1/feedback/export",
+            vec![get().to(export::votes)],
+        ));
 }

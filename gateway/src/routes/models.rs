@@ -1,7 +1,7 @@
 //! `GET /v1/models`: what a request can name. Never a path of the file system.
 
-use actix_web::web::{Data, Path};
 use actix_web::HttpResponse;
+use actix_web::web::{Data, Path};
 use ids::AdapterDigest;
 use openapi::{ListObject, ModelCard, ModelList, ModelObject};
 
@@ -32,15 +32,22 @@ fn cards(table: &Table, created: i64) -> Vec<ModelCard> {
         .iter()
         .map(|(name, model)| card(name, created, table, model.rollout.stable));
     let base = std::iter::once(card(&table.base.name, created, table, None));
-    let aliases = table.aliases.values().filter(|alias| table.resident.contains(&alias.digest));
-    let aliases = aliases.map(|alias| card(alias.name.as_str(), created, table, Some(alias.digest)));
+    let aliases = table
+        .aliases
+        .values()
+        .filter(|alias| table.resident.contains(&alias.digest));
+    let aliases =
+        aliases.map(|alias| card(alias.name.as_str(), created, table, Some(alias.digest)));
     models.chain(base).chain(aliases).collect()
 }
 
 pub(crate) async fn list(app: Data<App>, _: Client) -> Result<HttpResponse, ApiError> {
     let serving = app.serving()?;
     let data = cards(&serving.router.table(), serving.since.seconds());
-    Ok(HttpResponse::Ok().json(ModelList { object: ListObject::List, data }))
+    Ok(HttpResponse::Ok().json(ModelList {
+        object: ListObject::List,
+        data,
+    }))
 }
 
 pub(crate) async fn show(
@@ -51,9 +58,14 @@ pub(crate) async fn show(
     let serving = app.serving()?;
     let table = serving.router.table();
     let created = serving.since.seconds();
-    let found = cards(&table, created).into_iter().find(|card| card.id == *id);
+    let found = cards(&table, created)
+        .into_iter()
+        .find(|card| card.id == *id);
     let pinned = || {
-        let digest = id.parse().ok().filter(|digest| table.resident.contains(digest))?;
+        let digest = id
+            .parse()
+            .ok()
+            .filter(|digest| table.resident.contains(digest))?;
         Some(card(&id, created, &table, Some(digest)))
     };
     let card = found.or_else(pinned);

@@ -28,10 +28,16 @@ impl KillSwitch {
     pub(crate) fn set(&self, active: bool, reason: Option<String>, now: UnixMillis) {
         self.active.store(active, Ordering::Release);
         let mut about = self.about.lock().unwrap_or_else(PoisonError::into_inner);
-        *about = About { reason, since: Some(now) };
+        *about = About {
+            reason,
+            since: Some(now),
+        };
     }
 
     pub(crate) fn about(&self) -> About {
-        self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.about
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

@@ -102,12 +102,18 @@ impl Router {
             return self.assign(&table, public, wish);
         }
         if table.base.name == wish.model {
-            return Ok(Route { adapter: None, assigned: None });
+            return Ok(Route {
+                adapter: None,
+                assigned: None,
+            });
         }
         let digest = table.aliases.get(wish.model).map(|alias| alias.digest);
         let digest = digest.or_else(|| wish.model.parse().ok());
         match digest.filter(|digest| table.resident.contains(digest)) {
-            Some(digest) => Ok(Route { adapter: Some(digest), assigned: None }),
+            Some(digest) => Ok(Route {
+                adapter: Some(digest),
+                assigned: None,
+            }),
             None => Err(ApiError::not_found(Thing::Model, wish.model)),
         }
     }
@@ -122,8 +128,13 @@ impl Router {
         let mut assignment = rollout.assign(wish.unit, wish.draw);
         let to_stable = self.kill.is_active()
             || self.is_store_away()
-            || public.trial.as_ref().is_some_and(|trial| trial.is_stopped())
-            || assignment.adapter.is_some_and(|digest| !table.resident.contains(&digest));
+            || public
+                .trial
+                .as_ref()
+                .is_some_and(|trial| trial.is_stopped())
+            || assignment
+                .adapter
+                .is_some_and(|digest| !table.resident.contains(&digest));
         if to_stable && assignment.arm == Arm::Canary {
             assignment.arm = Arm::Stable;
             assignment.adapter = rollout.stable;
@@ -140,19 +151,26 @@ impl Router {
             counted: assignment.counted,
             trial: public.trial.clone(),
         };
-        Ok(Route { adapter: assignment.adapter, assigned: Some(assigned) })
+        Ok(Route {
+            adapter: assignment.adapter,
+            assigned: Some(assigned),
+        })
     }
 }
 
 fn pinned(table: &Table, selector: &AdapterSelector) -> Result<Route, ApiError> {
     let (name, digest) = match selector {
-        AdapterSelector::Alias(alias) => {
-            (alias.to_string(), table.aliases.get(alias.as_str()).map(|alias| alias.digest))
-        }
+        AdapterSelector::Alias(alias) => (
+            alias.to_string(),
+            table.aliases.get(alias.as_str()).map(|alias| alias.digest),
+        ),
         AdapterSelector::Digest { digest } => (digest.to_string(), Some(*digest)),
     };
     match digest.filter(|digest| table.resident.contains(digest)) {
-        Some(digest) => Ok(Route { adapter: Some(digest), assigned: None }),
+        Some(digest) => Ok(Route {
+            adapter: Some(digest),
+            assigned: None,
+        }),
         None => Err(ApiError::not_found(Thing::Adapter, name)),
     }
 }

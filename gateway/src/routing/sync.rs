@@ -102,23 +102,33 @@ impl Synchronizer {
         Ok(Wanted {
             rollouts: control::rollouts::list(control).await?,
             aliases: control::aliases::list(control).await?,
-            kept: kept.iter().filter_map(|(key, _)| key.name().parse().ok()).collect(),
+            kept: kept
+                .iter()
+                .filter_map(|(key, _)| key.name().parse().ok())
+                .collect(),
         })
     }
 
     fn resident(&self) -> BTreeSet<AdapterDigest> {
         let adapters = self.engine.adapters().into_iter();
-        adapters.filter(|info| info.accepts_requests).map(|info| info.digest).collect()
+        adapters
+            .filter(|info| info.accepts_requests)
+            .map(|info| info.digest)
+            .collect()
     }
 
     async fn load_missing(&self, wanted: &Wanted) {
         let resident = self.resident();
         let base = self.engine.base().digest;
         let rollouts = wanted.rollouts.iter().map(|(_, rollout)| rollout);
-        let rollouts = rollouts.filter(|rollout| rollout.base == base).flat_map(Rollout::adapters);
+        let rollouts = rollouts
+            .filter(|rollout| rollout.base == base)
+            .flat_map(Rollout::adapters);
         let aliases = wanted.aliases.iter().map(|(_, digest)| *digest);
-        let all: BTreeSet<AdapterDigest> =
-            rollouts.chain(aliases).chain(wanted.kept.iter().copied()).collect();
+        let all: BTreeSet<AdapterDigest> = rollouts
+            .chain(aliases)
+            .chain(wanted.kept.iter().copied())
+            .collect();
         for digest in all.difference(&resident) {
             if let Err(error) = self.make_resident(digest).await {
                 tracing::error!(%digest, %error, "an adapter that is wanted cannot be loaded");
@@ -149,8 +159,7 @@ impl Synchronizer {
     fn table(&self, wanted: &Wanted) -> Table {
         let before = self.router.table();
         let resident = self.resident();
-        let mut table =
-            Table::bare(self.engine.base().clone(), &self.models, self.clock.now());
+        let mut table = Table::bare(self.engine.base().clone(), &self.models, self.clock.now());
         for (_, rollout) in &wanted.rollouts {
             let old = before.models.get(rollout.id.as_str());
             let is_ours = rollout.base == table.base.digest;
@@ -161,14 +170,24 @@ impl Synchronizer {
                 continue;
             }
             let trial = trial_of(rollout, old);
-            let model = PublicModel { rollout: rollout.clone(), trial, is_ours };
+            let model = PublicModel {
+                rollout: rollout.clone(),
+                trial,
+                is_ours,
+            };
             table.models.insert(rollout.id.to_string(), model);
         }
         for (name, digest) in &wanted.aliases {
-            let alias = Alias { name: name.clone(), digest: *digest };
+            let alias = Alias {
+                name: name.clone(),
+                digest: *digest,
+            };
             let old = before.aliases.get(name.as_str());
-            let old = old.filter(|old| !resident.contains(digest) && resident.contains(&old.digest));
-            table.aliases.insert(name.to_string(), old.cloned().unwrap_or(alias));
+            let old =
+                old.filter(|old| !resident.contains(digest) && resident.contains(&old.digest));
+            table
+                .aliases
+                .insert(name.to_string(), old.cloned().unwrap_or(alias));
         }
         table.resident = resident;
         table
@@ -201,11 +220,17 @@ impl Synchronizer {
 /// kept on purpose.
 fn needed(wanted: &Wanted, table: &Table) -> BTreeSet<AdapterDigest> {
     let models = table.models.values().flat_map(|model| {
-        let previous = model.rollout.previous_stable.and_then(|previous| previous.adapter);
+        let previous = model
+            .rollout
+            .previous_stable
+            .and_then(|previous| previous.adapter);
         model.rollout.adapters().chain(previous)
     });
     let aliases = table.aliases.values().map(|alias| alias.digest);
-    models.chain(aliases).chain(wanted.kept.iter().copied()).collect()
+    models
+        .chain(aliases)
+        .chain(wanted.kept.iter().copied())
+        .collect()
 }
 
 /// The trial that the rollout's salt names: the running one goes on.
@@ -213,13 +238,17 @@ fn trial_of(rollout: &Rollout, old: Option<&PublicModel>) -> Option<Arc<Trial>> 
     if rollout.salt.is_empty() {
         return None;
     }
-    let same = old.and_then(|old| old.trial.clone()).filter(|trial| trial.salt == rollout.salt);
+    let same = old
+        .and_then(|old| old.trial.clone())
+        .filter(|trial| trial.salt == rollout.salt);
     Some(same.unwrap_or_else(|| Arc::new(Trial::new(rollout.id.clone(), rollout.salt.clone()))))
 }
 
 impl PublicModel {
     /// Whether everything that it routes to is resident.
     fn is_served_by(&self, resident: &BTreeSet<AdapterDigest>) -> bool {
-        self.rollout.adapters().all(|digest| resident.contains(&digest))
+        self.rollout
+            .adapters()
+            .all(|digest| resident.contains(&digest))
     }
 }

@@ -42,10 +42,22 @@ impl Table {
     pub(crate) fn bare(base: BaseInfo, models: &[ModelName], now: UnixMillis) -> Self {
         let bare = |name: &ModelName| {
             let rollout = Rollout::new(name.clone(), base.digest, None, now);
-            (name.to_string(), PublicModel { rollout, trial: None, is_ours: true })
+            (
+                name.to_string(),
+                PublicModel {
+                    rollout,
+                    trial: None,
+                    is_ours: true,
+                },
+            )
         };
         let models = models.iter().map(bare).collect();
-        Self { base, models, aliases: BTreeMap::new(), resident: BTreeSet::new() }
+        Self {
+            base,
+            models,
+            aliases: BTreeMap::new(),
+            resident: BTreeSet::new(),
+        }
     }
 
     /// Who needs `digest` now, for people; none where nobody does.

@@ -32,30 +32,55 @@ fn router(resident: &[&str]) -> Router {
     };
     model.rollout = model.rollout.apply(command, UnixMillis(1)).unwrap();
     model.trial = Some(Arc::new(Trial::new(name, "salt".into())));
-    let alias = Alias { name: AliasName::new("alias").unwrap(), digest: digest("A") };
+    let alias = Alias {
+        name: AliasName::new("alias").unwrap(),
+        digest: digest("A"),
+    };
     table.aliases.insert("alias".into(), alias);
     table.resident = resident.iter().map(|name| digest(name)).collect();
     Router::new(table)
 }
 
 fn wish<'a>(model: &'a str, unit: Option<&'a UnitId>) -> Wish<'a> {
-    Wish { model, adapter: None, unit, draw: 0 }
+    Wish {
+        model,
+        adapter: None,
+        unit,
+        draw: 0,
+    }
 }
 
 fn canary_users(router: &Router) -> usize {
-    let units: Vec<UnitId> = (0..1000).map(|n| UnitId::new(format!("user-{n}")).unwrap()).collect();
-    let routes = units.iter().map(|unit| router.resolve(&wish("public", Some(unit))).unwrap());
-    routes.filter(|route| route.adapter == Some(digest("C"))).count()
+    let units: Vec<UnitId> = (0..1000)
+        .map(|n| UnitId::new(format!("user-{n}")).unwrap())
+        .collect();
+    let routes = units
+        .iter()
+        .map(|unit| router.resolve(&wish("public", Some(unit))).unwrap());
+    routes
+        .filter(|route| route.adapter == Some(digest("C")))
+        .count()
 }
 
 #[test]
 fn public_names_are_routed_and_everything_else_pins() {
     let router = router(&["S", "C", "A"]);
-    assert!((440..560).contains(&canary_users(&router)), "{}", canary_users(&router));
-    let to = |model: &str| router.resolve(&wish(model, None)).map(|r| (r.adapter, r.assigned.is_some()));
+    assert!(
+        (440..560).contains(&canary_users(&router)),
+        "{}",
+        canary_users(&router)
+    );
+    let to = |model: &str| {
+        router
+            .resolve(&wish(model, None))
+            .map(|r| (r.adapter, r.assigned.is_some()))
+    };
     assert_eq!(to("base").unwrap(), (None, false));
     assert_eq!(to("alias").unwrap(), (Some(digest("A")), false));
-    assert_eq!(to(&digest("S").to_string()).unwrap(), (Some(digest("S")), false));
+    assert_eq!(
+        to(&digest("S").to_string()).unwrap(),
+        (Some(digest("S")), false)
+    );
     assert!(to("nobody").is_err());
     assert!(to(&digest("not resident").to_string()).is_err());
 }
@@ -64,15 +89,24 @@ fn public_names_are_routed_and_everything_else_pins() {
 fn the_adapter_field_pins_under_a_known_model_only() {
     let router = router(&["S", "C", "A"]);
     let alias = AdapterSelector::Alias(AliasName::new("alias").unwrap());
-    let exact = AdapterSelector::Digest { digest: digest("C") };
+    let exact = AdapterSelector::Digest {
+        digest: digest("C"),
+    };
     let to = |model: &str, adapter: &AdapterSelector| {
-        let wish = Wish { model, adapter: Some(adapter), unit: None, draw: 0 };
+        let wish = Wish {
+            model,
+            adapter: Some(adapter),
+            unit: None,
+            draw: 0,
+        };
         router.resolve(&wish).map(|route| route.adapter)
     };
     assert_eq!(to("public", &alias).unwrap(), Some(digest("A")));
     assert_eq!(to("base", &exact).unwrap(), Some(digest("C")));
     assert!(to("nobody", &alias).is_err());
-    let unknown = AdapterSelector::Digest { digest: digest("X") };
+    let unknown = AdapterSelector::Digest {
+        digest: digest("X"),
+    };
     assert!(to("base", &unknown).is_err(), "never the base in disguise");
 }
 
@@ -99,5 +133,8 @@ fn a_canary_that_is_not_resident_gets_nobody_and_a_missing_stable_is_an_error() 
     let nothing = router(&[]);
     let unit = UnitId::new("user-1").unwrap();
     let error = nothing.resolve(&wish("public", Some(&unit))).err().unwrap();
-    assert!(matches!(error, ApiError::Unavailable(Unavailable::AdapterMissing)));
+    assert!(matches!(
+        error,
+        ApiError::Unavailable(Unavailable::AdapterMissing)
+    ));
 }

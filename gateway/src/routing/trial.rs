@@ -19,9 +19,18 @@ pub(crate) fn default_guardrails() -> Vec<Guardrail> {
     let share = |points| BasisPoints::new(points).unwrap_or(BasisPoints::ZERO);
     let min_samples = GUARD_SAMPLES_MIN;
     vec![
-        Guardrail::Errors { max_share: share(ERROR_SHARE_MAX), min_samples },
-        Guardrail::Empty { max_share: share(BAD_ANSWER_SHARE_MAX), min_samples },
-        Guardrail::Repetition { max_share: share(BAD_ANSWER_SHARE_MAX), min_samples },
+        Guardrail::Errors {
+            max_share: share(ERROR_SHARE_MAX),
+            min_samples,
+        },
+        Guardrail::Empty {
+            max_share: share(BAD_ANSWER_SHARE_MAX),
+            min_samples,
+        },
+        Guardrail::Repetition {
+            max_share: share(BAD_ANSWER_SHARE_MAX),
+            min_samples,
+        },
         Guardrail::NonFinite,
     ]
 }
@@ -103,7 +112,11 @@ impl Trial {
 
     pub(crate) fn voted(&self, arm: Arm, up: bool) {
         let mut counters = self.arm(arm);
-        let count = if up { &mut counters.thumbs_up } else { &mut counters.thumbs_down };
+        let count = if up {
+            &mut counters.thumbs_up
+        } else {
+            &mut counters.thumbs_down
+        };
         *count = count.saturating_add(1);
     }
 
@@ -150,11 +163,15 @@ mod tests {
         let trial = Trial::new(ModelName::new("m").unwrap(), "s".into());
         let guards = default_guardrails();
         for _ in 0..100 {
-            assert_eq!(trial.observe(Arm::Stable, Outcome::Repetitive, &guards), None);
+            assert_eq!(
+                trial.observe(Arm::Stable, Outcome::Repetitive, &guards),
+                None
+            );
         }
         assert!(!trial.is_stopped(), "the stable arm is not judged");
-        let reasons: Vec<String> =
-            (0..20).filter_map(|_| trial.observe(Arm::Canary, Outcome::Repetitive, &guards)).collect();
+        let reasons: Vec<String> = (0..20)
+            .filter_map(|_| trial.observe(Arm::Canary, Outcome::Repetitive, &guards))
+            .collect();
         assert_eq!(reasons.len(), 1, "{reasons:?}");
         assert!(reasons[0].contains("repetitive"), "{reasons:?}");
         assert!(trial.is_stopped());

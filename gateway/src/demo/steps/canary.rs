@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
+use super::super::DemoError;
 use super::super::client::Ask;
 use super::super::report::Report;
 use super::super::setup::{MODEL, Stage};
-use super::super::DemoError;
 use super::ask_all;
 
 /// Users that ask at a share of 5%.
@@ -25,9 +25,21 @@ pub(crate) async fn run(
     before: Option<&HashSet<usize>>,
 ) -> Result<HashSet<usize>, DemoError> {
     let share = basis_points.to_string();
-    let set = ["rollout", "set", MODEL, "--canary", candidate, "--basis-points", &share];
+    let set = [
+        "rollout",
+        "set",
+        MODEL,
+        "--canary",
+        candidate,
+        "--basis-points",
+        &share,
+    ];
     stage.flywheel(&set).await?;
-    let count = if before.is_some() { USERS_LATE } else { USERS_EARLY };
+    let count = if before.is_some() {
+        USERS_LATE
+    } else {
+        USERS_EARLY
+    };
     let users: Vec<String> = (0..count).map(|n| format!("user-{n}")).collect();
     let asks: Vec<Ask<'_>> = users
         .iter()
@@ -43,7 +55,11 @@ pub(crate) async fn run(
         .collect();
     let answers = ask_all(&stage.client, &asks).await?;
     let on_canary: HashSet<usize> = (0..count)
-        .filter(|n| answers.get(*n).is_some_and(|answer| answer.adapter.as_deref() == Some(candidate)))
+        .filter(|n| {
+            answers
+                .get(*n)
+                .is_some_and(|answer| answer.adapter.as_deref() == Some(candidate))
+        })
         .collect();
     let others = answers
         .iter()
@@ -60,8 +76,16 @@ pub(crate) async fn run(
         (observed - wanted).abs() <= 4.0 * sigma && others == 0 && !on_canary.is_empty(),
     );
     if let Some(before) = before {
-        let lost = before.iter().filter(|n| **n < count && !on_canary.contains(n)).count();
-        report.check("users who lost the canary as its share rose", "0", &lost.to_string(), lost == 0);
+        let lost = before
+            .iter()
+            .filter(|n| **n < count && !on_canary.contains(n))
+            .count();
+        report.check(
+            "users who lost the canary as its share rose",
+            "0",
+            &lost.to_string(),
+            lost == 0,
+        );
     }
     Ok(on_canary)
 }

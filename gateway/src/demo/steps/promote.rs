@@ -19,8 +19,13 @@ pub(crate) async fn run(
 ) -> Result<(), DemoError> {
     stage.flywheel(&["rollout", "promote", MODEL]).await?;
     let questions = stage.domain.questions();
-    let questions: Vec<_> = questions.iter().filter(|q| q.split == Split::HeldOut).collect();
-    let users: Vec<String> = (0..questions.len()).map(|n| format!("new-customer-{n}")).collect();
+    let questions: Vec<_> = questions
+        .iter()
+        .filter(|q| q.split == Split::HeldOut)
+        .collect();
+    let users: Vec<String> = (0..questions.len())
+        .map(|n| format!("new-customer-{n}"))
+        .collect();
     let asks: Vec<Ask<'_>> = questions
         .iter()
         .zip(&users)
@@ -37,13 +42,23 @@ pub(crate) async fn run(
     let answers = ask_all(&stage.client, &asks).await?;
     for (question, answer) in questions.iter().zip(&answers).take(2) {
         say(&format!("    asked:      {}", question.prompt));
-        say(&format!("    answered:   {}", answer.text.replace('\n', " ")));
+        say(&format!(
+            "    answered:   {}",
+            answer.text.replace('\n', " ")
+        ));
     }
-    let by_candidate = answers.iter().filter(|a| a.adapter.as_deref() == Some(candidate)).count();
+    let by_candidate = answers
+        .iter()
+        .filter(|a| a.adapter.as_deref() == Some(candidate))
+        .count();
     report.check(
         "answered by, after the promotion",
         &short(candidate),
-        &format!("{} for {by_candidate} of {}", short(candidate), answers.len()),
+        &format!(
+            "{} for {by_candidate} of {}",
+            short(candidate),
+            answers.len()
+        ),
         by_candidate == answers.len(),
     );
     let pairs = questions.iter().zip(&answers);
@@ -52,7 +67,11 @@ pub(crate) async fn run(
     report.check(
         "held-out exact match after, through the gateway",
         "≥ 60%",
-        &format!("{right} of {} ({share:.0}%), before {}", answers.len(), stage.base_exact),
+        &format!(
+            "{right} of {} ({share:.0}%), before {}",
+            answers.len(),
+            stage.base_exact
+        ),
         share >= EXACT_MIN_PERCENT,
     );
     Ok(())

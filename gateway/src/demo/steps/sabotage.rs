@@ -33,21 +33,31 @@ pub(crate) async fn refused(
     report: &mut Report,
     candidate: &str,
 ) -> Result<(), DemoError> {
-    let digest: AdapterDigest =
-        candidate.parse().map_err(|error| DemoError::Protocol(format!("{error}")))?;
+    let digest: AdapterDigest = candidate
+        .parse()
+        .map_err(|error| DemoError::Protocol(format!("{error}")))?;
     let unreadable = |error| DemoError::Protocol(format!("the adapter store: {error}"));
     let store = AdapterStore::local(&stage.data.join("adapters")).map_err(unreadable)?;
     let good = store.get(&digest).await.map_err(unreadable)?;
     let folder = folder(stage);
     sabotage::write_bad_adapter(&good.files.config_json, &good.files.safetensors, &folder)?;
     let output = stage.evaluate(&folder).await?;
-    for line in output.stdout.lines().chain(output.stderr.lines()).filter(|l| l.contains("refused")) {
+    for line in output
+        .stdout
+        .lines()
+        .chain(output.stderr.lines())
+        .filter(|l| l.contains("refused"))
+    {
         say(&format!("    {}", line.trim()));
     }
     report.check(
         "bad adapter at the evaluation",
         "refused",
-        if output.code == REFUSED { "refused" } else { "not refused" },
+        if output.code == REFUSED {
+            "refused"
+        } else {
+            "not refused"
+        },
         output.code == REFUSED,
     );
     Ok(())
@@ -59,15 +69,30 @@ pub(crate) async fn forced(
     report: &mut Report,
     stable: &str,
 ) -> Result<(), DemoError> {
-    stage.flywheel(&["adapters", "load", BAD, "--path", BAD]).await?;
-    stage.flywheel(&["rollout", "set", MODEL, "--canary", BAD, "--basis-points", "5000"]).await?;
+    stage
+        .flywheel(&["adapters", "load", BAD, "--path", BAD])
+        .await?;
+    stage
+        .flywheel(&[
+            "rollout",
+            "set",
+            MODEL,
+            "--canary",
+            BAD,
+            "--basis-points",
+            "5000",
+        ])
+        .await?;
     let mut reached = 0;
     let mut asked = 0;
     let mut aborted = None;
     for round in 0..ROUNDS_MAX {
         let adapters = ask_round(stage, &format!("forced-{round}")).await?;
         asked += adapters.len();
-        reached += adapters.iter().filter(|adapter| adapter.as_deref() != Some(stable)).count();
+        reached += adapters
+            .iter()
+            .filter(|adapter| adapter.as_deref() != Some(stable))
+            .count();
         aborted = abort_reason(stage).await?;
         if aborted.is_some() {
             break;
@@ -77,10 +102,18 @@ pub(crate) async fn forced(
         Some(reason) => format!("stopped after {reached} of {asked} answers: {reason}"),
         None => format!("still running after {asked} answers"),
     };
-    report.check("bad adapter forced in at 50%", "stopped by the kill switch", &seen, aborted.is_some());
+    report.check(
+        "bad adapter forced in at 50%",
+        "stopped by the kill switch",
+        &seen,
+        aborted.is_some(),
+    );
 
     let after = ask_round(stage, "after").await?;
-    let on_stable = after.iter().filter(|adapter| adapter.as_deref() == Some(stable)).count();
+    let on_stable = after
+        .iter()
+        .filter(|adapter| adapter.as_deref() == Some(stable))
+        .count();
     report.check(
         "answered by, after the abort",
         &short(stable),
@@ -110,9 +143,17 @@ async fn ask_round(stage: &Stage, name: &str) -> Result<Vec<Option<String>>, Dem
 
 /// Why the rollout was aborted, if it was.
 async fn abort_reason(stage: &Stage) -> Result<Option<String>, DemoError> {
-    let rollout = stage.client.admin_get(&format!("/admin/v1/rollouts/{MODEL}")).await?;
+    let rollout = stage
+        .client
+        .admin_get(&format!("/admin/v1/rollouts/{MODEL}"))
+        .await?;
     if rollout["status"] != Value::from("aborted") {
         return Ok(None);
     }
-    Ok(Some(rollout["abort_reason"].as_str().unwrap_or("no reason given").to_owned()))
+    Ok(Some(
+        rollout["abort_reason"]
+            .as_str()
+            .unwrap_or("no reason given")
+            .to_owned(),
+    ))
 }

@@ -33,7 +33,12 @@ pub(crate) async fn run(
         Some(digest) => format!("{outcome}: {}", short(digest)),
         None => format!("{outcome}: {}", status.reasons.join("; ")),
     };
-    report.check("the trainer's candidate", "published", &seen, status.digest.is_some());
+    report.check(
+        "the trainer's candidate",
+        "published",
+        &seen,
+        status.digest.is_some(),
+    );
     Ok(status.digest)
 }
 
@@ -42,7 +47,10 @@ fn number(value: &Value) -> f64 {
 }
 
 fn count(value: &Value) -> usize {
-    value.as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    value
+        .as_u64()
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(0)
 }
 
 fn training_speed(measured: &Value) {
@@ -72,11 +80,17 @@ fn evaluation(report: &mut Report, measured: &Value) {
     report.check(
         "held-out exact match at the evaluation",
         "≥ 60%",
-        &format!("{after} of {prompts}, before {}", count(&held_out["exact_before"])),
+        &format!(
+            "{after} of {prompts}, before {}",
+            count(&held_out["exact_before"])
+        ),
         percent(after, prompts) >= EXACT_MIN_PERCENT,
     );
     let replay = &measured["replay"];
-    let (right, kept) = (count(&replay["base_right"]), count(&replay["candidate_right"]));
+    let (right, kept) = (
+        count(&replay["base_right"]),
+        count(&replay["candidate_right"]),
+    );
     let lost = percent(right.saturating_sub(kept), right);
     report.check(
         "general replay prompts that the base answers right",

@@ -18,7 +18,9 @@ const BASE_EXACT_MAX_PERCENT: f64 = 10.0;
 pub(crate) async fn run(stage: &mut Stage, report: &mut Report) -> Result<(), DemoError> {
     let praised = praise(stage).await?;
     let questions = stage.domain.questions();
-    let users: Vec<String> = (0..questions.len()).map(|n| format!("customer-{n}")).collect();
+    let users: Vec<String> = (0..questions.len())
+        .map(|n| format!("customer-{n}"))
+        .collect();
     let asks: Vec<Ask<'_>> = questions
         .iter()
         .zip(&users)
@@ -35,14 +37,32 @@ pub(crate) async fn run(stage: &mut Stage, report: &mut Report) -> Result<(), De
     let answers = ask_all(&stage.client, &asks).await?;
     show_one(&questions, &answers);
 
-    let held_out = questions.iter().zip(&answers).filter(|(q, _)| q.split == Split::HeldOut);
+    let held_out = questions
+        .iter()
+        .zip(&answers)
+        .filter(|(q, _)| q.split == Split::HeldOut);
     let held_out: Vec<_> = held_out.collect();
-    let right = exact(held_out.iter().map(|(q, answer)| (*answer, q.fact.expect.as_str())));
+    let right = exact(
+        held_out
+            .iter()
+            .map(|(q, answer)| (*answer, q.fact.expect.as_str())),
+    );
     let share = percent(right, held_out.len());
     let bad = correct(stage, &questions, &answers, &users).await?;
-    say(&format!("    {bad} bad answers were corrected, {praised} good ones got a thumbs-up"));
+    say(&format!(
+        "    {bad} bad answers were corrected, {praised} good ones got a thumbs-up"
+    ));
     let from_base = answers.iter().all(|answer| answer.adapter.is_none());
-    report.check("answered by, before training", "the bare base", if from_base { "the bare base" } else { "an adapter" }, from_base);
+    report.check(
+        "answered by, before training",
+        "the bare base",
+        if from_base {
+            "the bare base"
+        } else {
+            "an adapter"
+        },
+        from_base,
+    );
     report.check(
         "held-out exact match before",
         "≤ 10%",
@@ -73,8 +93,15 @@ async fn praise(stage: &Stage) -> Result<usize, DemoError> {
     let answers = ask_all(&stage.client, &asks).await?;
     let mut praised = 0;
     for ((question, answer), user) in general.iter().zip(&answers).zip(&users) {
-        if question.expect.iter().any(|expect| domain::contains(&answer.text, expect)) {
-            stage.client.vote(&answer.id, user, "thumbs", json!(true), json!({})).await?;
+        if question
+            .expect
+            .iter()
+            .any(|expect| domain::contains(&answer.text, expect))
+        {
+            stage
+                .client
+                .vote(&answer.id, user, "thumbs", json!(true), json!({}))
+                .await?;
             praised += 1;
         }
     }
@@ -92,12 +119,21 @@ async fn correct(
     for ((question, answer), user) in questions.iter().zip(answers).zip(users) {
         let fact = question.fact;
         if domain::contains(&answer.text, &fact.expect) {
-            stage.client.vote(&answer.id, user, "thumbs", json!(true), json!({})).await?;
+            stage
+                .client
+                .vote(&answer.id, user, "thumbs", json!(true), json!({}))
+                .await?;
             continue;
         }
         let tags = json!({"expect": fact.expect, "fact": fact.id});
-        stage.client.vote(&answer.id, user, "thumbs", json!(false), tags.clone()).await?;
-        stage.client.vote(&answer.id, user, "demonstration", json!(fact.answer), tags).await?;
+        stage
+            .client
+            .vote(&answer.id, user, "thumbs", json!(false), tags.clone())
+            .await?;
+        stage
+            .client
+            .vote(&answer.id, user, "demonstration", json!(fact.answer), tags)
+            .await?;
         bad += 1;
     }
     Ok(bad)
@@ -106,7 +142,10 @@ async fn correct(
 fn show_one(questions: &[Question<'_>], answers: &[Answer]) {
     if let (Some(question), Some(answer)) = (questions.first(), answers.first()) {
         say(&format!("    asked:      {}", question.prompt));
-        say(&format!("    answered:   {}", answer.text.replace('\n', " ")));
+        say(&format!(
+            "    answered:   {}",
+            answer.text.replace('\n', " ")
+        ));
         say(&format!("    corrected:  {}", question.fact.answer));
     }
 }

@@ -23,7 +23,10 @@ fn card(
     info: Option<&AdapterInfo>,
 ) -> AdapterCard {
     let table = serving.router.table();
-    let aliases = table.aliases.values().filter(|alias| alias.digest == digest);
+    let aliases = table
+        .aliases
+        .values()
+        .filter(|alias| alias.digest == digest);
     let lineage = manifest.map(|manifest| &manifest.lineage);
     let base = match manifest.map(|manifest| check_base(manifest, &table.base.digest)) {
         Some(Ok(BaseMatch::Verified)) => AdapterBase::Verified,
@@ -55,8 +58,12 @@ fn card(
 pub(crate) async fn list(app: Data<App>, _: Admin) -> Result<HttpResponse, ApiError> {
     let serving = app.serving()?;
     let manifests = app.adapters.list().await?;
-    let mut infos: BTreeMap<AdapterDigest, AdapterInfo> =
-        serving.engine.adapters().into_iter().map(|info| (info.digest, info)).collect();
+    let mut infos: BTreeMap<AdapterDigest, AdapterInfo> = serving
+        .engine
+        .adapters()
+        .into_iter()
+        .map(|info| (info.digest, info))
+        .collect();
     let mut data: Vec<AdapterCard> = manifests
         .iter()
         .map(|manifest| {
@@ -64,7 +71,11 @@ pub(crate) async fn list(app: Data<App>, _: Admin) -> Result<HttpResponse, ApiEr
             card(serving, manifest.digest, Some(manifest), info.as_ref())
         })
         .collect();
-    data.extend(infos.values().map(|info| card(serving, info.digest, None, Some(info))));
+    data.extend(
+        infos
+            .values()
+            .map(|info| card(serving, info.digest, None, Some(info))),
+    );
     Ok(HttpResponse::Ok().json(AdapterList { data }))
 }
 
@@ -89,7 +100,9 @@ pub(crate) async fn load(app: Data<App>, _: Admin, body: Body) -> Result<HttpRes
         // Nothing names it, so that it is remembered as one to keep resident.
         None => {
             let audit = app.audit("adapter.load");
-            control.put(&kept(&digest)?, json!({}), Expected::Any, audit).await?;
+            control
+                .put(&kept(&digest)?, json!({}), Expected::Any, audit)
+                .await?;
         }
     }
     app.refresh().await;
@@ -112,10 +125,15 @@ pub(crate) async fn unload(
         return Err(Stale::InUse(digest, user).into());
     }
     let infos = serving.engine.adapters();
-    if !infos.iter().any(|info| info.digest == digest && info.accepts_requests) {
+    if !infos
+        .iter()
+        .any(|info| info.digest == digest && info.accepts_requests)
+    {
         return Err(ApiError::not_found(Thing::Adapter, digest.to_string()));
     }
-    app.control.delete(&kept(&digest)?, Expected::Any, app.audit("adapter.unload")).await?;
+    app.control
+        .delete(&kept(&digest)?, Expected::Any, app.audit("adapter.unload"))
+        .await?;
     serving.engine.unload_adapter(&digest).await?;
     app.refresh().await;
     Ok(HttpResponse::Ok().finish())

@@ -20,7 +20,11 @@ fn parse(name: &str) -> Result<AliasName, ApiError> {
 fn card(name: AliasName, digest: AdapterDigest, revision: Revision) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((ETAG, format!("\"{revision}\"")))
-        .json(AliasCard { name, digest, revision })
+        .json(AliasCard {
+            name,
+            digest,
+            revision,
+        })
 }
 
 pub(crate) async fn list(app: Data<App>, _: Admin) -> Result<HttpResponse, ApiError> {
@@ -28,7 +32,11 @@ pub(crate) async fn list(app: Data<App>, _: Admin) -> Result<HttpResponse, ApiEr
     let mut data = Vec::new();
     for (name, _) in control::aliases::list(control).await? {
         if let Some((revision, digest)) = control::aliases::get(control, &name).await? {
-            data.push(AliasCard { name, digest, revision });
+            data.push(AliasCard {
+                name,
+                digest,
+                revision,
+            });
         }
     }
     Ok(HttpResponse::Ok().json(AliasList { data }))
@@ -41,7 +49,8 @@ pub(crate) async fn show(
 ) -> Result<HttpResponse, ApiError> {
     let name = parse(&name)?;
     let found = control::aliases::get(app.control.as_ref(), &name).await?;
-    let (revision, digest) = found.ok_or_else(|| ApiError::not_found(Thing::Alias, name.as_str()))?;
+    let (revision, digest) =
+        found.ok_or_else(|| ApiError::not_found(Thing::Alias, name.as_str()))?;
     Ok(card(name, digest, revision))
 }
 
@@ -58,7 +67,12 @@ pub(crate) async fn set(
     adapters::check_free(serving, &name)?;
     let current = control::aliases::get(app.control.as_ref(), &name).await?;
     let expected = precondition::expected(&request)?.unwrap_or(Expected::Any);
-    precondition::check(Thing::Alias, name.as_str(), expected, current.map(|(revision, _)| revision))?;
+    precondition::check(
+        Thing::Alias,
+        name.as_str(),
+        expected,
+        current.map(|(revision, _)| revision),
+    )?;
     let now = current.map(|(_, digest)| digest);
     if let Some(expected) = wanted.expected_digest.filter(|expected| *expected != now) {
         let say = |digest: Option<AdapterDigest>| {
@@ -66,11 +80,19 @@ pub(crate) async fn set(
         };
         let (expected, found) = (say(expected), say(now));
         let name = name.to_string();
-        return Err(Stale::Changed { what: Thing::Alias, name, expected, found }.into());
+        return Err(Stale::Changed {
+            what: Thing::Alias,
+            name,
+            expected,
+            found,
+        }
+        .into());
     }
     // Resident before any route leads to it.
     serving.sync.make_resident(&wanted.digest).await?;
-    let expected = current.map_or(Expected::Absent, |(revision, _)| Expected::Revision(revision));
+    let expected = current.map_or(Expected::Absent, |(revision, _)| {
+        Expected::Revision(revision)
+    });
     let audit = app.audit("alias.set");
     let control = app.control.as_ref();
     let revision = control::aliases::set(control, &name, wanted.digest, expected, audit).await?;
@@ -90,7 +112,9 @@ pub(crate) async fn remove(
     let expected = precondition::expected(&request)?.unwrap_or(Expected::Any);
     precondition::check(Thing::Alias, name.as_str(), expected, Some(revision))?;
     let audit = app.audit("alias.remove");
-    app.control.delete(&DocKey::alias(&name), Expected::Revision(revision), audit).await?;
+    app.control
+        .delete(&DocKey::alias(&name), Expected::Revision(revision), audit)
+        .await?;
     app.refresh().await;
     Ok(HttpResponse::Ok().finish())
 }

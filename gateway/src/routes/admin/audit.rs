@@ -16,8 +16,14 @@ pub(crate) async fn list(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let page = Page::of(&request)?;
-    let records = app.control.audit(page.after.unwrap_or(0), page.limit).await?;
-    let next = records.last().filter(|_| records.len() == page.limit).map(|record| record.seq);
+    let records = app
+        .control
+        .audit(page.after.unwrap_or(0), page.limit)
+        .await?;
+    let next = records
+        .last()
+        .filter(|_| records.len() == page.limit)
+        .map(|record| record.seq);
     let row = |record: control::AuditRecord| AuditRow {
         sequence: record.seq,
         at: record.at,

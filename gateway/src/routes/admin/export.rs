@@ -42,7 +42,10 @@ pub(crate) async fn votes(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let page = Page::of(&request)?;
-    let votes = app.feedback.export(page.after.map(Cursor), page.limit).await?;
+    let votes = app
+        .feedback
+        .export(page.after.map(Cursor), page.limit)
+        .await?;
     let mut lines = Vec::new();
     for (cursor, record) in votes {
         match serde_json::to_vec(&row(cursor, record)) {
@@ -53,5 +56,7 @@ pub(crate) async fn votes(
             Err(error) => tracing::error!(%error, "a vote cannot be written as JSON"),
         }
     }
-    Ok(HttpResponse::Ok().content_type("application/x-ndjson").body(lines))
+    Ok(HttpResponse::Ok()
+        .content_type("application/x-ndjson")
+        .body(lines))
 }

@@ -21,16 +21,30 @@ const REASON_BYTES_MAX: usize = 512;
 pub(crate) async fn set(app: Data<App>, _: Admin, body: Body) -> Result<HttpResponse, ApiError> {
     let serving = app.serving()?;
     let request: KillRequest = if body.0.is_empty() {
-        KillRequest { active: true, reason: None }
+        KillRequest {
+            active: true,
+            reason: None,
+        }
     } else {
         body.parse()?
     };
-    if request.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
-        return Err(ApiError::invalid("reason", format!("reason: at most {REASON_BYTES_MAX} bytes")));
+    if request
+        .reason
+        .as_ref()
+        .is_some_and(|reason| reason.len() > REASON_BYTES_MAX)
+    {
+        return Err(ApiError::invalid(
+            "reason",
+            format!("reason: at most {REASON_BYTES_MAX} bytes"),
+        ));
     }
     let kill = &serving.router.kill;
     kill.set(request.active, request.reason.clone(), app.clock.now());
-    tracing::warn!(active = request.active, reason = request.reason, "the kill switch was moved");
+    tracing::warn!(
+        active = request.active,
+        reason = request.reason,
+        "the kill switch was moved"
+    );
     let mut aborted = Vec::new();
     if request.active {
         let reason = request.reason.unwrap_or_else(|| REASON_DEFAULT.to_owned());

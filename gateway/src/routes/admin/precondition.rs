@@ -45,6 +45,15 @@ pub(super) fn check(
         Expected::Revision(revision) => format!("at revision {revision}"),
         _ => "absent".to_owned(),
     };
-    let found = found.map_or_else(|| "absent".to_owned(), |found| format!("at revision {found}"));
-    Err(Stale::Changed { what, name: name.to_owned(), expected, found }.into())
+    let found = found.map_or_else(
+        || "absent".to_owned(),
+        |found| format!("at revision {found}"),
+    );
+    Err(Stale::Changed {
+        what,
+        name: name.to_owned(),
+        expected,
+        found,
+    }
+    .into())
 }

@@ -55,8 +55,12 @@ async fn write(
 
 pub(crate) async fn list(app: Data<App>, _: Admin) -> Result<HttpResponse, ApiError> {
     let rollouts = control::rollouts::list(app.control.as_ref()).await?;
-    let data = rollouts.into_iter().map(|(revision, rollout)| wire::resource(revision, rollout));
-    Ok(HttpResponse::Ok().json(RolloutList { data: data.collect() }))
+    let data = rollouts
+        .into_iter()
+        .map(|(revision, rollout)| wire::resource(revision, rollout));
+    Ok(HttpResponse::Ok().json(RolloutList {
+        data: data.collect(),
+    }))
 }
 
 pub(crate) async fn show(
@@ -76,8 +80,8 @@ pub(crate) async fn set(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let serving = app.serving()?;
-    let id = ModelName::new(id.as_str())
-        .map_err(|error| ApiError::invalid("id", error.to_string()))?;
+    let id =
+        ModelName::new(id.as_str()).map_err(|error| ApiError::invalid("id", error.to_string()))?;
     let wanted: RolloutPut = body.parse()?;
     let expected = precondition::expected(&request)?.ok_or(Stale::RevisionNeeded)?;
     let current = control::rollouts::get(app.control.as_ref(), &id).await?;
@@ -112,7 +116,10 @@ fn changed(
     let now = app.clock.now();
     let served = serving.engine.base().digest;
     if wanted.base.is_some_and(|base| base != served) {
-        return Err(ApiError::invalid("base", format!("the served base is {served}")));
+        return Err(ApiError::invalid(
+            "base",
+            format!("the served base is {served}"),
+        ));
     }
     if rollout.base != served {
         // Nothing of the old base can be served by the new one.
@@ -121,7 +128,11 @@ fn changed(
     if let Some(stable) = wanted.stable.filter(|stable| *stable != rollout.stable) {
         if rollout.in_flight() {
             let status = rollout.status;
-            return Err(rollout::TransitionError::Impossible { command: "set_stable", status }.into());
+            return Err(rollout::TransitionError::Impossible {
+                command: "set_stable",
+                status,
+            }
+            .into());
         }
         rollout.stable = stable;
         rollout.updated_at = now;
@@ -141,7 +152,10 @@ fn changed(
         Some(RolloutStatus::Paused) if rollout.status == Status::Paused => Ok(rollout),
         Some(RolloutStatus::Running) => Ok(rollout.apply(Command::Resume, now)?),
         Some(RolloutStatus::Paused) => Ok(rollout.apply(Command::Pause, now)?),
-        Some(_) => Err(ApiError::invalid("status", "status: only running and paused can be set")),
+        Some(_) => Err(ApiError::invalid(
+            "status",
+            "status: only running and paused can be set",
+        )),
     }
 }
 
@@ -161,7 +175,11 @@ fn command_for(
                 hex::encode(bytes)
             });
             let basis_points = share.unwrap_or(BasisPoints::ZERO);
-            Some(Command::SetCanary { adapter, basis_points, new_salt })
+            Some(Command::SetCanary {
+                adapter,
+                basis_points,
+                new_salt,
+            })
         }
         _ => share.map(Command::SetShare),
     }
@@ -230,7 +248,10 @@ pub(crate) async fn abort(
     let wanted: RolloutAbort = body.parse_or_default()?;
     let reason = wanted.reason.unwrap_or_else(|| REASON_DEFAULT.to_owned());
     if reason.len() > REASON_BYTES_MAX {
-        return Err(ApiError::invalid("reason", format!("reason: at most {REASON_BYTES_MAX} bytes")));
+        return Err(ApiError::invalid(
+            "reason",
+            format!("reason: at most {REASON_BYTES_MAX} bytes"),
+        ));
     }
     command(&app, &request, &id, Command::Abort { reason }).await
 }
@@ -244,7 +265,10 @@ pub(crate) async fn analysis(
     let id = parse(&id)?;
     let (revision, rollout) = find(&app, &id).await?;
     let table = serving.router.table();
-    let trial = table.models.get(id.as_str()).and_then(|model| model.trial.as_deref());
+    let trial = table
+        .models
+        .get(id.as_str())
+        .and_then(|model| model.trial.as_deref());
     let trial = trial.filter(|trial| trial.salt == rollout.salt);
     Ok(HttpResponse::Ok().json(wire::analysis(revision, &rollout, trial)))
 }

@@ -31,11 +31,27 @@ fn status(status: Status) -> RolloutStatus {
 fn guardrail(guardrail: Guardrail) -> openapi::Guardrail {
     use openapi::Guardrail as Wire;
     match guardrail {
-        Guardrail::Errors { max_share, min_samples } => Wire::Errors { max_share, min_samples },
-        Guardrail::Empty { max_share, min_samples } => Wire::Empty { max_share, min_samples },
-        Guardrail::Repetition { max_share, min_samples } => {
-            Wire::Repetition { max_share, min_samples }
-        }
+        Guardrail::Errors {
+            max_share,
+            min_samples,
+        } => Wire::Errors {
+            max_share,
+            min_samples,
+        },
+        Guardrail::Empty {
+            max_share,
+            min_samples,
+        } => Wire::Empty {
+            max_share,
+            min_samples,
+        },
+        Guardrail::Repetition {
+            max_share,
+            min_samples,
+        } => Wire::Repetition {
+            max_share,
+            min_samples,
+        },
         Guardrail::NonFinite => Wire::NonFinite,
     }
 }
@@ -43,11 +59,27 @@ fn guardrail(guardrail: Guardrail) -> openapi::Guardrail {
 pub(super) fn guardrail_of(wire: openapi::Guardrail) -> Guardrail {
     use openapi::Guardrail as Wire;
     match wire {
-        Wire::Errors { max_share, min_samples } => Guardrail::Errors { max_share, min_samples },
-        Wire::Empty { max_share, min_samples } => Guardrail::Empty { max_share, min_samples },
-        Wire::Repetition { max_share, min_samples } => {
-            Guardrail::Repetition { max_share, min_samples }
-        }
+        Wire::Errors {
+            max_share,
+            min_samples,
+        } => Guardrail::Errors {
+            max_share,
+            min_samples,
+        },
+        Wire::Empty {
+            max_share,
+            min_samples,
+        } => Guardrail::Empty {
+            max_share,
+            min_samples,
+        },
+        Wire::Repetition {
+            max_share,
+            min_samples,
+        } => Guardrail::Repetition {
+            max_share,
+            min_samples,
+        },
         Wire::NonFinite => Guardrail::NonFinite,
     }
 }
@@ -58,9 +90,9 @@ pub(super) fn resource(revision: Revision, rollout: Rollout) -> RolloutResource 
         revision,
         base: rollout.base,
         stable: rollout.stable,
-        previous_stable: rollout
-            .previous_stable
-            .map(|previous| PreviousStable { adapter: previous.adapter }),
+        previous_stable: rollout.previous_stable.map(|previous| PreviousStable {
+            adapter: previous.adapter,
+        }),
         canary: rollout.canary,
         last_canary: rollout.last_canary,
         basis_points: rollout.basis_points,

@@ -1,0 +1,21 @@
+//! The one integration binary: the real gateway on the real model.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
+mod adapters;
+mod app;
+mod architecture;
+mod chat;
+mod cli;
+mod crash;
+mod errors;
+mod feedback;
+mod fixtures;
+mod limits;
+mod rollouts;
+mod start;
