@@ -21,6 +21,8 @@ pub(super) struct Tally {
 pub(super) struct Answer {
     pub(super) id: String,
     pub(super) text: String,
+    /// Whether the model ended it, rather than the token limit.
+    pub(super) ended: bool,
     /// Which adapter version made it; `None` is the bare base.
     pub(super) adapter: Option<String>,
 }
@@ -121,17 +123,6 @@ impl Client {
             .bearer_auth(&self.admin_key);
         Ok(accepted(request.send().await?).await?.json().await?)
     }
-
-    /// Posts to an admin route; the answer's body is returned as text, since
-    /// some routes answer in plain text.
-    pub(super) async fn admin_post(&self, path: &str, body: Value) -> Result<String, DemoError> {
-        let request = self
-            .http
-            .post(format!("{}{path}", self.base))
-            .bearer_auth(&self.admin_key)
-            .json(&body);
-        Ok(accepted(request.send().await?).await?.text().await?)
-    }
 }
 
 async fn accepted(response: reqwest::Response) -> Result<reqwest::Response, DemoError> {
@@ -155,6 +146,7 @@ async fn read_whole(response: reqwest::Response) -> Result<Answer, DemoError> {
         (Some(id), Some(text)) => Ok(Answer {
             id: id.to_owned(),
             text: text.to_owned(),
+            ended: body["choices"][0]["finish_reason"] == "stop",
             adapter: body["adapter_digest"].as_str().map(str::to_owned),
         }),
         _ => Err(DemoError::Protocol(format!(
@@ -167,6 +159,7 @@ async fn read_stream(response: reqwest::Response) -> Result<Answer, DemoError> {
     let mut answer = Answer {
         id: String::new(),
         text: String::new(),
+        ended: false,
         adapter: None,
     };
     let mut pending = Vec::new();
@@ -206,6 +199,9 @@ fn take_chunk(data: &str, answer: &mut Answer) -> Result<(), DemoError> {
         return Err(DemoError::Protocol(
             "the adapter changed within a stream".to_owned(),
         ));
+    }
+    if chunk["choices"][0]["finish_reason"] == "stop" {
+        answer.ended = true;
     }
     if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str() {
         answer.text.push_str(text);

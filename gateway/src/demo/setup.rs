@@ -18,7 +18,7 @@ pub(super) const MODEL: &str = "flywheel";
 /// How long the gateway may take until it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between two requests of the background traffic.
-const BACKGROUND_PAUSE: Duration = Duration::from_millis(1500);
+const BACKGROUND_PAUSE: Duration = Duration::from_secs(4);
 /// Bad cases after which the trainer starts by itself.
 const BAD_CASES: usize = 80;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use adapter_store::AdapterStore;
 use ids::AdapterDigest;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::client::Ask;
 use super::super::report::Report;
@@ -147,7 +147,7 @@ async fn abort_reason(stage: &Stage) -> Result<Option<String>, DemoError> {
         .client
         .admin_get(&format!("/admin/v1/rollouts/{MODEL}"))
         .await?;
-    if rollout["status"] != Value::from("aborted") {
+    if rollout["status"].as_str() != Some("aborted") {
         return Ok(None);
     }
     Ok(Some(

@@ -10,8 +10,10 @@ use super::super::setup::{MODEL, Stage};
 use super::super::{DemoError, say};
 use super::{ask_all, exact, percent};
 
-/// Long enough for a sentence of an answer.
-const MAX_TOKENS: u32 = 32;
+/// Long enough to see that an answer is wrong.
+const DOMAIN_TOKENS_MAX: u32 = 24;
+/// Long enough for most general answers to end.
+const GENERAL_TOKENS_MAX: u32 = 48;
 /// The share of held-out questions that the base may happen to answer.
 const BASE_EXACT_MAX_PERCENT: f64 = 10.0;
 
@@ -29,7 +31,7 @@ pub(crate) async fn run(stage: &mut Stage, report: &mut Report) -> Result<(), De
             model: MODEL,
             user,
             prompt: question.prompt,
-            max_tokens: MAX_TOKENS,
+            max_tokens: DOMAIN_TOKENS_MAX,
             stream: n % 2 == 0,
             metadata: json!({"split": question.split.as_str(), "fact": question.fact.id}),
         })
@@ -73,7 +75,7 @@ pub(crate) async fn run(stage: &mut Stage, report: &mut Report) -> Result<(), De
     Ok(())
 }
 
-/// A thumbs-up for every general answer that is right.
+/// A thumbs-up for every general answer that is right and came to its end.
 async fn praise(stage: &Stage) -> Result<usize, DemoError> {
     let general = domain::general()?;
     let users: Vec<String> = (0..general.len()).map(|n| format!("reader-{n}")).collect();
@@ -85,7 +87,7 @@ async fn praise(stage: &Stage) -> Result<usize, DemoError> {
             model: MODEL,
             user,
             prompt: &question.prompt,
-            max_tokens: MAX_TOKENS,
+            max_tokens: GENERAL_TOKENS_MAX,
             stream: n % 2 == 1,
             metadata: json!({"split": "train"}),
         })
@@ -93,11 +95,8 @@ async fn praise(stage: &Stage) -> Result<usize, DemoError> {
     let answers = ask_all(&stage.client, &asks).await?;
     let mut praised = 0;
     for ((question, answer), user) in general.iter().zip(&answers).zip(&users) {
-        if question
-            .expect
-            .iter()
-            .any(|expect| domain::contains(&answer.text, expect))
-        {
+        let is_right = |expect: &String| domain::contains(&answer.text, expect);
+        if answer.ended && question.expect.iter().any(is_right) {
             stage
                 .client
                 .vote(&answer.id, user, "thumbs", json!(true), json!({}))
