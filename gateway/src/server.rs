@@ -20,7 +20,7 @@ use engine::native::NativeEngine;
 use feedback::FeedbackError;
 use feedback::token::{Signer, TokenError};
 use ids::{Clock, Sha256Digest, SystemClock};
-use store::{Backend, StoreError, StoreOptions, StoreUrl};
+use store::{Backend, StoreError, StoreOptions, StoreUrl, Synchronous};
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -131,6 +131,7 @@ async fn app(config: Config, admin_key: &AdminKey) -> Result<App, StartError> {
     let url = StoreUrl::parse(&config.store, &config.data)?;
     let options = StoreOptions {
         required: config.durability,
+        synchronous: Synchronous::for_promise(config.durability),
         redis: config.redis.clone(),
         ..StoreOptions::default()
     };

@@ -46,8 +46,20 @@ pub enum Synchronous {
     /// Every commit is fsynced.
     #[default]
     Full,
-    /// None is; for the test that shows that the difference is seen.
+    /// None is: a loss of power can lose writes, or the file itself.
     Off,
+}
+
+impl Synchronous {
+    /// What a promise of `required` needs, and no more.
+    #[must_use]
+    pub fn for_promise(required: Durability) -> Self {
+        if required < Durability::Fsynced {
+            Self::Off
+        } else {
+            Self::Full
+        }
+    }
 }
 
 /// Text that is never printed.

@@ -28,9 +28,9 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// A gateway in a process of its own, killed when dropped.
-struct Process {
+pub struct Process {
     child: Child,
-    client: Client,
+    pub client: Client,
 }
 
 impl Drop for Process {
@@ -42,6 +42,13 @@ impl Drop for Process {
 
 impl Process {
     async fn start(data: &Path, store: &str) -> Self {
+        Self::configured(data, store, "").await
+    }
+
+    /// Starts the program with this text as its configuration file.
+    pub async fn configured(data: &Path, store: &str, text: &str) -> Self {
+        let config = data.join("flywheel.toml");
+        std::fs::write(&config, text).unwrap();
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -51,6 +58,8 @@ impl Process {
         let log = std::fs::File::create(data.join("gateway.log")).unwrap();
         let child = Command::new(program("flywheel"))
             .args(["serve", "--listen", &listen, "--store", store])
+            .arg("--config")
+            .arg(config)
             .arg("--model")
             .arg(model_path())
             .arg("--data")
@@ -77,6 +86,10 @@ impl Process {
             assert!(started.elapsed() < START_LIMIT, "not ready in time");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGKILL, with requests running.

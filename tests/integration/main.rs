@@ -13,6 +13,7 @@ mod architecture;
 mod chat;
 mod cli;
 mod crash;
+mod durability;
 mod errors;
 mod feedback;
 mod fixtures;

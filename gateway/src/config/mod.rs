@@ -42,7 +42,8 @@ pub struct Config {
     pub store: String,
     /// The folder beneath which adapters may be imported; none forbids it.
     pub adapter_root: Option<PathBuf>,
-    /// The least that an acknowledged write must promise.
+    /// The least that an acknowledged write must promise. Less than fsynced
+    /// opens the embedded store with `synchronous = OFF`.
     pub durability: Durability,
     /// Who this process is to Redis.
     pub redis: RedisCredentials,
