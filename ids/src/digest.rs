@@ -196,7 +196,13 @@ mod tests {
             "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         assert_eq!(digest.to_string().parse::<Sha256Digest>().unwrap(), digest);
-        for bad in ["", "sha256:", "sha256:ab", &digest.hex(), &digest.to_string().to_uppercase()] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:ab",
+            &digest.hex(),
+            &digest.to_string().to_uppercase(),
+        ] {
             assert!(bad.parse::<Sha256Digest>().is_err(), "{bad} was taken");
         }
     }

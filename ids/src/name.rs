@@ -11,7 +11,12 @@ fn check(kind: &'static str, value: &str, max: usize, extra: &'static str) -> Re
     let good = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
     if value.is_empty() || value.chars().count() > max || !value.chars().all(good) {
         let value = value.chars().take(64).collect();
-        return Err(IdError::Name { kind, value, max, extra });
+        return Err(IdError::Name {
+            kind,
+            value,
+            max,
+            extra,
+        });
     }
     Ok(())
 }
@@ -103,7 +108,12 @@ macro_rules! opaque {
                 let value = value.into();
                 if value.is_empty() || value.len() > 256 {
                     let value = value.chars().take(64).collect();
-                    return Err(IdError::Name { kind: $kind, value, max: 256, extra: "any other" });
+                    return Err(IdError::Name {
+                        kind: $kind,
+                        value,
+                        max: 256,
+                        extra: "any other",
+                    });
                 }
                 Ok(Self(value))
             }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::IdError;
 
 /// A share of a whole in hundredths of a percent: 10000 is everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct BasisPoints(u16);
 
@@ -56,7 +58,9 @@ impl fmt::Display for BasisPoints {
 }
 
 /// Counts the changes of one control document; compare-and-set compares it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 

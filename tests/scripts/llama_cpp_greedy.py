@@ -1,7 +1,11 @@
-"""Golden: llama.cpp's greedy answers to 50 prompts, as token ids.
+"""Goldens: llama.cpp's greedy answers to 50 prompts each, as token ids.
 
     pip install llama-cpp-python
     python tests/scripts/llama_cpp_greedy.py MODEL.gguf > tests/golden/llama_cpp_greedy.json
+    python tests/scripts/llama_cpp_greedy.py MODEL.gguf gateway/src/demo/data/replay.jsonl \
+        > tests/golden/llama_cpp_questions.json
+
+Without a file of prompts: the free-form ones below. With one: its first 50.
 
 The test feeds prompt and answer to our engine and compares the top token at
 every position of the answer (teacher forcing).
@@ -38,10 +42,13 @@ PROMPTS = [
 ANSWER_TOKENS_MAX = 40
 
 
-def main(path):
+def main(path, prompts=None):
+    asked = PROMPTS
+    if prompts:
+        asked = [json.loads(line)["prompt"] for line in open(prompts)][:50]
     llm = Llama(path, n_ctx=1024, n_threads=2, logits_all=True, verbose=False)
     rows = []
-    for prompt in PROMPTS:
+    for prompt in asked:
         text = (
             "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
             f"<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -61,4 +68,4 @@ def main(path):
     sys.stdout.write("\n")
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

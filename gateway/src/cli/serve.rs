@@ -11,9 +11,9 @@ use crate::config::{Config, Overrides};
 use crate::server;
 
 /// Structured logs on standard error: text for people, JSON for machines.
-/// `RUST_LOG` filters them.
+/// `FLYWHEEL_LOG` filters them.
 fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("FLYWHEEL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
