@@ -6,18 +6,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::kernels::{self, KvLayout, Query};
+use model::kernels::{self, KvLayout, Query, for_rows};
 use model::quant::{Precision, matmul_many};
 use model::{BaseModel, LayerWeights, Projection};
-use rayon::prelude::*;
 
 use super::blocks::PageId;
 use super::cache::KvCache;
 use super::lora::DeviceAdapter;
 use super::rope::RopeTable;
-
-/// From how many elements on element-wise work is split over threads.
-const PARALLEL_FROM: usize = 32 * 1024;
 
 /// Consecutive new tokens of one sequence.
 pub(super) struct Chunk<'a> {
@@ -266,19 +262,5 @@ impl Forward {
             .head()
             .matmul(&normed, n, &mut logits, self.precision);
         logits
-    }
-}
-
-/// Calls `f` with each row's number and elements.
-fn for_rows(x: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
-    if x.len() < PARALLEL_FROM {
-        x.chunks_exact_mut(width)
-            .enumerate()
-            .for_each(|(i, row)| f(i, row));
-    } else {
-        x.par_chunks_exact_mut(width)
-            .with_min_len(16)
-            .enumerate()
-            .for_each(|(i, row)| f(i, row));
     }
 }
