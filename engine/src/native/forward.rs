@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::kernels::{self, KvLayout, Query, for_rows};
+use model::kernels::{self, KvLayout, LowRankTerm, Query, for_rows};
 use model::quant::{Precision, matmul_many};
 use model::{BaseModel, LayerWeights, Projection};
 
@@ -209,14 +209,22 @@ impl Forward {
             &mut slices,
             self.precision_of(projections[0]),
         );
-        for group in &batch.groups {
-            for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
-                let (rows, cols) = (&group.rows, matrix.cols());
-                let x = &x[rows.start * cols..rows.end * cols];
-                let y = &mut y[rows.start * matrix.rows()..rows.end * matrix.rows()];
-                group.adapter.apply(layer, *projection, x, rows.len(), y);
+        let mut terms = Vec::new();
+        for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
+            let (mut rest, mut first) = (y.as_mut_slice(), 0);
+            for group in &batch.groups {
+                let rows = &group.rows;
+                let (_, from) = rest.split_at_mut((rows.start - first) * matrix.rows());
+                let (y, after) = from.split_at_mut(rows.len() * matrix.rows());
+                (rest, first) = (after, rows.end);
+                if let Some(pair) = group.adapter.pair(layer, *projection) {
+                    let x = &x[rows.start * matrix.cols()..rows.end * matrix.cols()];
+                    let n = rows.len();
+                    terms.push(LowRankTerm { pair, x, n, y });
+                }
             }
         }
+        kernels::add_low_rank(&mut terms);
         outputs
     }
 

@@ -18,6 +18,7 @@ mod int8_avx512;
 #[cfg(target_arch = "aarch64")]
 mod int8_neon;
 mod int8_scalar;
+mod low_rank;
 mod math;
 mod multiversion;
 mod panels;
@@ -26,6 +27,7 @@ mod team;
 
 pub use attention::{KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
+pub use low_rank::{LowRankPair, LowRankTerm, add_low_rank};
 pub use math::{add, log_sum_exp, rms_norm, silu_mul, softmax};
 pub use panels::F32Panels;
 pub use parallel::for_rows;

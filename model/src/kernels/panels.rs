@@ -2,6 +2,7 @@
 //! of 16 output columns, a few at a time, and used while they are in cache.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::gemm::{self, PanelRow, Rows};
 use super::multiversion::multiversion;
@@ -75,9 +76,6 @@ pub(crate) fn matmul_transposed_f32(matrix: &QuantMatrix, dy: &[f32], n: usize, 
     });
 }
 
-/// From how many multiplications on a product of [`F32Panels`] runs in parallel.
-const PARALLEL_FROM: usize = 1 << 18;
-
 /// A small dense f32 matrix in panels, such as one half of a LoRA pair.
 pub struct F32Panels {
     rows: usize,
@@ -110,42 +108,48 @@ impl F32Panels {
         self.rows
     }
 
+    /// Input features.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// Bytes of memory.
     #[must_use]
     pub fn byte_len(&self) -> usize {
         self.panels.len() * size_of::<PanelRow>()
     }
 
-    /// `y[n, rows] = x[n, cols] · Wᵀ`, or `y += …`. Each row of `y` depends on
-    /// its own row of `x` (and of `y`) alone, bit for bit.
+    /// `y[n, columns] = x[n, cols] · Wᵀ` for some output columns, the first of
+    /// them a multiple of 32, or `y += …`. Each row of `y` depends on its own
+    /// row of `x` (and of `y`) alone, bit for bit.
     ///
-    /// # Panics
-    /// If a slice has another length than its shape.
-    pub fn multiply(&self, x: &[f32], n: usize, y: &mut [f32], accumulate: bool) {
-        assert!(x.len() == n * self.cols && y.len() == n * self.rows);
-        let y = SharedOutput::new(y, self.rows);
+    /// # Safety
+    /// No other task uses those columns of `y`.
+    pub(super) unsafe fn multiply_columns(
+        &self,
+        x: &[f32],
+        n: usize,
+        columns: Range<usize>,
+        y: &SharedOutput<'_>,
+        accumulate: bool,
+    ) {
+        assert!(x.len() == n * self.cols && y.width() == self.rows);
+        assert!(columns.start.is_multiple_of(2 * GROUP) && columns.end <= self.rows);
         let x = Rows {
             x,
             n,
             stride: self.cols,
             offset: 0,
         };
-        let pair = |pair: usize| {
-            let mut panels = self.panels[pair * 2 * self.cols..].chunks_exact(self.cols);
+        for column in columns.step_by(2 * GROUP) {
+            let mut panels = self.panels[column / GROUP * self.cols..].chunks_exact(self.cols);
             if let Some(first) = panels.next() {
-                // past the last panel nothing is written
+                // past the last panel nothing is computed
                 let second = panels.next().unwrap_or(first);
-                // SAFETY: each task has 32 columns of its own.
-                unsafe {
-                    gemm::panel_product(x, (first, second), &y, pair * 2 * GROUP, accumulate)
-                };
+                // SAFETY: by contract.
+                unsafe { gemm::panel_product(x, (first, second), y, column, accumulate) };
             }
-        };
-        let pairs = self.rows.div_ceil(2 * GROUP);
-        if n * self.rows * self.cols < PARALLEL_FROM {
-            (0..pairs).for_each(pair);
-        } else {
-            parallel::run(pairs, pair);
         }
     }
 }
