@@ -125,11 +125,9 @@ impl Bench {
             Mix::One => 0,
             Mix::Mixed => sequence as usize,
         };
-        let adapter = adapters.iter().cycle().take(adapters.len().max(1) + index);
-        adapter
-            .last()
-            .copied()
-            .map(Some)
+        adapters
+            .get(index % adapters.len().max(1))
+            .map(|digest| Some(*digest))
             .ok_or_else(|| EngineError::InvalidRequest {
                 param: "adapters",
                 reason: "the measurement needs resident adapters".to_owned(),

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
 use model::lora::LoraAdapter;
+use model::quant::Precision;
 use model::{BaseModel, ModelError, TemplateMessage};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -34,6 +35,7 @@ pub struct NativeEngine {
     model: Arc<BaseModel>,
     info: BaseInfo,
     running_max: u32,
+    precision: Precision,
     inbox: Arc<Inbox>,
     gauges: Arc<Gauges>,
     adapters: Arc<AdapterRegistry>,
@@ -79,6 +81,7 @@ impl NativeEngine {
             model,
             info,
             running_max: options.running_max.max(1),
+            precision: options.precision,
             inbox,
             gauges,
             adapters: AdapterRegistry::new(options.adapter_bytes_max),
@@ -250,6 +253,7 @@ impl Engine for NativeEngine {
             return Ok(resident);
         }
         let (model, adapters) = (Arc::clone(&self.model), Arc::clone(&self.adapters));
+        let precision = self.precision;
         let load = move || {
             let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
             if digest != package.digest {
@@ -261,7 +265,7 @@ impl Engine for NativeEngine {
             let adapter =
                 LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
                     .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-            let adapter = DeviceAdapter::new(digest, &adapter, &model.config);
+            let adapter = DeviceAdapter::new(digest, &adapter, &model.config, precision);
             drop(parsing);
             let reservation = adapters.reserve(adapter.byte_len())?;
             Ok(reservation.complete(adapter))

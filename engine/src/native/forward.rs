@@ -51,6 +51,36 @@ struct Batch<'a> {
     state: Vec<f32>,
 }
 
+impl Batch<'_> {
+    /// What the adapters of the batch's rows add to a projection of shape
+    /// `[out, in]`.
+    fn add_terms<'t>(
+        &'t self,
+        layer: usize,
+        projection: Projection,
+        (out, cols): (usize, usize),
+        x: &'t [f32],
+        y: &'t mut [f32],
+        terms: &mut Vec<LowRankTerm<'t>>,
+    ) {
+        let (mut rest, mut end) = (y, 0);
+        for group in &self.groups {
+            let rows = &group.rows;
+            let (_, from) = rest.split_at_mut((rows.start - end) * out);
+            let (y, after) = from.split_at_mut(rows.len() * out);
+            (rest, end) = (after, rows.end);
+            if let Some(pair) = group.adapter.pair(layer, projection) {
+                terms.push(LowRankTerm {
+                    pair,
+                    x: &x[rows.start * cols..rows.end * cols],
+                    n: rows.len(),
+                    y,
+                });
+            }
+        }
+    }
+}
+
 /// The sizes that the cache needs of a model.
 pub(super) fn kv_layout(model: &BaseModel) -> KvLayout {
     KvLayout {
@@ -211,18 +241,8 @@ impl Forward {
         );
         let mut terms = Vec::new();
         for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
-            let (mut rest, mut first) = (y.as_mut_slice(), 0);
-            for group in &batch.groups {
-                let rows = &group.rows;
-                let (_, from) = rest.split_at_mut((rows.start - first) * matrix.rows());
-                let (y, after) = from.split_at_mut(rows.len() * matrix.rows());
-                (rest, first) = (after, rows.end);
-                if let Some(pair) = group.adapter.pair(layer, *projection) {
-                    let x = &x[rows.start * matrix.cols()..rows.end * matrix.cols()];
-                    let n = rows.len();
-                    terms.push(LowRankTerm { pair, x, n, y });
-                }
-            }
+            let shape = (matrix.rows(), matrix.cols());
+            batch.add_terms(layer, *projection, shape, x, y, &mut terms);
         }
         kernels::add_low_rank(&mut terms);
         outputs

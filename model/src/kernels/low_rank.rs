@@ -5,7 +5,7 @@
 //! each far too small for a parallel region of its own; so all that belong to
 //! one input are computed in two regions, first every A, then every B.
 
-use super::panels::F32Panels;
+use super::factor::Factor;
 use super::parallel::{self, SharedOutput};
 
 /// Activation rows that one task computes at most.
@@ -18,9 +18,9 @@ pub struct LowRankPair {
     /// What the product is multiplied with.
     pub scale: f32,
     /// `[rank, in]`
-    pub a: F32Panels,
+    pub a: Factor,
     /// `[out, rank]`
-    pub b: F32Panels,
+    pub b: Factor,
 }
 
 /// One addition: some rows of an input through a pair to rows of an output.
@@ -102,6 +102,7 @@ fn add_all(terms: &mut [LowRankTerm<'_>], inner: &[Vec<f32>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::FactorFormat;
 
     fn noise(seed: u32, len: usize) -> Vec<f32> {
         let mut state = seed;
@@ -122,12 +123,12 @@ mod tests {
         cols: usize,
     }
 
-    fn module(seed: u32, out: usize, rank: usize, cols: usize) -> Module {
+    fn module(seed: u32, (out, rank, cols): (usize, usize, usize), format: FactorFormat) -> Module {
         let (a, b) = (noise(seed, rank * cols), noise(seed ^ 99, out * rank));
         let pair = LowRankPair {
             scale: 0.5,
-            a: F32Panels::new(rank, cols, &a),
-            b: F32Panels::new(out, rank, &b),
+            a: Factor::new(rank, cols, &a, format),
+            b: Factor::new(out, rank, &b, format),
         };
         Module {
             a,
@@ -150,12 +151,26 @@ mod tests {
     }
 
     #[test]
+    fn a_value_beyond_half_precision_keeps_the_factor_in_single() {
+        let mut weights = noise(1, 32);
+        let half = Factor::new(2, 16, &weights, FactorFormat::F16);
+        weights[3] = 1e6;
+        let single = Factor::new(2, 16, &weights, FactorFormat::F16);
+        assert_eq!((half.byte_len(), single.byte_len()), (16 * 32, 16 * 64));
+    }
+
+    #[test]
     fn terms_equal_their_definition_and_do_not_depend_on_each_other() {
+        check(FactorFormat::F32, 1e-3);
+        check(FactorFormat::F16, 2e-2);
+    }
+
+    fn check(format: FactorFormat, tolerance: f64) {
         let shapes = [(40, 16, 64), (530, 5, 32), (1100, 33, 96), (16, 1, 32)];
         let modules: Vec<Module> = shapes
             .iter()
             .enumerate()
-            .map(|(i, &(out, rank, cols))| module(i as u32, out, rank, cols))
+            .map(|(i, &shape)| module(i as u32, shape, format))
             .collect();
         let counts = [1, 3, 100, 7];
         let xs: Vec<Vec<f32>> = modules
@@ -187,7 +202,7 @@ mod tests {
                 let found = &y[row * m.out..(row + 1) * m.out];
                 for column in [0, m.out / 2, m.out - 1] {
                     let exact = 1.0 + exact(m, x, column);
-                    assert!((f64::from(found[column]) - exact).abs() < 1e-3);
+                    assert!((f64::from(found[column]) - exact).abs() < tolerance);
                 }
                 let mut alone = vec![1.0; m.out];
                 add_low_rank(&mut [LowRankTerm {

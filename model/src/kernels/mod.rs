@@ -9,6 +9,7 @@
 mod activations;
 mod attention;
 mod cpu;
+mod factor;
 mod gemm;
 mod int8;
 #[cfg(target_arch = "x86_64")]
@@ -27,9 +28,9 @@ mod team;
 
 pub use attention::{KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
+pub use factor::{Factor, FactorFormat};
 pub use low_rank::{LowRankPair, LowRankTerm, add_low_rank};
 pub use math::{add, log_sum_exp, rms_norm, silu_mul, softmax};
-pub use panels::F32Panels;
 pub use parallel::for_rows;
 pub use team::{TEAM_THREADS_MAX, Team};
 

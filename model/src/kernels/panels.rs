@@ -2,7 +2,6 @@
 //! of 16 output columns, a few at a time, and used while they are in cache.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use super::gemm::{self, PanelRow, Rows};
 use super::multiversion::multiversion;
@@ -17,7 +16,7 @@ thread_local! {
 }
 
 /// Runs `f` with two panels of `k` rows, contents unspecified.
-fn with_panels(k: usize, f: impl FnOnce(&mut [PanelRow], &mut [PanelRow])) {
+pub(super) fn with_panels(k: usize, f: impl FnOnce(&mut [PanelRow], &mut [PanelRow])) {
     let mut panels = SCRATCH.take();
     panels.resize(2 * k, PanelRow([0.0; GROUP]));
     let (first, second) = panels.split_at_mut(k);
@@ -74,84 +73,6 @@ pub(crate) fn matmul_transposed_f32(matrix: &QuantMatrix, dy: &[f32], n: usize, 
             });
         }
     });
-}
-
-/// A small dense f32 matrix in panels, such as one half of a LoRA pair.
-pub struct F32Panels {
-    rows: usize,
-    cols: usize,
-    /// `[groups of 16 rows][cols][16]`
-    panels: Vec<PanelRow>,
-}
-
-impl F32Panels {
-    /// Takes `weights[rows, cols]`.
-    ///
-    /// # Panics
-    /// If the length is another.
-    #[must_use]
-    pub fn new(rows: usize, cols: usize, weights: &[f32]) -> Self {
-        assert!(cols > 0 && weights.len() == rows * cols);
-        let mut panels = vec![PanelRow([0.0; GROUP]); rows.div_ceil(GROUP) * cols];
-        for (row, weights) in weights.chunks_exact(cols).enumerate() {
-            let panel = &mut panels[row / GROUP * cols..][..cols];
-            for (out, weight) in panel.iter_mut().zip(weights) {
-                out.0[row % GROUP] = *weight;
-            }
-        }
-        Self { rows, cols, panels }
-    }
-
-    /// Output features.
-    #[must_use]
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Input features.
-    #[must_use]
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Bytes of memory.
-    #[must_use]
-    pub fn byte_len(&self) -> usize {
-        self.panels.len() * size_of::<PanelRow>()
-    }
-
-    /// `y[n, columns] = x[n, cols] · Wᵀ` for some output columns, the first of
-    /// them a multiple of 32, or `y += …`. Each row of `y` depends on its own
-    /// row of `x` (and of `y`) alone, bit for bit.
-    ///
-    /// # Safety
-    /// No other task uses those columns of `y`.
-    pub(super) unsafe fn multiply_columns(
-        &self,
-        x: &[f32],
-        n: usize,
-        columns: Range<usize>,
-        y: &SharedOutput<'_>,
-        accumulate: bool,
-    ) {
-        assert!(x.len() == n * self.cols && y.width() == self.rows);
-        assert!(columns.start.is_multiple_of(2 * GROUP) && columns.end <= self.rows);
-        let x = Rows {
-            x,
-            n,
-            stride: self.cols,
-            offset: 0,
-        };
-        for column in columns.step_by(2 * GROUP) {
-            let mut panels = self.panels[column / GROUP * self.cols..].chunks_exact(self.cols);
-            if let Some(first) = panels.next() {
-                // past the last panel nothing is computed
-                let second = panels.next().unwrap_or(first);
-                // SAFETY: by contract.
-                unsafe { gemm::panel_product(x, (first, second), y, column, accumulate) };
-            }
-        }
-    }
 }
 
 multiversion! {
