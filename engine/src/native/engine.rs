@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use ids::AdapterDigest;
-use model::kernels::PAGE_TOKENS;
+use model::kernels::{PAGE_TOKENS, Team};
 use model::lora::LoraAdapter;
+use model::quant::Precision;
 use model::{BaseModel, ModelError, TemplateMessage};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -34,6 +35,7 @@ pub struct NativeEngine {
     model: Arc<BaseModel>,
     info: BaseInfo,
     running_max: u32,
+    precision: Precision,
     inbox: Arc<Inbox>,
     gauges: Arc<Gauges>,
     adapters: Arc<AdapterRegistry>,
@@ -79,6 +81,7 @@ impl NativeEngine {
             model,
             info,
             running_max: options.running_max.max(1),
+            precision: options.precision,
             inbox,
             gauges,
             adapters: AdapterRegistry::new(options.adapter_bytes_max),
@@ -94,6 +97,10 @@ impl NativeEngine {
             // the thread catches its panics, and the runtime's end ends the wait
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+    }
+
+    pub(super) fn model(&self) -> &BaseModel {
+        &self.model
     }
 
     /// Steps of the engine's thread since the start.
@@ -175,18 +182,16 @@ fn invalid_messages(error: &ModelError) -> EngineError {
 fn spawn(mut worker: Worker, threads: usize) -> Result<JoinHandle<()>, EngineError> {
     let failed = |error: &dyn std::fmt::Display| EngineError::Failed(error.to_string());
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if threads == 0 { cpus() } else { threads };
     let body = move || {
-        // this thread is one of the pool's, so that a step begins at once
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .use_current_thread()
-            .thread_name(|i| format!("engine-{i}"))
-            .build();
-        let started = pool.as_ref().map(|_| ()).map_err(ToString::to_string);
-        if ready.send(started).is_err() || pool.is_err() {
+        let team = Team::new(threads, "engine");
+        let started = team.as_ref().map(|_| ()).map_err(ToString::to_string);
+        if ready.send(started).is_err() {
             return;
         }
-        if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+        let Ok(mut team) = team else { return };
+        if catch_unwind(AssertUnwindSafe(|| team.lead(|| worker.run()))).is_err() {
             tracing::error!("the engine's thread panicked; the engine has stopped");
         }
         worker.stop();
@@ -248,6 +253,7 @@ impl Engine for NativeEngine {
             return Ok(resident);
         }
         let (model, adapters) = (Arc::clone(&self.model), Arc::clone(&self.adapters));
+        let precision = self.precision;
         let load = move || {
             let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
             if digest != package.digest {
@@ -259,7 +265,7 @@ impl Engine for NativeEngine {
             let adapter =
                 LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
                     .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-            let adapter = DeviceAdapter::new(digest, &adapter, &model.config);
+            let adapter = DeviceAdapter::new(digest, &adapter, &model.config, precision);
             drop(parsing);
             let reservation = adapters.reserve(adapter.byte_len())?;
             Ok(reservation.complete(adapter))

@@ -6,18 +6,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::kernels::{self, KvLayout, Query};
+use model::kernels::{self, KvLayout, LowRankTerm, Query, for_rows};
 use model::quant::{Precision, matmul_many};
 use model::{BaseModel, LayerWeights, Projection};
-use rayon::prelude::*;
 
 use super::blocks::PageId;
 use super::cache::KvCache;
 use super::lora::DeviceAdapter;
 use super::rope::RopeTable;
-
-/// From how many elements on element-wise work is split over threads.
-const PARALLEL_FROM: usize = 32 * 1024;
 
 /// Consecutive new tokens of one sequence.
 pub(super) struct Chunk<'a> {
@@ -53,6 +49,36 @@ struct Batch<'a> {
     groups: Vec<Group<'a>>,
     /// `[n, hidden]`
     state: Vec<f32>,
+}
+
+impl Batch<'_> {
+    /// What the adapters of the batch's rows add to a projection of shape
+    /// `[out, in]`.
+    fn add_terms<'t>(
+        &'t self,
+        layer: usize,
+        projection: Projection,
+        (out, cols): (usize, usize),
+        x: &'t [f32],
+        y: &'t mut [f32],
+        terms: &mut Vec<LowRankTerm<'t>>,
+    ) {
+        let (mut rest, mut end) = (y, 0);
+        for group in &self.groups {
+            let rows = &group.rows;
+            let (_, from) = rest.split_at_mut((rows.start - end) * out);
+            let (y, after) = from.split_at_mut(rows.len() * out);
+            (rest, end) = (after, rows.end);
+            if let Some(pair) = group.adapter.pair(layer, projection) {
+                terms.push(LowRankTerm {
+                    pair,
+                    x: &x[rows.start * cols..rows.end * cols],
+                    n: rows.len(),
+                    y,
+                });
+            }
+        }
+    }
 }
 
 /// The sizes that the cache needs of a model.
@@ -213,14 +239,12 @@ impl Forward {
             &mut slices,
             self.precision_of(projections[0]),
         );
-        for group in &batch.groups {
-            for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
-                let (rows, cols) = (&group.rows, matrix.cols());
-                let x = &x[rows.start * cols..rows.end * cols];
-                let y = &mut y[rows.start * matrix.rows()..rows.end * matrix.rows()];
-                group.adapter.apply(layer, *projection, x, rows.len(), y);
-            }
+        let mut terms = Vec::new();
+        for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
+            let shape = (matrix.rows(), matrix.cols());
+            batch.add_terms(layer, *projection, shape, x, y, &mut terms);
         }
+        kernels::add_low_rank(&mut terms);
         outputs
     }
 
@@ -266,19 +290,5 @@ impl Forward {
             .head()
             .matmul(&normed, n, &mut logits, self.precision);
         logits
-    }
-}
-
-/// Calls `f` with each row's number and elements.
-fn for_rows(x: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
-    if x.len() < PARALLEL_FROM {
-        x.chunks_exact_mut(width)
-            .enumerate()
-            .for_each(|(i, row)| f(i, row));
-    } else {
-        x.par_chunks_exact_mut(width)
-            .with_min_len(16)
-            .enumerate()
-            .for_each(|(i, row)| f(i, row));
     }
 }

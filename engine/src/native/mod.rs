@@ -20,6 +20,7 @@ mod sampler;
 mod scheduler;
 mod scoring;
 mod sequence;
+mod synthetic;
 mod text;
 mod worker;
 

@@ -7,7 +7,7 @@ use super::blocks;
 use super::packed::PackedMatrix;
 use super::{Bytes, Format};
 use crate::ModelError;
-use crate::kernels::{self, Activations};
+use crate::kernels::{self, Activations, Passes};
 
 /// How a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -193,29 +193,20 @@ pub fn matmul_many(
     }
     let quantized = matrices.iter().all(|matrix| matrix.format().is_quantized());
     let cols = matrices.first().map_or(0, |matrix| matrix.cols());
-    match precision {
-        Precision::Int8 if quantized => {
-            kernels::matmul_int8(matrices, &Activations::quantize(x, n, cols), ys);
-        }
-        Precision::Int8Twice if quantized => matmul_twice(matrices, x, n, ys),
-        _ => {
-            for (matrix, y) in matrices.iter().zip(ys) {
-                kernels::matmul_f32(matrix, x, n, y);
-            }
-        }
+    let passes = match precision {
+        Precision::Int8 => Passes::One,
+        Precision::Int8Twice => Passes::Two,
+        Precision::F32 => return products_f32(matrices, x, n, ys),
+    };
+    if quantized {
+        kernels::matmul_int8(matrices, &Activations::quantize(x, n, cols, passes), ys);
+    } else {
+        products_f32(matrices, x, n, ys);
     }
 }
 
-/// The product with the activations' codes plus that with what these leave.
-fn matmul_twice(matrices: &[&QuantMatrix], x: &[f32], n: usize, ys: &mut [&mut [f32]]) {
-    let cols = matrices.first().map_or(0, |matrix| matrix.cols());
-    let first = Activations::quantize(x, n, cols);
-    let rest = Activations::quantize(&first.residual(x), n, cols);
-    kernels::matmul_int8(matrices, &first, ys);
-    let mut rests: Vec<Vec<f32>> = ys.iter().map(|y| vec![0.0; y.len()]).collect();
-    let mut slices: Vec<&mut [f32]> = rests.iter_mut().map(Vec::as_mut_slice).collect();
-    kernels::matmul_int8(matrices, &rest, &mut slices);
-    for (y, rest) in ys.iter_mut().zip(&rests) {
-        kernels::add(y, rest);
+fn products_f32(matrices: &[&QuantMatrix], x: &[f32], n: usize, ys: &mut [&mut [f32]]) {
+    for (matrix, y) in matrices.iter().zip(ys) {
+        kernels::matmul_f32(matrix, x, n, y);
     }
 }
