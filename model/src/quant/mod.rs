@@ -7,6 +7,7 @@
 mod blocks;
 mod bytes;
 mod format;
+mod k_blocks;
 mod matrix;
 mod packed;
 
@@ -14,7 +15,7 @@ pub use bytes::Bytes;
 pub use format::Format;
 pub use matrix::{Precision, QuantMatrix, matmul_many};
 
-pub(crate) use blocks::{BLOCK, dequantize as dequantize_body};
+pub(crate) use blocks::{BLOCK, dequantize as dequantize_body, dequantize_columns};
 pub(crate) use packed::{CodeWidth, GROUP, Line, PackedMatrix};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod chat;
 mod damaged;
 mod gguf;
+mod k_quants;
 mod peft;
 mod refusals;
 mod tokenizer;
