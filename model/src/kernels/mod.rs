@@ -25,7 +25,7 @@ mod parallel;
 
 pub use attention::{KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
-pub use math::{add, log_sum_exp, rms_norm, silu_mul, softmax};
+pub use math::{add, gelu_mul, log_sum_exp, rms_norm, silu_mul, softmax};
 pub use panels::F32Panels;
 
 pub(crate) use activations::Activations;

@@ -11,7 +11,7 @@ use crate::projection::Projection;
 /// Whether the rows of a projection lie in another order in the GGUF file.
 pub(super) fn is_permuted(config: &ModelConfig, projection: Projection) -> bool {
     matches!(projection, Projection::Q | Projection::K)
-        && config.architecture.rope_order() == RopeOrder::Interleaved
+        && config.architecture.rope_order == RopeOrder::Interleaved
 }
 
 /// Where the row `row` of a PEFT file lies in the GGUF file.
