@@ -10,7 +10,7 @@ use memmap2::Mmap;
 
 use crate::ModelError;
 use crate::config::ModelConfig;
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::{GgufFiles, TensorInfo};
 use crate::projection::Projection;
 use crate::quant::{Bytes, Format, QuantMatrix};
 
@@ -67,16 +67,15 @@ pub struct LayerWeights {
 }
 
 impl Weights {
-    /// Takes the weights out of a file, and checks each one's shape.
+    /// Takes the weights out of a model's files, and checks each one's shape.
     ///
     /// # Errors
     /// For a tensor that is missing, that no part of the architecture uses, of
     /// another shape than `config` says, or of a format that no kernel here
     /// computes.
-    pub fn read(gguf: &Gguf, config: &ModelConfig, file: &Arc<Mmap>) -> Result<Self, ModelError> {
+    pub fn read(files: &GgufFiles, config: &ModelConfig) -> Result<Self, ModelError> {
         let mut tensors = Tensors {
-            gguf,
-            file,
+            files,
             used: HashSet::new(),
         };
         let vocab_shape = (config.vocab_size, config.hidden_size);
@@ -127,10 +126,9 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// Ends of names of tensors that some files have and nothing computes with.
 const UNUSED: [&str; 2] = [".attn_rot_embd", ".attn_rot_embd.weight"];
 
-/// The tensors of a file with their bytes.
+/// The tensors of a model's files with their bytes.
 struct Tensors<'a> {
-    gguf: &'a Gguf,
-    file: &'a Arc<Mmap>,
+    files: &'a GgufFiles,
     /// The names of those that were taken.
     used: HashSet<String>,
 }
@@ -209,11 +207,11 @@ impl Tensors<'_> {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.gguf.has_tensor(name)
+        self.files.tensor(name).is_ok()
     }
 
     fn check_all_used(&self) -> Result<(), ModelError> {
-        let left = self.gguf.tensors().find(|tensor| {
+        let left = self.files.tensors().find(|tensor| {
             !self.used.contains(&tensor.name)
                 && !UNUSED.iter().any(|end| tensor.name.ends_with(end))
         });
@@ -223,8 +221,12 @@ impl Tensors<'_> {
         }
     }
 
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<&TensorInfo, ModelError> {
-        let tensor = self.gguf.tensor(name)?;
+    fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(&TensorInfo, &Arc<Mmap>), ModelError> {
+        let (tensor, file) = self.files.tensor(name)?;
         self.used.insert(name.to_owned());
         if tensor.shape != shape {
             return Err(ModelError::TensorShape {
@@ -233,7 +235,7 @@ impl Tensors<'_> {
                 found: tensor.shape.clone(),
             });
         }
-        Ok(tensor)
+        Ok((tensor, file))
     }
 
     fn matrix(
@@ -251,19 +253,17 @@ impl Tensors<'_> {
         (all, cols): (usize, usize),
         rows: Range<usize>,
     ) -> Result<QuantMatrix, ModelError> {
-        let file = Arc::clone(self.file);
-        let tensor = self.tensor(name, &[all, cols])?;
+        let (tensor, file) = self.tensor(name, &[all, cols])?;
         let format = Format::from_ggml(tensor.kind.id).ok_or_else(|| unsupported(tensor))?;
         let row_bytes = tensor.range.len() / all;
         let start = tensor.range.start + rows.start * row_bytes;
-        let bytes = Bytes::mapped(file, start..start + rows.len() * row_bytes)
+        let bytes = Bytes::mapped(Arc::clone(file), start..start + rows.len() * row_bytes)
             .ok_or_else(|| ModelError::TensorMissing(name.to_owned()))?;
         QuantMatrix::new(format, rows.len(), cols, bytes)
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
-        let file = Arc::clone(self.file);
-        let tensor = self.tensor(name, &[len])?;
+        let (tensor, file) = self.tensor(name, &[len])?;
         let bytes = &file[tensor.range.clone()];
         let pairs = bytes.as_chunks::<2>().0.iter();
         match tensor.kind.name {

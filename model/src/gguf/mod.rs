@@ -5,12 +5,14 @@
 //! nothing of what the metadata or the tensors mean.
 
 mod cursor;
+mod files;
 mod ggml_type;
 mod value;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+pub use files::GgufFiles;
 pub use ggml_type::GgmlType;
 pub use value::Value;
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::vocabulary::{TokenKind, Vocabulary};
+use super::sentencepiece::{self, SPACE};
+use super::vocabulary::{Scheme, TokenKind, Vocabulary};
 
 /// The bytes of all tokens, one after the other.
 pub(super) struct TokenBytes {
@@ -18,8 +19,19 @@ impl TokenBytes {
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(vocabulary.tokens.len());
         for (token, kind) in vocabulary.tokens.iter().zip(&vocabulary.kinds) {
-            let special = *kind != TokenKind::Normal;
+            let special = kind.is_special();
             let start = bytes.len();
+            if vocabulary.scheme == Scheme::SentencePiece {
+                match sentencepiece::byte_of(token).filter(|_| *kind == TokenKind::Byte) {
+                    Some(byte) => bytes.push(byte),
+                    None if *kind == TokenKind::Control => {
+                        bytes.extend_from_slice(token.as_bytes())
+                    }
+                    None => bytes.extend_from_slice(token.replace(SPACE, " ").as_bytes()),
+                }
+                ends.push((bytes.len(), special));
+                continue;
+            }
             let decoded = |c: char| alphabet.get(&c).copied();
             // A token with a character outside of the alphabet stands for itself.
             if special

@@ -1,10 +1,12 @@
 //! Texts to token ids and back, with the vocabulary that the GGUF file carries.
 //!
-//! Byte-level BPE only; [`split`] knows how texts are cut before the merges.
+//! Byte-level BPE, of which [`split`] knows how texts are cut before the merges,
+//! and [`sentencepiece`]'s, which cuts nothing.
 //! Nothing is added before or after a text: a chat template writes the marks
 //! of the beginning and the end itself.
 
 mod bytes;
+mod sentencepiece;
 mod split;
 mod vocabulary;
 

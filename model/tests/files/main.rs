@@ -8,6 +8,7 @@ mod gguf;
 mod k_quants;
 mod peft;
 mod refusals;
+mod split;
 mod tokenizer;
 
 use std::path::PathBuf;
