@@ -68,6 +68,12 @@ impl ModelConfig {
     /// [`ModelError::Metadata`] for what is missing or contradicts itself,
     /// [`ModelError::Limit`] for sizes beyond reason.
     pub fn read(gguf: &Gguf) -> Result<Self, ModelError> {
+        Self::read_with_vocab(gguf, vocab_size(gguf)?)
+    }
+
+    /// The same for metadata without a list of tokens.
+    pub(crate) fn read_with_vocab(gguf: &Gguf, vocab_size: usize) -> Result<Self, ModelError> {
+        check_vocab_size(vocab_size)?;
         let architecture = Architecture::of(gguf)?;
         let keys = Keys {
             gguf,
@@ -106,7 +112,7 @@ impl ModelConfig {
                 1.0
             },
             rms_eps: keys.float("attention.layer_norm_rms_epsilon", None)?,
-            vocab_size: vocab_size(gguf)?,
+            vocab_size,
             context_length: keys.size("context_length", CONTEXT_LENGTH_MAX)?,
         };
         config.check(&keys)?;
@@ -258,6 +264,11 @@ fn vocab_size(gguf: &Gguf) -> Result<usize, ModelError> {
     let tokens = gguf
         .required("tokenizer.ggml.tokens", Value::as_array)?
         .len();
+    check_vocab_size(tokens)?;
+    Ok(tokens)
+}
+
+fn check_vocab_size(tokens: usize) -> Result<(), ModelError> {
     if tokens == 0 || tokens > VOCAB_SIZE_MAX {
         let (found, max) = (tokens as u64, VOCAB_SIZE_MAX as u64);
         return Err(ModelError::Limit {
@@ -266,7 +277,7 @@ fn vocab_size(gguf: &Gguf) -> Result<usize, ModelError> {
             max,
         });
     }
-    Ok(tokens)
+    Ok(())
 }
 
 /// The metadata of one architecture.

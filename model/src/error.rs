@@ -87,6 +87,9 @@ pub enum ModelError {
         /// Why not.
         problem: &'static str,
     },
+    /// A file of published weights cannot be read.
+    #[error("safetensors: {0}")]
+    Safetensors(String),
     /// The vocabulary makes no tokenizer, or a text could not be encoded.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -1,4 +1,4 @@
-//! What a base model is, for whoever computes with it: GGUF files, the
+//! What a base model is, for whoever computes with it: GGUF files and folders, the
 //! configuration, the tokenizer, the chat template, quantized weights with
 //! their CPU kernels, and adapters in PEFT's format.
 //!
@@ -9,7 +9,9 @@ mod base;
 mod chat_template;
 mod config;
 mod error;
+mod folder;
 pub mod gguf;
+mod gguf_tensors;
 pub mod kernels;
 pub mod lora;
 mod projection;

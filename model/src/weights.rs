@@ -1,18 +1,13 @@
-//! A model's weights: quantized matrices that lie in the mapped file, and the
-//! norms' vectors in f32.
+//! A model's weights: quantized matrices, and the norms' and biases' vectors in
+//! f32, taken by their names from wherever they lie.
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
-
-use half::{bf16, f16};
-use memmap2::Mmap;
 
 use crate::ModelError;
 use crate::config::ModelConfig;
-use crate::gguf::{GgufFiles, TensorInfo};
 use crate::projection::Projection;
-use crate::quant::{Bytes, Format, QuantMatrix};
+use crate::quant::QuantMatrix;
 
 /// All weights of a model.
 #[derive(Clone)]
@@ -66,6 +61,26 @@ pub struct LayerWeights {
     pub ffn_post_norm: Option<Vec<f32>>,
 }
 
+/// Where weights come from, by their names in GGUF files.
+pub(crate) trait TensorSource {
+    /// Whether there is a tensor with this name.
+    fn has(&self, name: &str) -> bool;
+
+    /// The names of all tensors.
+    fn names(&self) -> Vec<&str>;
+
+    /// Some rows of a matrix, which has `shape` rows and columns in all.
+    fn rows_of_matrix(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+        rows: Range<usize>,
+    ) -> Result<QuantMatrix, ModelError>;
+
+    /// A vector of this length.
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError>;
+}
+
 impl Weights {
     /// Takes the weights out of a model's files, and checks each one's shape.
     ///
@@ -73,9 +88,12 @@ impl Weights {
     /// For a tensor that is missing, that no part of the architecture uses, of
     /// another shape than `config` says, or of a format that no kernel here
     /// computes.
-    pub fn read(files: &GgufFiles, config: &ModelConfig) -> Result<Self, ModelError> {
+    pub(crate) fn read(
+        source: &dyn TensorSource,
+        config: &ModelConfig,
+    ) -> Result<Self, ModelError> {
         let mut tensors = Tensors {
-            files,
+            source,
             used: HashSet::new(),
         };
         let vocab_shape = (config.vocab_size, config.hidden_size);
@@ -126,9 +144,9 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// Ends of names of tensors that some files have and nothing computes with.
 const UNUSED: [&str; 2] = [".attn_rot_embd", ".attn_rot_embd.weight"];
 
-/// The tensors of a model's files with their bytes.
+/// A source of tensors, and which of them were taken.
 struct Tensors<'a> {
-    files: &'a GgufFiles,
+    source: &'a dyn TensorSource,
     /// The names of those that were taken.
     used: HashSet<String>,
 }
@@ -207,83 +225,35 @@ impl Tensors<'_> {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.files.tensor(name).is_ok()
+        self.source.has(name)
     }
 
     fn check_all_used(&self) -> Result<(), ModelError> {
-        let left = self.files.tensors().find(|tensor| {
-            !self.used.contains(&tensor.name)
-                && !UNUSED.iter().any(|end| tensor.name.ends_with(end))
-        });
-        match left {
+        let is_left = |name: &&str| {
+            !self.used.contains(*name) && !UNUSED.iter().any(|end| name.ends_with(end))
+        };
+        match self.source.names().into_iter().find(is_left) {
             None => Ok(()),
-            Some(tensor) => Err(ModelError::TensorUnexpected(tensor.name.clone())),
+            Some(name) => Err(ModelError::TensorUnexpected(name.to_owned())),
         }
     }
 
-    fn tensor(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-    ) -> Result<(&TensorInfo, &Arc<Mmap>), ModelError> {
-        let (tensor, file) = self.files.tensor(name)?;
-        self.used.insert(name.to_owned());
-        if tensor.shape != shape {
-            return Err(ModelError::TensorShape {
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-                found: tensor.shape.clone(),
-            });
-        }
-        Ok((tensor, file))
+    fn matrix(&mut self, name: &str, shape: (usize, usize)) -> Result<QuantMatrix, ModelError> {
+        self.rows_of_matrix(name, shape, 0..shape.0)
     }
 
-    fn matrix(
-        &mut self,
-        name: &str,
-        (rows, cols): (usize, usize),
-    ) -> Result<QuantMatrix, ModelError> {
-        self.rows_of_matrix(name, (rows, cols), 0..rows)
-    }
-
-    /// Some rows of a matrix of `shape`.
     fn rows_of_matrix(
         &mut self,
         name: &str,
-        (all, cols): (usize, usize),
+        shape: (usize, usize),
         rows: Range<usize>,
     ) -> Result<QuantMatrix, ModelError> {
-        let (tensor, file) = self.tensor(name, &[all, cols])?;
-        let format = Format::from_ggml(tensor.kind.id).ok_or_else(|| unsupported(tensor))?;
-        let row_bytes = tensor.range.len() / all;
-        let start = tensor.range.start + rows.start * row_bytes;
-        let bytes = Bytes::mapped(Arc::clone(file), start..start + rows.len() * row_bytes)
-            .ok_or_else(|| ModelError::TensorMissing(name.to_owned()))?;
-        QuantMatrix::new(format, rows.len(), cols, bytes)
+        self.used.insert(name.to_owned());
+        self.source.rows_of_matrix(name, shape, rows)
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
-        let (tensor, file) = self.tensor(name, &[len])?;
-        let bytes = &file[tensor.range.clone()];
-        let pairs = bytes.as_chunks::<2>().0.iter();
-        match tensor.kind.name {
-            "F32" => Ok(bytes
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect()),
-            "F16" => Ok(pairs.map(|b| f16::from_le_bytes(*b).to_f32()).collect()),
-            "BF16" => Ok(pairs.map(|b| bf16::from_le_bytes(*b).to_f32()).collect()),
-            _ => Err(unsupported(tensor)),
-        }
-    }
-}
-
-fn unsupported(tensor: &TensorInfo) -> ModelError {
-    let format = tensor.kind.name.to_owned();
-    ModelError::UnsupportedFormat {
-        tensor: tensor.name.clone(),
-        format,
+        self.used.insert(name.to_owned());
+        self.source.vector(name, len)
     }
 }

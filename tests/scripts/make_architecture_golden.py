@@ -1,6 +1,7 @@
 """Writes tests/golden/architectures: for each architecture a tiny random model
 as GGUF, and the logits of transformers in f32 after each token; for some also
-an adapter made by PEFT, and the logits with it.
+an adapter made by PEFT, and the logits with it. And tests/golden/folders: tiny
+models as transformers saves them, one in several files, with their logits.
 
     python tests/scripts/make_architecture_golden.py
 
@@ -12,6 +13,7 @@ Needs torch, transformers, peft, gguf (made with transformers 5.24.0, peft
 0.21.2, gguf 0.19.0).
 """
 
+import json
 import pathlib
 import shutil
 
@@ -20,6 +22,7 @@ import torch
 from gguf import RopeScalingType
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -33,7 +36,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tiny_gguf import Q8_0, TOKENS, rounded, write_gguf
+from tiny_gguf import MERGES, Q8_0, TEMPLATE, TOKENS, rounded, write_gguf
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "architectures"
 SIZES = dict(
@@ -149,6 +152,48 @@ def write(name):
     print(f"{name}: logits up to {numpy.abs(facts['base']).max():.1f}, the adapter moves them by up to {moved:.1f}")
 
 
+def small(kind, **more):
+    return kind(**(SIZES | {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4} | more))
+
+
+FOLDERS = {
+    "llama3": (small(LlamaConfig, intermediate_size=256, tie_word_embeddings=True,
+                     rope_parameters=LLAMA3 | {"original_max_position_embeddings": 16}), LlamaForCausalLM, "60KB"),
+    "qwen2": (small(Qwen2Config, tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 1e6}), Qwen2ForCausalLM, "1GB"),
+    "qwen3": (small(Qwen3Config, head_dim=16, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6}), Qwen3ForCausalLM, "1GB"),
+}
+
+
+def write_tokenizer(folder):
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(TOKENS)}, MERGES))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(TOKENS[:3])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def write_folder(name):
+    config, kind, shard = FOLDERS[name]
+    folder = GOLDEN.parent / "folders" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model = random_model(config, kind)
+    model.save_pretrained(folder, max_shard_size=shard)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    write_tokenizer(folder)
+    rng = numpy.random.default_rng(7)
+    tokens = [1, *rng.integers(3, len(TOKENS), 31).tolist()]
+    save_file({"tokens": numpy.array(tokens, dtype=numpy.uint32), "base": logits(model, tokens)}, folder / "logits.safetensors")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+
+
 if __name__ == "__main__":
+    for name in FOLDERS:
+        write_folder(name)
     for name in MODELS:
         write(name)

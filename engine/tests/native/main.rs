@@ -4,6 +4,7 @@
 
 mod architectures;
 mod conformance;
+mod folders;
 mod golden;
 mod lifecycle;
 mod peft;

@@ -101,6 +101,14 @@ impl Gguf {
         Ok(Self { metadata, tensors })
     }
 
+    /// Metadata alone, as if it had been read from a file.
+    pub(crate) fn of_metadata(metadata: HashMap<String, Value>) -> Self {
+        Self {
+            metadata,
+            tensors: HashMap::new(),
+        }
+    }
+
     /// The metadata value with this key.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&Value> {

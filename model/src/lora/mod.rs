@@ -30,6 +30,8 @@ pub use error::LoraError;
 pub use export::PeftFiles;
 pub use import::{ADAPTER_BYTES_MAX, CONFIG_BYTES_MAX};
 
+pub(crate) use permute::to_gguf as interleave_heads;
+
 /// The highest rank of an adapter.
 pub const RANK_MAX: usize = 256;
 

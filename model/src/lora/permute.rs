@@ -22,7 +22,7 @@ fn gguf_row(row: usize, head_dim: usize) -> usize {
 }
 
 /// `b` `[out, rank]` with the rows of a PEFT file, in the order of the GGUF file.
-pub(super) fn to_gguf(b: &[f32], rank: usize, head_dim: usize) -> Vec<f32> {
+pub(crate) fn to_gguf(b: &[f32], rank: usize, head_dim: usize) -> Vec<f32> {
     let mut ordered = vec![0.0; b.len()];
     for (row, values) in b.chunks_exact(rank).enumerate() {
         let at = gguf_row(row, head_dim) * rank;

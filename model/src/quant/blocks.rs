@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use super::{Format, k_blocks};
+use super::{Format, k_blocks, k_quantize};
 
 /// Weights in a quantized block.
 pub(crate) const BLOCK: usize = 32;
@@ -140,7 +140,7 @@ fn dequantize_blocks<const BYTES: usize>(format: Format, bytes: &[u8], out: &mut
 
 /// Appends the bytes of `weights` in a format; whole blocks only. Nothing for
 /// formats that are only read.
-pub(super) fn quantize(format: Format, weights: &[f32], out: &mut Vec<u8>) {
+pub(crate) fn quantize(format: Format, weights: &[f32], out: &mut Vec<u8>) {
     match format {
         Format::F32 => weights.iter().for_each(|w| out.extend(w.to_le_bytes())),
         Format::F16 => weights
@@ -149,6 +149,7 @@ pub(super) fn quantize(format: Format, weights: &[f32], out: &mut Vec<u8>) {
         Format::Bf16 => weights
             .iter()
             .for_each(|w| out.extend(bf16::from_f32(*w).to_le_bytes())),
+        Format::Q4K => k_quantize::q4(weights, out),
         _ if format.has_int8() => weights
             .chunks_exact(BLOCK)
             .for_each(|block| quantize_block(format, block, out)),

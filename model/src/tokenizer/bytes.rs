@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::sentencepiece::{self, SPACE};
-use super::vocabulary::{Scheme, TokenKind, Vocabulary};
+use super::vocabulary::{Scheme, TokenKind};
 
 /// The bytes of all tokens, one after the other.
 pub(super) struct TokenBytes {
@@ -13,15 +13,15 @@ pub(super) struct TokenBytes {
 }
 
 impl TokenBytes {
-    pub(super) fn of(vocabulary: &Vocabulary) -> Self {
+    pub(super) fn of(tokens: &[String], kinds: &[TokenKind], scheme: Scheme) -> Self {
         let alphabet: HashMap<char, u8> =
             (0..=u8::MAX).map(|byte| (byte_char(byte), byte)).collect();
         let mut bytes = Vec::new();
-        let mut ends = Vec::with_capacity(vocabulary.tokens.len());
-        for (token, kind) in vocabulary.tokens.iter().zip(&vocabulary.kinds) {
+        let mut ends = Vec::with_capacity(tokens.len());
+        for (token, kind) in tokens.iter().zip(kinds) {
             let special = kind.is_special();
             let start = bytes.len();
-            if vocabulary.scheme == Scheme::SentencePiece {
+            if scheme == Scheme::SentencePiece {
                 match sentencepiece::byte_of(token).filter(|_| *kind == TokenKind::Byte) {
                     Some(byte) => bytes.push(byte),
                     None if *kind == TokenKind::Control => {

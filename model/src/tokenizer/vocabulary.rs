@@ -117,23 +117,6 @@ impl Vocabulary {
         })
     }
 
-    /// The ids that end an answer: the end token, and control tokens that are
-    /// written like one.
-    pub(super) fn end_of_generation(&self) -> Vec<u32> {
-        let named = self
-            .tokens
-            .iter()
-            .zip(&self.kinds)
-            .zip(0u32..)
-            .filter(|((token, kind), _)| {
-                **kind == TokenKind::Control && END_OF_GENERATION.contains(&token.as_str())
-            });
-        let mut ids: Vec<u32> = named.map(|(_, id)| id).chain([self.eos]).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-
     pub(super) fn into_tokenizer(self) -> Result<tokenizers::Tokenizer, ModelError> {
         let special: Vec<AddedToken> = self
             .tokens
@@ -181,6 +164,19 @@ impl Vocabulary {
         tokenizer.add_tokens(special).map_err(failed)?;
         Ok(tokenizer)
     }
+}
+
+/// The ids that end an answer: the end token, and control tokens that are
+/// written like one.
+pub(super) fn end_of_generation(tokens: &[String], kinds: &[TokenKind], eos: u32) -> Vec<u32> {
+    let named = tokens.iter().zip(kinds).zip(0u32..);
+    let named = named.filter(|((token, kind), _)| {
+        **kind == TokenKind::Control && END_OF_GENERATION.contains(&token.as_str())
+    });
+    let mut ids: Vec<u32> = named.map(|(_, id)| id).chain([eos]).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 type VocabMap = tokenizers::models::bpe::Vocab;

@@ -4,6 +4,7 @@
 
 mod chat;
 mod damaged;
+mod folder;
 mod gguf;
 mod k_quants;
 mod peft;
