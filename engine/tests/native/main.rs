@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod architectures;
 mod conformance;
+mod folders;
 mod golden;
 mod lifecycle;
 mod peft;

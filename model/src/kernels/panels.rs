@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use super::gemm::{self, PanelRow, Rows};
 use super::multiversion::multiversion;
 use super::parallel::{self, SharedOutput};
-use crate::quant::{BLOCK, CodeWidth, GROUP, PackedMatrix, QuantMatrix, dequantize_body};
+use crate::quant::{BLOCK, CodeWidth, GROUP, PackedMatrix, QuantMatrix, dequantize_columns};
 
 /// Weight rows that a transposed product holds dequantized at once.
 const ROWS_AT_ONCE: usize = 1024;
@@ -112,7 +112,7 @@ fn unpack_panel_body(packed: &PackedMatrix, group: usize, panel: &mut [PanelRow]
     }
 }
 
-/// The panel of a group of rows of a float format.
+/// The panel of a group of rows of a format that is not packed.
 fn transpose_panel(matrix: &QuantMatrix, group: usize, panel: &mut [PanelRow]) {
     let mut row = vec![0.0; matrix.cols()];
     for r in 0..GROUP {
@@ -147,13 +147,10 @@ fn column_panels_body(
 ) {
     let format = matrix.format();
     let cols = (matrix.cols() - b * BLOCK).min(BLOCK);
-    let (block_len, block_bytes) = (format.block_len(), format.block_bytes());
-    let start = b * BLOCK / block_len * block_bytes;
-    let end = start + cols / block_len * block_bytes;
     let mut weights = [0.0; BLOCK];
     for (i, (first, second)) in first.iter_mut().zip(second).enumerate() {
-        let bytes = &matrix.row_bytes(first_row + i)[start..end];
-        dequantize_body(format, bytes, &mut weights[..cols]);
+        let row = matrix.row_bytes(first_row + i);
+        dequantize_columns(format, row, b, &mut weights[..cols]);
         first.0.copy_from_slice(&weights[..GROUP]);
         second.0.copy_from_slice(&weights[GROUP..]);
     }
