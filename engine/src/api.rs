@@ -304,11 +304,24 @@ pub struct Capacity {
     pub running_max: u32,
     /// Share of the key-value cache in use, 0 to 1.
     pub kv_cache_usage: f64,
+    /// Tokens that it holds at most.
+    pub kv_tokens_max: u64,
+    /// Bytes that it has taken.
+    pub kv_bytes: u64,
+    /// The most bytes that it takes.
+    pub kv_bytes_max: u64,
+    /// Prompt tokens looked up in the prefix cache since the start.
+    pub prefix_cache_queries_total: u64,
+    /// Those of them that were found.
+    pub prefix_cache_hits_total: u64,
+    /// Sequences that lost their part of the cache to an older one since the
+    /// start, and were computed again.
+    pub preemptions_total: u64,
     /// Bytes that resident adapters hold.
     pub adapter_bytes: u64,
     /// The most bytes that adapters may hold.
     pub adapter_bytes_max: u64,
-    /// Tokens prefilled since the start.
+    /// Prompt tokens computed since the start.
     pub prompt_tokens_total: u64,
     /// Tokens generated since the start.
     pub generation_tokens_total: u64,

@@ -100,11 +100,17 @@ fn open(path: &Path, options: NativeOptions) -> Result<NativeEngine, String> {
 
 fn options(config: &EngineConfig) -> NativeOptions {
     let default = NativeOptions::default();
+    let kv_tokens_default = match config.kv_bytes_max {
+        None => default.kv_tokens_max,
+        Some(_) => u32::MAX,
+    };
     NativeOptions {
         threads: config.threads.unwrap_or(default.threads),
         running_max: config.running_max.unwrap_or(default.running_max),
         waiting_max: config.waiting_max.unwrap_or(default.waiting_max),
-        kv_tokens_max: config.kv_tokens_max.unwrap_or(default.kv_tokens_max),
+        kv_tokens_max: config.kv_tokens_max.unwrap_or(kv_tokens_default),
+        kv_bytes_max: config.kv_bytes_max.or(default.kv_bytes_max),
+        prefix_cache: config.prefix_cache.unwrap_or(default.prefix_cache),
         context_length_max: config.context_length_max.or(default.context_length_max),
         adapter_bytes_max: config
             .adapter_bytes_max

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::adapters::AdapterRegistry;
+use super::blocks::BlockManager;
 use super::cache::KvCache;
 use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, Mode};
@@ -34,6 +35,8 @@ pub struct NativeEngine {
     model: Arc<BaseModel>,
     info: BaseInfo,
     running_max: u32,
+    kv_tokens_max: u64,
+    kv_bytes_max: u64,
     inbox: Arc<Inbox>,
     gauges: Arc<Gauges>,
     adapters: Arc<AdapterRegistry>,
@@ -44,10 +47,12 @@ impl NativeEngine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if threads cannot be started.
+    /// [`EngineError::Failed`] if the cache has no room or threads cannot be
+    /// started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
         let layout = kv_layout(&model);
-        let cache_tokens = (options.kv_tokens_max as usize / PAGE_TOKENS).max(1) * PAGE_TOKENS;
+        let pages = options.kv_pages(layout)?;
+        let cache_tokens = pages.saturating_mul(PAGE_TOKENS);
         let context_length = options
             .context_length_max
             .map_or(model.config.context_length, |max| max as usize)
@@ -62,7 +67,7 @@ impl NativeEngine {
             forward: Forward::new(Arc::clone(&model), context_length, options.precision),
             cache: KvCache::new(layout),
             scheduler: Scheduler::new(
-                cache_tokens,
+                BlockManager::new(pages, options.prefix_cache),
                 options.running_max as usize,
                 options.prefill_chunk_tokens as usize,
             ),
@@ -79,6 +84,8 @@ impl NativeEngine {
             model,
             info,
             running_max: options.running_max.max(1),
+            kv_tokens_max: cache_tokens as u64,
+            kv_bytes_max: pages.saturating_mul(layout.page_bytes()) as u64,
             inbox,
             gauges,
             adapters: AdapterRegistry::new(options.adapter_bytes_max),
@@ -276,17 +283,23 @@ impl Engine for NativeEngine {
     }
 
     fn capacity(&self) -> Capacity {
-        let running = self.gauges.running.load(Ordering::Relaxed);
+        let gauge = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
         Capacity {
-            running: u32::try_from(running).unwrap_or(u32::MAX),
+            running: u32::try_from(gauge(&self.gauges.running)).unwrap_or(u32::MAX),
             waiting: self.inbox.waiting(),
             waiting_max: self.inbox.waiting_max(),
             running_max: self.running_max,
-            kv_cache_usage: f64::from_bits(self.gauges.kv_cache_usage.load(Ordering::Relaxed)),
+            kv_cache_usage: f64::from_bits(gauge(&self.gauges.kv_cache_usage)),
+            kv_tokens_max: self.kv_tokens_max,
+            kv_bytes: gauge(&self.gauges.kv_bytes),
+            kv_bytes_max: self.kv_bytes_max,
+            prefix_cache_queries_total: gauge(&self.gauges.prefix_queries),
+            prefix_cache_hits_total: gauge(&self.gauges.prefix_hits),
+            preemptions_total: gauge(&self.gauges.preemptions),
             adapter_bytes: self.adapters.bytes(),
             adapter_bytes_max: self.adapters.budget(),
-            prompt_tokens_total: self.gauges.prompt_tokens.load(Ordering::Relaxed),
-            generation_tokens_total: self.gauges.generation_tokens.load(Ordering::Relaxed),
+            prompt_tokens_total: gauge(&self.gauges.prompt_tokens),
+            generation_tokens_total: gauge(&self.gauges.generation_tokens),
         }
     }
 }

@@ -14,6 +14,7 @@ mod inbox;
 mod lora;
 mod open;
 mod options;
+mod prefix;
 mod request;
 mod rope;
 mod sampler;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::adapters::AdapterLease;
+use super::sequence::Sequence;
 use crate::api::{ChatEvent, ChatRequest, EngineError, FinishReason, TokenLogprob, Usage};
 
 /// Names a request within the engine.
@@ -65,6 +66,13 @@ impl RequestState {
             self.usage.time_to_first_token = self.arrived.elapsed();
         }
         self.usage.completion_tokens += 1;
+    }
+
+    /// What the cache spared the first choice; the others share its prompt.
+    pub(super) fn set_cached_tokens(&mut self, sequence: &Sequence) {
+        if sequence.choice == 0 {
+            self.usage.cached_tokens = sequence.cached_tokens.unwrap_or(0);
+        }
     }
 
     pub(super) fn delta(&self, choice: u32, text: String, logprobs: Vec<TokenLogprob>) {

@@ -20,6 +20,11 @@ pub(super) struct Gauges {
     pub(super) running: AtomicU64,
     /// Bits of an f64.
     pub(super) kv_cache_usage: AtomicU64,
+    /// Memory that the cache has taken.
+    pub(super) kv_bytes: AtomicU64,
+    pub(super) prefix_queries: AtomicU64,
+    pub(super) prefix_hits: AtomicU64,
+    pub(super) preemptions: AtomicU64,
     pub(super) prompt_tokens: AtomicU64,
     pub(super) generation_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
@@ -56,7 +61,7 @@ impl Worker {
         let plan = self.scheduler.schedule();
         let mut logits = self.run_model(&plan);
         self.postprocess(&plan, &mut logits);
-        self.publish(&plan);
+        self.publish();
     }
 
     /// Moves requests from the inbox to the scheduler; waits when idle.
@@ -95,7 +100,7 @@ impl Worker {
             Chunk {
                 tokens: &sequence.tokens[first..first + planned.count],
                 first_position: first,
-                pages: &sequence.pages,
+                pages: sequence.pages.pages(),
                 adapter: sequence.lease.as_ref().map(|lease| lease.adapter()),
                 logits: usize::from(planned.count == sequence.pending()),
             }
@@ -109,9 +114,10 @@ impl Worker {
     fn postprocess(&mut self, plan: &[Planned], logits: &mut [f32]) {
         let mut rows = logits.chunks_exact_mut(self.model.config.vocab_size);
         let mut ended = Vec::new();
+        let mut prompt_tokens = 0;
         for planned in plan {
+            prompt_tokens += self.scheduler.computed(planned);
             let sequence = &mut self.scheduler.running[planned.index];
-            sequence.computed += planned.count;
             if sequence.pending() > 0 {
                 continue;
             }
@@ -128,6 +134,7 @@ impl Worker {
                 continue;
             };
             request.count_token();
+            request.set_cached_tokens(sequence);
             self.gauges
                 .generation_tokens
                 .fetch_add(1, Ordering::Relaxed);
@@ -143,21 +150,22 @@ impl Worker {
             !self.requests.contains_key(&sequence.request)
                 || ended.contains(&(sequence.request, sequence.choice))
         });
+        self.gauges
+            .prompt_tokens
+            .fetch_add(prompt_tokens as u64, Ordering::Relaxed);
     }
 
-    fn publish(&self, plan: &[Planned]) {
-        let prompt: usize = plan.iter().filter(|p| p.count > 1).map(|p| p.count).sum();
+    fn publish(&self) {
         let gauges = &self.gauges;
-        gauges
-            .prompt_tokens
-            .fetch_add(prompt as u64, Ordering::Relaxed);
-        gauges
-            .running
-            .store(self.scheduler.running.len() as u64, Ordering::Relaxed);
+        let counters = self.scheduler.counters;
+        let store = |gauge: &AtomicU64, value| gauge.store(value, Ordering::Relaxed);
+        store(&gauges.running, self.scheduler.running.len() as u64);
         let usage = self.scheduler.kv_cache_usage();
-        gauges
-            .kv_cache_usage
-            .store(usage.to_bits(), Ordering::Relaxed);
+        store(&gauges.kv_cache_usage, usage.to_bits());
+        store(&gauges.prefix_queries, counters.prefix_queries);
+        store(&gauges.prefix_hits, counters.prefix_hits);
+        store(&gauges.preemptions, counters.preemptions);
+        store(&gauges.kv_bytes, self.cache.byte_len());
         gauges.steps.fetch_add(1, Ordering::Relaxed);
         let waiting = u32::try_from(self.scheduler.waiting.len()).unwrap_or(u32::MAX);
         self.inbox.set_scheduled(waiting);

@@ -1,4 +1,4 @@
-//! The native engine on the real model.
+//! The native engine on the real model, and on a tiny one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,4 +6,5 @@ mod conformance;
 mod golden;
 mod lifecycle;
 mod peft;
+mod prefix;
 mod support;
