@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     pub(crate) kill_active: IntGauge,
     pub(crate) guard_trips: IntCounterVec,
     pub(crate) records_failed: IntCounter,
+    adapter_evictions: IntCounter,
     kv_bytes: IntGauge,
     kv_bytes_max: IntGauge,
     vllm: Vllm,
@@ -288,6 +289,13 @@ impl Metrics {
                     "Answers that could not be recorded",
                 ),
             )?,
+            adapter_evictions: add(
+                r,
+                IntCounter::new(
+                    "flywheel_adapter_evictions_total",
+                    "Adapter versions that made room for others",
+                ),
+            )?,
             kv_bytes: add(
                 r,
                 IntGauge::new(
@@ -383,6 +391,7 @@ impl Metrics {
             prefix_cache_queries_total,
             prefix_cache_hits_total,
             preemptions_total,
+            adapter_evictions_total,
             kv_bytes,
             kv_bytes_max,
             ..
@@ -397,6 +406,7 @@ impl Metrics {
         raise(&vllm.prefix_hits, prefix_cache_hits_total);
         raise(&vllm.preemptions, preemptions_total);
         let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        raise(&self.adapter_evictions, adapter_evictions_total);
         self.kv_bytes.set(signed(kv_bytes));
         self.kv_bytes_max.set(signed(kv_bytes_max));
         let adapters = engine.adapters();

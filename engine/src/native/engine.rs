@@ -10,17 +10,16 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::PAGE_TOKENS;
-use model::lora::LoraAdapter;
 use model::{BaseModel, ModelError, TemplateMessage};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::adapters::AdapterRegistry;
+use super::adapters::{AdapterRegistry, CLAIM_GRACE};
 use super::blocks::BlockManager;
 use super::cache::KvCache;
 use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, Mode};
-use super::lora::DeviceAdapter;
+use super::loading::Loader;
 use super::options::NativeOptions;
 use super::request::{Submission, events_max};
 use super::scheduler::Scheduler;
@@ -40,6 +39,7 @@ pub struct NativeEngine {
     inbox: Arc<Inbox>,
     gauges: Arc<Gauges>,
     adapters: Arc<AdapterRegistry>,
+    loader: Loader,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -73,12 +73,20 @@ impl NativeEngine {
             ),
             requests: BTreeMap::new(),
             next_request: 0,
+            queue_wait_max: options.queue_wait_max,
         };
         let thread = spawn(worker, options.threads)?;
         let info = BaseInfo {
             name: model.name.clone(),
             digest: model.digest,
             context_length: u32::try_from(context_length).unwrap_or(u32::MAX),
+        };
+        let adapters = AdapterRegistry::new(options.adapter_bytes_max, CLAIM_GRACE);
+        let loader = Loader {
+            model: Arc::clone(&model),
+            adapters: Arc::clone(&adapters),
+            wait_max: options.adapter_wait_max,
+            turn: tokio::sync::Mutex::default(),
         };
         Ok(Self {
             model,
@@ -88,7 +96,8 @@ impl NativeEngine {
             kv_bytes_max: pages.saturating_mul(layout.page_bytes()) as u64,
             inbox,
             gauges,
-            adapters: AdapterRegistry::new(options.adapter_bytes_max),
+            adapters,
+            loader,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -165,7 +174,7 @@ impl NativeEngine {
 }
 
 /// Runs work that may take long outside of the async threads.
-async fn run_blocking<T: Send + 'static>(
+pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, EngineError> {
     let joined = tokio::task::spawn_blocking(work).await;
@@ -251,27 +260,11 @@ impl Engine for NativeEngine {
     }
 
     async fn load_adapter(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError> {
-        if let Some(resident) = self.adapters.revive(&package.digest) {
-            return Ok(resident);
-        }
-        let (model, adapters) = (Arc::clone(&self.model), Arc::clone(&self.adapters));
-        let load = move || {
-            let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
-            if digest != package.digest {
-                let reason = format!("its files have the digest {digest}, not {}", package.digest);
-                return Err(EngineError::AdapterRejected(reason));
-            }
-            // the parsed copy is no larger than the file; it goes when this ends
-            let parsing = adapters.reserve(package.safetensors.len() as u64)?;
-            let adapter =
-                LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
-                    .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-            let adapter = DeviceAdapter::new(digest, &adapter, &model.config);
-            drop(parsing);
-            let reservation = adapters.reserve(adapter.byte_len())?;
-            Ok(reservation.complete(adapter))
-        };
-        run_blocking(load).await?
+        self.loader.load(package).await
+    }
+
+    fn pin_adapters(&self, digests: &[AdapterDigest]) {
+        self.adapters.pin(digests);
     }
 
     async fn unload_adapter(&self, digest: &AdapterDigest) -> Result<(), EngineError> {
@@ -298,6 +291,7 @@ impl Engine for NativeEngine {
             preemptions_total: gauge(&self.gauges.preemptions),
             adapter_bytes: self.adapters.bytes(),
             adapter_bytes_max: self.adapters.budget(),
+            adapter_evictions_total: self.adapters.evictions(),
             prompt_tokens_total: gauge(&self.gauges.prompt_tokens),
             generation_tokens_total: gauge(&self.gauges.generation_tokens),
         }

@@ -11,6 +11,7 @@ mod cache;
 mod engine;
 mod forward;
 mod inbox;
+mod loading;
 mod lora;
 mod open;
 mod options;
@@ -21,6 +22,7 @@ mod sampler;
 mod scheduler;
 mod scoring;
 mod sequence;
+mod shares;
 mod text;
 mod worker;
 

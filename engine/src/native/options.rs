@@ -1,5 +1,7 @@
 //! What the native engine may use.
 
+use std::time::Duration;
+
 use model::kernels::{KvLayout, PAGE_TOKENS};
 use model::quant::Precision;
 
@@ -25,6 +27,10 @@ pub struct NativeOptions {
     pub context_length_max: Option<u32>,
     /// Bytes that resident adapters may hold.
     pub adapter_bytes_max: u64,
+    /// How long a load waits for adapters in use to make room.
+    pub adapter_wait_max: Duration,
+    /// How long a request waits for its first place in the batch.
+    pub queue_wait_max: Duration,
     /// The most prompt tokens of one step: what a running stream waits for.
     pub prefill_chunk_tokens: u32,
     /// How products are computed.
@@ -62,6 +68,8 @@ impl Default for NativeOptions {
             prefix_cache: true,
             context_length_max: None,
             adapter_bytes_max: 512 << 20,
+            adapter_wait_max: Duration::from_secs(30),
+            queue_wait_max: Duration::from_secs(60),
             prefill_chunk_tokens: 128,
             precision: Precision::Int8,
         }

@@ -1,12 +1,12 @@
 //! A request inside the engine: where its events go and what it has cost.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::adapters::AdapterLease;
 use super::sequence::Sequence;
-use crate::api::{ChatEvent, ChatRequest, EngineError, FinishReason, TokenLogprob, Usage};
+use crate::api::{ChatEvent, ChatRequest, EngineError, FinishReason, TokenLogprob, Usage, Wait};
 
 /// Names a request within the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +39,8 @@ pub(super) struct RequestState {
     arrived: Instant,
     choices_left: u32,
     usage: Usage,
+    /// Whether one of its choices was ever in the batch.
+    pub(super) has_started: bool,
 }
 
 impl RequestState {
@@ -52,12 +54,24 @@ impl RequestState {
                 prompt_tokens,
                 ..Usage::default()
             },
+            has_started: false,
         }
     }
 
     /// Whether nobody listens any more.
     pub(super) fn is_cancelled(&self) -> bool {
         self.events.is_closed()
+    }
+
+    /// Ends the request if it has waited for its start longer than `limit`;
+    /// true if so.
+    pub(super) fn expire(&self, limit: Duration) -> bool {
+        let expired = !self.has_started && self.arrived.elapsed() > limit;
+        if expired {
+            let wait = Wait::Batch;
+            self.fail(EngineError::TimedOut { wait, limit });
+        }
+        expired
     }
 
     /// Counts a completion token.

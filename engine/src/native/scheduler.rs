@@ -1,7 +1,8 @@
 //! Which tokens of which sequences the next step computes. Has no tensor in it.
 //!
-//! Every running sequence that only lacks its last token gets it; what is left
-//! of a step's budget goes to prompts, first come first served. When pages run
+//! Every running sequence that only lacks its last token gets it; prompts share
+//! a step's budget (see [`super::shares`]), so that none of them holds up a
+//! running stream for longer. When pages run
 //! out, the youngest sequence loses its own and starts over later: its draws
 //! are counters and its numbers do not depend on chunks, so its text stays.
 
@@ -11,6 +12,7 @@ use model::kernels::PAGE_TOKENS;
 
 use super::blocks::BlockManager;
 use super::sequence::Sequence;
+use super::shares::share_out;
 
 /// How many waiting sequences are looked at beyond one whose beginning is
 /// being computed for another.
@@ -61,10 +63,16 @@ impl Scheduler {
     pub(super) fn schedule(&mut self) -> Vec<Planned> {
         self.make_room();
         self.admit();
-        let mut budget = self.prefill_tokens_max;
+        let is_prompt = |sequence: &&Sequence| sequence.pending() > 1;
+        let prompts = self.running.iter().filter(is_prompt);
+        let left: Vec<usize> = prompts.map(Sequence::pending).collect();
+        let mut shares = share_out(&left, self.prefill_tokens_max).into_iter();
         let mut plan = Vec::new();
         for (index, sequence) in self.running.iter().enumerate() {
-            let count = sequence.take(&mut budget);
+            let count = match sequence.pending() {
+                0 | 1 => sequence.pending(),
+                _ => shares.next().unwrap_or(0),
+            };
             if count > 0 {
                 plan.push(Planned { index, count });
             }
@@ -178,16 +186,6 @@ impl Counters {
 }
 
 impl Sequence {
-    /// How many tokens a step computes; prompt tokens count against the budget.
-    fn take(&self, budget: &mut usize) -> usize {
-        if self.pending() <= 1 {
-            return self.pending();
-        }
-        let count = self.pending().min(*budget);
-        *budget -= count;
-        count
-    }
-
     /// Whether this running sequence is about to fill the page that `other`
     /// needs after its first `shared` tokens.
     fn computes(&self, other: &Self, shared: usize) -> bool {
@@ -196,5 +194,144 @@ impl Sequence {
             && self.computed < end
             && self.pages.adapter() == other.pages.adapter()
             && self.tokens.get(..end) == Some(&other.tokens[..end])
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::api::{ChatRequest, SamplingParams};
+    use crate::native::request::{RequestId, Submission};
+
+    fn scheduler(pages: usize, prefill_tokens_max: usize) -> Scheduler {
+        Scheduler::new(BlockManager::new(pages, true), 8, prefill_tokens_max)
+    }
+
+    /// A sequence of `tokens` prompt tokens, different from every other one's.
+    fn sequence(id: u64, tokens: usize) -> Sequence {
+        let start = u32::try_from(id).unwrap() * 10_000;
+        let submission = Submission {
+            request: ChatRequest {
+                messages: Vec::new(),
+                adapter: None,
+                sampling: SamplingParams::greedy(),
+                max_tokens: None,
+                stop: Vec::new(),
+                n: 1,
+                top_logprobs: None,
+                ignore_eos: true,
+            },
+            prompt: (start..).take(tokens).collect(),
+            max_tokens: 1000,
+            lease: None,
+            events: mpsc::channel(1).0,
+            arrived: Instant::now(),
+        };
+        Sequence::new(RequestId(id), 0, &submission)
+    }
+
+    /// One step: every sequence whose tokens are all computed gets another.
+    /// Gives how many tokens each running sequence computed, by request.
+    fn step(scheduler: &mut Scheduler) -> Vec<(u64, usize)> {
+        let plan = scheduler.schedule();
+        let mut counts = Vec::new();
+        for planned in &plan {
+            scheduler.computed(planned);
+            let sequence = &mut scheduler.running[planned.index];
+            counts.push((sequence.request.0, planned.count));
+            if sequence.pending() == 0 {
+                sequence.tokens.push(7);
+            }
+        }
+        counts
+    }
+
+    fn running(scheduler: &Scheduler) -> Vec<u64> {
+        scheduler.running.iter().map(|s| s.request.0).collect()
+    }
+
+    #[test]
+    fn a_huge_prompt_holds_up_neither_streams_nor_short_prompts() {
+        let mut scheduler = scheduler(1000, 64);
+        scheduler.waiting.push_back(sequence(0, 10));
+        step(&mut scheduler);
+        scheduler.waiting.push_back(sequence(1, 4000));
+        assert_eq!(step(&mut scheduler), [(0, 1), (1, 64)]);
+        scheduler.waiting.push_back(sequence(2, 40));
+        assert_eq!(step(&mut scheduler), [(0, 1), (1, 32), (2, 32)]);
+        assert_eq!(step(&mut scheduler), [(0, 1), (1, 56), (2, 8)]);
+        assert_eq!(step(&mut scheduler), [(0, 1), (1, 64), (2, 1)]);
+    }
+
+    #[test]
+    fn a_huge_prompt_gets_on_however_many_short_ones_come() {
+        let mut scheduler = scheduler(1000, 64);
+        scheduler.waiting.push_back(sequence(0, 640));
+        for id in 1..=20 {
+            scheduler.waiting.push_back(sequence(id, 40));
+            let counts = step(&mut scheduler);
+            let huge = counts.iter().find(|(id, _)| *id == 0).unwrap().1;
+            assert!(huge == 1 || huge >= 32, "{counts:?}");
+            scheduler.remove(|s| s.request.0 > 0 && s.tokens.len() > s.prompt_tokens + 3);
+        }
+        assert!(
+            scheduler.running[0].tokens.len() > 640,
+            "it has its first token"
+        );
+    }
+
+    #[test]
+    fn the_youngest_gives_way_and_comes_back_in_its_place() {
+        // three of two pages each, and one page to spare
+        let mut scheduler = scheduler(7, 1000);
+        for id in 0..4 {
+            scheduler.waiting.push_back(sequence(id, 60));
+        }
+        step(&mut scheduler);
+        assert_eq!(running(&scheduler), [0, 1, 2]);
+        // all three need a third page at the same step
+        while scheduler.counters.preemptions == 0 {
+            step(&mut scheduler);
+        }
+        assert_eq!(running(&scheduler), [0, 1]);
+        let waiting: Vec<u64> = scheduler.waiting.iter().map(|s| s.request.0).collect();
+        assert_eq!(waiting, [2, 3]);
+        assert_eq!(scheduler.waiting[0].computed, 0);
+        let tokens = scheduler.waiting[0].tokens.clone();
+        scheduler.remove(|sequence| sequence.request.0 == 0);
+        step(&mut scheduler);
+        assert_eq!(running(&scheduler), [1, 2]);
+        assert_eq!(scheduler.running[1].tokens[..tokens.len()], tokens);
+        assert!(
+            scheduler.counters.prefix_hits == 0,
+            "a resumption counts no hit"
+        );
+    }
+
+    #[test]
+    fn a_prompt_that_is_being_computed_is_not_computed_twice() {
+        let mut scheduler = scheduler(100, 40);
+        for (id, choice) in [(0, 0), (0, 1), (0, 2), (1, 0)] {
+            let mut sequence = sequence(id, 100);
+            sequence.choice = choice;
+            scheduler.waiting.push_back(sequence);
+        }
+        // the other choices wait, and who is behind them does not
+        assert_eq!(step(&mut scheduler), [(0, 40)]);
+        assert_eq!(running(&scheduler), [0, 1]);
+        let mut computed = 40;
+        while scheduler.running.len() < 4 || scheduler.running.iter().any(|s| s.pending() > 1) {
+            computed += step(&mut scheduler)
+                .iter()
+                .map(|(_, n)| n)
+                .filter(|&&n| n > 1)
+                .sum::<usize>();
+        }
+        assert_eq!(computed, 100 + 4 + 4 + 100);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use model::BaseModel;
 
@@ -40,6 +41,8 @@ pub(super) struct Worker {
     pub(super) scheduler: Scheduler,
     pub(super) requests: BTreeMap<RequestId, RequestState>,
     pub(super) next_request: u64,
+    /// How long a request waits for its first place in the batch.
+    pub(super) queue_wait_max: Duration,
 }
 
 impl Worker {
@@ -56,16 +59,17 @@ impl Worker {
     }
 
     /// One step: schedule, run, postprocess.
-    fn step(&mut self) {
-        self.drop_cancelled();
+    pub(super) fn step(&mut self) {
+        self.drop_ended();
         let plan = self.scheduler.schedule();
+        self.note_started();
         let mut logits = self.run_model(&plan);
         self.postprocess(&plan, &mut logits);
         self.publish();
     }
 
     /// Moves requests from the inbox to the scheduler; waits when idle.
-    fn take_submissions(&mut self) {
+    pub(super) fn take_submissions(&mut self) {
         while let Some(submission) = self.inbox.take(self.scheduler.is_idle()) {
             self.accept(&submission);
         }
@@ -82,10 +86,22 @@ impl Worker {
         }
     }
 
-    fn drop_cancelled(&mut self) {
-        self.requests.retain(|_, request| !request.is_cancelled());
+    /// Drops what nobody listens to any more and what has waited for too long.
+    fn drop_ended(&mut self) {
+        let limit = self.queue_wait_max;
+        self.requests
+            .retain(|_, request| !request.is_cancelled() && !request.expire(limit));
         self.scheduler
             .remove(|sequence| !self.requests.contains_key(&sequence.request));
+    }
+
+    /// A request that has had a place in the batch waits no longer in vain.
+    fn note_started(&mut self) {
+        for sequence in &self.scheduler.running {
+            if let Some(request) = self.requests.get_mut(&sequence.request) {
+                request.has_started = true;
+            }
+        }
     }
 
     /// Computes the planned tokens; the logits of those sequences that are

@@ -8,3 +8,4 @@ mod lifecycle;
 mod peft;
 mod prefix;
 mod support;
+mod tiers;

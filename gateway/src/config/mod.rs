@@ -84,6 +84,10 @@ pub struct EngineConfig {
     pub context_length_max: Option<u32>,
     /// The most bytes of resident adapters.
     pub adapter_bytes_max: Option<u64>,
+    /// How long a request waits for adapters in use to make room for its own.
+    pub adapter_wait_seconds: Option<u64>,
+    /// How long a request waits for its first place in the batch.
+    pub queue_wait_seconds: Option<u64>,
 }
 
 /// Why a configuration was refused.

@@ -1,0 +1,92 @@
+//! Loading an adapter version: its files are checked and laid out while it
+//! waits, within a deadline, for the memory that it needs.
+//!
+//! Never runs on the device thread. One load at a time, in the order in which
+//! they came, so that two that wait for memory never hold some of it each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ids::AdapterDigest;
+use model::BaseModel;
+use model::lora::LoraAdapter;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::adapters::{AdapterRegistry, NoRoom, Reservation};
+use super::lora::DeviceAdapter;
+use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
+
+/// Loads versions into a registry.
+pub(super) struct Loader {
+    pub(super) model: Arc<BaseModel>,
+    pub(super) adapters: Arc<AdapterRegistry>,
+    /// How long a load waits for sequences to let go of others' memory.
+    pub(super) wait_max: Duration,
+    /// Held by the load whose turn it is.
+    pub(super) turn: Mutex<()>,
+}
+
+impl Loader {
+    /// Checks a version and makes it resident.
+    pub(super) async fn load(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError> {
+        if let Some(resident) = self.adapters.revive(&package.digest) {
+            return Ok(resident);
+        }
+        let deadline = Instant::now() + self.wait_max;
+        let turn = tokio::time::timeout_at(deadline, self.turn.lock()).await;
+        let _turn = turn.map_err(|_| self.timed_out())?;
+        if let Some(resident) = self.adapters.revive(&package.digest) {
+            return Ok(resident);
+        }
+        // the parsed copy is no larger than the file; it goes when this ends
+        let file_bytes = package.safetensors.len() as u64;
+        let mut reservation = self.reserve(file_bytes, 0, deadline).await?;
+        let model = Arc::clone(&self.model);
+        let adapter = super::engine::run_blocking(move || lay_out(&package, &model)).await??;
+        let missing = adapter.byte_len().saturating_sub(reservation.bytes());
+        if missing > 0 {
+            let held = reservation.bytes();
+            reservation.absorb(self.reserve(missing, held, deadline).await?);
+        }
+        Ok(reservation.complete(adapter))
+    }
+
+    /// Sets bytes aside, and waits for them until the deadline.
+    async fn reserve(
+        &self,
+        bytes: u64,
+        held: u64,
+        deadline: Instant,
+    ) -> Result<Reservation, EngineError> {
+        loop {
+            match self.adapters.reserve(bytes, held) {
+                Ok(reservation) => return Ok(reservation),
+                Err(NoRoom::Ever(error)) => return Err(error),
+                Err(NoRoom::Now) if Instant::now() >= deadline => return Err(self.timed_out()),
+                Err(NoRoom::Now) => {
+                    // woken or not, it is looked at again; late means refused
+                    let _ = tokio::time::timeout_at(deadline, self.adapters.freed()).await;
+                }
+            }
+        }
+    }
+
+    fn timed_out(&self) -> EngineError {
+        EngineError::TimedOut {
+            wait: Wait::AdapterMemory,
+            limit: self.wait_max,
+        }
+    }
+}
+
+fn lay_out(package: &AdapterPackage, model: &BaseModel) -> Result<DeviceAdapter, EngineError> {
+    let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
+    if digest != package.digest {
+        let reason = format!("its files have the digest {digest}, not {}", package.digest);
+        return Err(EngineError::AdapterRejected(reason));
+    }
+    let adapter = LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
+        .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
+    Ok(DeviceAdapter::new(digest, &adapter, &model.config))
+}
