@@ -10,6 +10,9 @@ mod blocks;
 mod cache;
 mod engine;
 mod forward;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod fuzz;
 mod inbox;
 mod loading;
 mod lora;
