@@ -32,9 +32,15 @@ pub trait Engine: Send + Sync {
     /// Queues a request. Returns as soon as it is accepted, before the first token.
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError>;
 
-    /// Checks an adapter against the base and makes it resident. Loading a
+    /// Checks an adapter against the base and makes it resident, if need be in
+    /// the place of versions that are not pinned and not in use. Loading a
     /// digest that is resident is no error and changes nothing.
     async fn load_adapter(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError>;
+
+    /// Says which adapter versions stay resident. An engine may evict any other
+    /// that no sequence uses to make room for a load; one that never does needs
+    /// no pins.
+    fn pin_adapters(&self, _digests: &[AdapterDigest]) {}
 
     /// Takes an adapter version out of service for new requests at once and
     /// frees its memory when the last sequence that uses it has ended.
@@ -304,14 +310,47 @@ pub struct Capacity {
     pub running_max: u32,
     /// Share of the key-value cache in use, 0 to 1.
     pub kv_cache_usage: f64,
+    /// Tokens that it holds at most.
+    pub kv_tokens_max: u64,
+    /// Bytes that it has taken.
+    pub kv_bytes: u64,
+    /// The most bytes that it takes.
+    pub kv_bytes_max: u64,
+    /// Prompt tokens looked up in the prefix cache since the start.
+    pub prefix_cache_queries_total: u64,
+    /// Those of them that were found.
+    pub prefix_cache_hits_total: u64,
+    /// Sequences that lost their part of the cache to an older one since the
+    /// start, and were computed again.
+    pub preemptions_total: u64,
     /// Bytes that resident adapters hold.
     pub adapter_bytes: u64,
     /// The most bytes that adapters may hold.
     pub adapter_bytes_max: u64,
-    /// Tokens prefilled since the start.
+    /// Adapter versions that made room for others since the start.
+    pub adapter_evictions_total: u64,
+    /// Prompt tokens computed since the start.
     pub prompt_tokens_total: u64,
     /// Tokens generated since the start.
     pub generation_tokens_total: u64,
+}
+
+/// What a request can wait for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// A place in the batch.
+    Batch,
+    /// Memory for its adapter, which other requests' adapters hold.
+    AdapterMemory,
+}
+
+impl std::fmt::Display for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Batch => "a place in the batch",
+            Self::AdapterMemory => "memory for the adapter",
+        })
+    }
 }
 
 /// Why an engine refused or failed.
@@ -360,6 +399,14 @@ pub enum EngineError {
         free: u64,
         /// The whole budget.
         budget: u64,
+    },
+    /// The request waited for as long as it may.
+    #[error("{wait} was not to be had within {} s", limit.as_secs_f64())]
+    TimedOut {
+        /// What it waited for.
+        wait: Wait,
+        /// How long it may.
+        limit: Duration,
     },
     /// The engine has stopped.
     #[error("the engine has stopped")]

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crate::app::{App, Serving};
 use crate::errors::ApiError;
-use crate::routing::ResidencyError;
 
 /// A name that means something else already.
 #[derive(Debug, thiserror::Error)]
@@ -17,15 +16,6 @@ pub(crate) struct NameTaken(AliasName);
 impl From<NameTaken> for ApiError {
     fn from(taken: NameTaken) -> Self {
         Self::invalid("name", taken.to_string())
-    }
-}
-
-impl From<ResidencyError> for ApiError {
-    fn from(error: ResidencyError) -> Self {
-        match error {
-            ResidencyError::Store(error) => Self::Adapter(error),
-            ResidencyError::Engine(error) => Self::Engine(error),
-        }
     }
 }
 

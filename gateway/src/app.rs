@@ -14,7 +14,7 @@ use crate::auth::KeyRing;
 use crate::config::Config;
 use crate::errors::{ApiError, Unavailable};
 use crate::metrics::Metrics;
-use crate::routing::{Router, Synchronizer};
+use crate::routing::{Residency, Router, Synchronizer};
 use crate::tasks::Tasks;
 
 /// One gateway's parts.
@@ -37,6 +37,7 @@ pub(crate) struct App {
 pub(crate) struct Serving {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) router: Arc<Router>,
+    pub(crate) residency: Arc<Residency>,
     pub(crate) sync: Arc<Synchronizer>,
     /// When the model was ready.
     pub(crate) since: UnixMillis,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::web::Data;
 use control::{ControlError, Expected};
@@ -15,7 +15,9 @@ use tokio::sync::watch;
 use crate::app::{App, Serving};
 use crate::config::EngineConfig;
 use crate::guard;
-use crate::routing::{REFRESH_INTERVAL, Router, Synchronizer, Table, default_guardrails};
+use crate::routing::{
+    Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
+};
 
 /// Who writes the first document of a public name.
 const STARTUP: &str = "startup";
@@ -72,20 +74,26 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
         .map_err(|error| error.to_string())?;
     let table = Table::bare(base, &app.config.models, app.clock.now());
     let router = Arc::new(Router::new(table));
+    let residency = Arc::new(Residency::new(
+        app.adapters.clone(),
+        engine.clone(),
+        app.metrics.clone(),
+    ));
     let sync = Arc::new(Synchronizer {
         control: app.control.clone(),
-        adapters: app.adapters.clone(),
+        residency: residency.clone(),
         engine: engine.clone(),
         router: router.clone(),
         metrics: app.metrics.clone(),
         clock: app.clock.clone(),
         models: app.config.models.clone(),
-        idle: tokio::sync::Mutex::default(),
+        memory: tokio::sync::Mutex::new(Memory::default()),
     });
     sync.refresh().await.map_err(|error| error.to_string())?;
     let serving = Serving {
         engine,
         router,
+        residency,
         sync,
         since: app.clock.now(),
     };
@@ -100,15 +108,25 @@ fn open(path: &Path, options: NativeOptions) -> Result<NativeEngine, String> {
 
 fn options(config: &EngineConfig) -> NativeOptions {
     let default = NativeOptions::default();
+    let kv_tokens_default = match config.kv_bytes_max {
+        None => default.kv_tokens_max,
+        Some(_) => u32::MAX,
+    };
+    let seconds =
+        |configured: Option<u64>, default| configured.map_or(default, Duration::from_secs);
     NativeOptions {
         threads: config.threads.unwrap_or(default.threads),
         running_max: config.running_max.unwrap_or(default.running_max),
         waiting_max: config.waiting_max.unwrap_or(default.waiting_max),
-        kv_tokens_max: config.kv_tokens_max.unwrap_or(default.kv_tokens_max),
+        kv_tokens_max: config.kv_tokens_max.unwrap_or(kv_tokens_default),
+        kv_bytes_max: config.kv_bytes_max.or(default.kv_bytes_max),
+        prefix_cache: config.prefix_cache.unwrap_or(default.prefix_cache),
         context_length_max: config.context_length_max.or(default.context_length_max),
         adapter_bytes_max: config
             .adapter_bytes_max
             .unwrap_or(default.adapter_bytes_max),
+        adapter_wait_max: seconds(config.adapter_wait_seconds, default.adapter_wait_max),
+        queue_wait_max: seconds(config.queue_wait_seconds, default.queue_wait_max),
         ..default
     }
 }

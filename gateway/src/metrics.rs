@@ -54,6 +54,9 @@ pub(crate) struct Metrics {
     pub(crate) kill_active: IntGauge,
     pub(crate) guard_trips: IntCounterVec,
     pub(crate) records_failed: IntCounter,
+    adapter_evictions: IntCounter,
+    kv_bytes: IntGauge,
+    kv_bytes_max: IntGauge,
     vllm: Vllm,
 }
 
@@ -70,6 +73,7 @@ struct Vllm {
     success: IntCounterVec,
     prefix_queries: IntCounter,
     prefix_hits: IntCounter,
+    preemptions: IntCounter,
     lora_info: GaugeVec,
 }
 
@@ -159,6 +163,13 @@ impl Vllm {
                 IntCounter::new(
                     "vllm:prefix_cache_hits_total",
                     "Prompt tokens found in the prefix cache",
+                ),
+            )?,
+            preemptions: add(
+                r,
+                IntCounter::new(
+                    "vllm:num_preemptions_total",
+                    "Sequences that lost their cache to an older one",
                 ),
             )?,
             lora_info: add(
@@ -278,6 +289,27 @@ impl Metrics {
                     "Answers that could not be recorded",
                 ),
             )?,
+            adapter_evictions: add(
+                r,
+                IntCounter::new(
+                    "flywheel_adapter_evictions_total",
+                    "Adapter versions that made room for others",
+                ),
+            )?,
+            kv_bytes: add(
+                r,
+                IntGauge::new(
+                    "flywheel_kv_cache_bytes",
+                    "Memory that the key-value cache has taken",
+                ),
+            )?,
+            kv_bytes_max: add(
+                r,
+                IntGauge::new(
+                    "flywheel_kv_cache_bytes_max",
+                    "The most memory that the key-value cache takes",
+                ),
+            )?,
             vllm: Vllm::new(r)?,
             registry,
         })
@@ -331,10 +363,6 @@ impl Metrics {
         for reason in reasons {
             self.vllm.success.with_label_values(&[reason]).inc();
         }
-        self.vllm
-            .prefix_queries
-            .inc_by(u64::from(usage.prompt_tokens));
-        self.vllm.prefix_hits.inc_by(u64::from(usage.cached_tokens));
         let tokens = |kind: &str| self.adapter_tokens.with_label_values(&[label, kind]);
         tokens("prompt").inc_by(u64::from(usage.prompt_tokens));
         tokens("completion").inc_by(u64::from(usage.completion_tokens));
@@ -360,6 +388,12 @@ impl Metrics {
             kv_cache_usage,
             prompt_tokens_total,
             generation_tokens_total,
+            prefix_cache_queries_total,
+            prefix_cache_hits_total,
+            preemptions_total,
+            adapter_evictions_total,
+            kv_bytes,
+            kv_bytes_max,
             ..
         } = engine.capacity();
         let vllm = &self.vllm;
@@ -368,14 +402,20 @@ impl Metrics {
         vllm.cache_usage.set(kv_cache_usage);
         raise(&vllm.prompt_tokens, prompt_tokens_total);
         raise(&vllm.generation_tokens, generation_tokens_total);
+        raise(&vllm.prefix_queries, prefix_cache_queries_total);
+        raise(&vllm.prefix_hits, prefix_cache_hits_total);
+        raise(&vllm.preemptions, preemptions_total);
+        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        raise(&self.adapter_evictions, adapter_evictions_total);
+        self.kv_bytes.set(signed(kv_bytes));
+        self.kv_bytes_max.set(signed(kv_bytes_max));
         let adapters = engine.adapters();
         self.adapter_resident.reset();
         for info in &adapters {
             let label = self.label(Some(&info.digest));
-            let bytes = i64::try_from(info.bytes).unwrap_or(i64::MAX);
             self.adapter_resident
                 .with_label_values(&[&label])
-                .add(bytes);
+                .add(signed(info.bytes));
         }
         let running = running_adapters(&adapters, names);
         vllm.lora_info.reset();

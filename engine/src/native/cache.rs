@@ -30,6 +30,11 @@ impl KvCache {
         }
     }
 
+    /// Bytes of the pages that have memory.
+    pub(super) fn byte_len(&self) -> u64 {
+        (self.pages.len() * self.layout.page_bytes()) as u64
+    }
+
     pub(super) fn page(&self, id: PageId) -> &KvPage {
         &self.pages[id.0]
     }

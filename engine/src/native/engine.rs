@@ -3,24 +3,23 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
-use model::lora::LoraAdapter;
-use model::quant::Precision;
 use model::{BaseModel, ModelError, TemplateMessage};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::adapters::AdapterRegistry;
+use super::adapters::{AdapterRegistry, CLAIM_GRACE};
+use super::blocks::BlockManager;
 use super::cache::KvCache;
 use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, Mode};
-use super::lora::DeviceAdapter;
+use super::loading::Loader;
 use super::options::NativeOptions;
 use super::request::{Submission, events_max};
 use super::scheduler::Scheduler;
@@ -35,10 +34,12 @@ pub struct NativeEngine {
     model: Arc<BaseModel>,
     info: BaseInfo,
     running_max: u32,
-    precision: Precision,
+    kv_tokens_max: u64,
+    kv_bytes_max: u64,
     inbox: Arc<Inbox>,
     gauges: Arc<Gauges>,
     adapters: Arc<AdapterRegistry>,
+    loader: Loader,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -46,10 +47,12 @@ impl NativeEngine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if threads cannot be started.
+    /// [`EngineError::Failed`] if the cache has no room or threads cannot be
+    /// started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
         let layout = kv_layout(&model);
-        let cache_tokens = (options.kv_tokens_max as usize / PAGE_TOKENS).max(1) * PAGE_TOKENS;
+        let pages = options.kv_pages(layout)?;
+        let cache_tokens = pages.saturating_mul(PAGE_TOKENS);
         let context_length = options
             .context_length_max
             .map_or(model.config.context_length, |max| max as usize)
@@ -64,12 +67,13 @@ impl NativeEngine {
             forward: Forward::new(Arc::clone(&model), context_length, options.precision),
             cache: KvCache::new(layout),
             scheduler: Scheduler::new(
-                cache_tokens,
+                BlockManager::new(pages, options.prefix_cache),
                 options.running_max as usize,
                 options.prefill_chunk_tokens as usize,
             ),
             requests: BTreeMap::new(),
             next_request: 0,
+            queue_wait_max: options.queue_wait_max,
         };
         let thread = spawn(worker, options.threads)?;
         let info = BaseInfo {
@@ -77,14 +81,24 @@ impl NativeEngine {
             digest: model.digest,
             context_length: u32::try_from(context_length).unwrap_or(u32::MAX),
         };
+        let adapters = AdapterRegistry::new(options.adapter_bytes_max, CLAIM_GRACE);
+        let loader = Loader {
+            model: Arc::clone(&model),
+            adapters: Arc::clone(&adapters),
+            precision: options.precision,
+            wait_max: options.adapter_wait_max,
+            turn: tokio::sync::Mutex::default(),
+        };
         Ok(Self {
             model,
             info,
             running_max: options.running_max.max(1),
-            precision: options.precision,
+            kv_tokens_max: cache_tokens as u64,
+            kv_bytes_max: pages.saturating_mul(layout.page_bytes()) as u64,
             inbox,
             gauges,
-            adapters: AdapterRegistry::new(options.adapter_bytes_max),
+            adapters,
+            loader,
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -165,7 +179,7 @@ impl NativeEngine {
 }
 
 /// Runs work that may take long outside of the async threads.
-async fn run_blocking<T: Send + 'static>(
+pub(super) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, EngineError> {
     let joined = tokio::task::spawn_blocking(work).await;
@@ -249,28 +263,11 @@ impl Engine for NativeEngine {
     }
 
     async fn load_adapter(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError> {
-        if let Some(resident) = self.adapters.revive(&package.digest) {
-            return Ok(resident);
-        }
-        let (model, adapters) = (Arc::clone(&self.model), Arc::clone(&self.adapters));
-        let precision = self.precision;
-        let load = move || {
-            let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
-            if digest != package.digest {
-                let reason = format!("its files have the digest {digest}, not {}", package.digest);
-                return Err(EngineError::AdapterRejected(reason));
-            }
-            // the parsed copy is no larger than the file; it goes when this ends
-            let parsing = adapters.reserve(package.safetensors.len() as u64)?;
-            let adapter =
-                LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
-                    .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-            let adapter = DeviceAdapter::new(digest, &adapter, &model.config, precision);
-            drop(parsing);
-            let reservation = adapters.reserve(adapter.byte_len())?;
-            Ok(reservation.complete(adapter))
-        };
-        run_blocking(load).await?
+        self.loader.load(package).await
+    }
+
+    fn pin_adapters(&self, digests: &[AdapterDigest]) {
+        self.adapters.pin(digests);
     }
 
     async fn unload_adapter(&self, digest: &AdapterDigest) -> Result<(), EngineError> {
@@ -282,17 +279,24 @@ impl Engine for NativeEngine {
     }
 
     fn capacity(&self) -> Capacity {
-        let running = self.gauges.running.load(Ordering::Relaxed);
+        let gauge = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
         Capacity {
-            running: u32::try_from(running).unwrap_or(u32::MAX),
+            running: u32::try_from(gauge(&self.gauges.running)).unwrap_or(u32::MAX),
             waiting: self.inbox.waiting(),
             waiting_max: self.inbox.waiting_max(),
             running_max: self.running_max,
-            kv_cache_usage: f64::from_bits(self.gauges.kv_cache_usage.load(Ordering::Relaxed)),
+            kv_cache_usage: f64::from_bits(gauge(&self.gauges.kv_cache_usage)),
+            kv_tokens_max: self.kv_tokens_max,
+            kv_bytes: gauge(&self.gauges.kv_bytes),
+            kv_bytes_max: self.kv_bytes_max,
+            prefix_cache_queries_total: gauge(&self.gauges.prefix_queries),
+            prefix_cache_hits_total: gauge(&self.gauges.prefix_hits),
+            preemptions_total: gauge(&self.gauges.preemptions),
             adapter_bytes: self.adapters.bytes(),
             adapter_bytes_max: self.adapters.budget(),
-            prompt_tokens_total: self.gauges.prompt_tokens.load(Ordering::Relaxed),
-            generation_tokens_total: self.gauges.generation_tokens.load(Ordering::Relaxed),
+            adapter_evictions_total: self.adapters.evictions(),
+            prompt_tokens_total: gauge(&self.gauges.prompt_tokens),
+            generation_tokens_total: gauge(&self.gauges.generation_tokens),
         }
     }
 }

@@ -10,16 +10,22 @@ mod blocks;
 mod cache;
 mod engine;
 mod forward;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod fuzz;
 mod inbox;
+mod loading;
 mod lora;
 mod open;
 mod options;
+mod prefix;
 mod request;
 mod rope;
 mod sampler;
 mod scheduler;
 mod scoring;
 mod sequence;
+mod shares;
 mod synthetic;
 mod text;
 mod worker;

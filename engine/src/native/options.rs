@@ -1,6 +1,11 @@
 //! What the native engine may use.
 
+use std::time::Duration;
+
+use model::kernels::{KvLayout, PAGE_TOKENS};
 use model::quant::Precision;
+
+use crate::api::EngineError;
 
 /// Limits of the native engine.
 #[derive(Debug, Clone)]
@@ -13,14 +18,43 @@ pub struct NativeOptions {
     pub waiting_max: u32,
     /// Tokens that the key-value cache holds, all sequences together.
     pub kv_tokens_max: u32,
+    /// Bytes that it may take, where that is less than its tokens need.
+    pub kv_bytes_max: Option<u64>,
+    /// Whether sequences with the same adapter version and the same beginning
+    /// share its keys and values, at the same time and one after the other.
+    pub prefix_cache: bool,
     /// The longest prompt and completion together, if less than the model's.
     pub context_length_max: Option<u32>,
     /// Bytes that resident adapters may hold.
     pub adapter_bytes_max: u64,
+    /// How long a load waits for adapters in use to make room.
+    pub adapter_wait_max: Duration,
+    /// How long a request waits for its first place in the batch.
+    pub queue_wait_max: Duration,
     /// The most prompt tokens of one step: what a running stream waits for.
     pub prefill_chunk_tokens: u32,
     /// How products are computed.
     pub precision: Precision,
+}
+
+impl NativeOptions {
+    /// Pages of the key-value cache, at least one.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] if not one fits in `kv_bytes_max`.
+    pub(super) fn kv_pages(&self, layout: KvLayout) -> Result<usize, EngineError> {
+        let pages = (self.kv_tokens_max as usize / PAGE_TOKENS).max(1);
+        let Some(bytes_max) = self.kv_bytes_max else {
+            return Ok(pages);
+        };
+        let page_bytes = layout.page_bytes() as u64;
+        match usize::try_from(bytes_max / page_bytes).unwrap_or(usize::MAX) {
+            0 => Err(EngineError::Failed(format!(
+                "kv_bytes_max is {bytes_max}, and one page of the key-value cache takes {page_bytes} bytes"
+            ))),
+            fitting => Ok(pages.min(fitting)),
+        }
+    }
 }
 
 impl Default for NativeOptions {
@@ -30,8 +64,12 @@ impl Default for NativeOptions {
             running_max: 16,
             waiting_max: 256,
             kv_tokens_max: 32 * 1024,
+            kv_bytes_max: None,
+            prefix_cache: true,
             context_length_max: None,
             adapter_bytes_max: 512 << 20,
+            adapter_wait_max: Duration::from_secs(30),
+            queue_wait_max: Duration::from_secs(60),
             prefill_chunk_tokens: 128,
             precision: Precision::Int8,
         }

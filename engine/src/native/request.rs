@@ -1,11 +1,12 @@
 //! A request inside the engine: where its events go and what it has cost.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::adapters::AdapterLease;
-use crate::api::{ChatEvent, ChatRequest, EngineError, FinishReason, TokenLogprob, Usage};
+use super::sequence::Sequence;
+use crate::api::{ChatEvent, ChatRequest, EngineError, FinishReason, TokenLogprob, Usage, Wait};
 
 /// Names a request within the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +39,8 @@ pub(super) struct RequestState {
     arrived: Instant,
     choices_left: u32,
     usage: Usage,
+    /// Whether one of its choices was ever in the batch.
+    pub(super) has_started: bool,
 }
 
 impl RequestState {
@@ -51,6 +54,7 @@ impl RequestState {
                 prompt_tokens,
                 ..Usage::default()
             },
+            has_started: false,
         }
     }
 
@@ -59,12 +63,30 @@ impl RequestState {
         self.events.is_closed()
     }
 
+    /// Ends the request if it has waited for its start longer than `limit`;
+    /// true if so.
+    pub(super) fn expire(&self, limit: Duration) -> bool {
+        let expired = !self.has_started && self.arrived.elapsed() > limit;
+        if expired {
+            let wait = Wait::Batch;
+            self.fail(EngineError::TimedOut { wait, limit });
+        }
+        expired
+    }
+
     /// Counts a completion token.
     pub(super) fn count_token(&mut self) {
         if self.usage.completion_tokens == 0 {
             self.usage.time_to_first_token = self.arrived.elapsed();
         }
         self.usage.completion_tokens += 1;
+    }
+
+    /// What the cache spared the first choice; the others share its prompt.
+    pub(super) fn set_cached_tokens(&mut self, sequence: &Sequence) {
+        if sequence.choice == 0 {
+            self.usage.cached_tokens = sequence.cached_tokens.unwrap_or(0);
+        }
     }
 
     pub(super) fn delta(&self, choice: u32, text: String, logprobs: Vec<TokenLogprob>) {

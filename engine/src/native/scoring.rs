@@ -88,8 +88,9 @@ fn run(
         adapter.map(|adapter| DeviceAdapter::new(name, adapter, &model.config, precision));
     let forward = Forward::new(Arc::clone(model), tokens.len(), precision);
     let mut cache = KvCache::new(kv_layout(model));
-    let mut pages = PageTable::new();
-    BlockManager::new(tokens.len() + PAGE_TOKENS).grow(&mut pages, tokens.len());
+    let mut table = PageTable::new(None);
+    let pages_max = tokens.len().div_ceil(PAGE_TOKENS);
+    BlockManager::new(pages_max, false).grow(&mut table, tokens.len());
     for (i, tokens) in tokens.chunks(SCORED_AT_ONCE).enumerate() {
         let start = i * SCORED_AT_ONCE;
         let end = start + tokens.len();
@@ -97,7 +98,7 @@ fn run(
         let chunk = Chunk {
             tokens,
             first_position: start,
-            pages: &pages,
+            pages: table.pages(),
             adapter: adapter.as_ref(),
             logits: wanted,
         };

@@ -19,6 +19,9 @@ pub(super) struct Sequence {
     /// Tokens whose keys and values are in the cache.
     pub(super) computed: usize,
     pub(super) pages: PageTable,
+    /// Prompt tokens that were found in the cache; none before it first ran.
+    pub(super) cached_tokens: Option<u32>,
+    pub(super) prompt_tokens: usize,
     pub(super) lease: Option<AdapterLease>,
     tokens_max: usize,
     sampler: Sampler,
@@ -38,12 +41,16 @@ impl Sequence {
     /// The sequence of one choice.
     pub(super) fn new(request: RequestId, choice: u32, submission: &Submission) -> Self {
         let chat = &submission.request;
+        let lease = submission.lease.as_ref();
+        let adapter = lease.map(|lease| lease.adapter().digest);
         Self {
             request,
             choice,
             tokens: submission.prompt.clone(),
             computed: 0,
-            pages: PageTable::new(),
+            pages: PageTable::new(adapter),
+            cached_tokens: None,
+            prompt_tokens: submission.prompt.len(),
             lease: submission.lease.clone(),
             tokens_max: submission.prompt.len() + submission.max_tokens as usize,
             sampler: Sampler::new(&chat.sampling, choice, &submission.prompt),
@@ -51,6 +58,11 @@ impl Sequence {
             top_logprobs: chat.top_logprobs,
             ignore_eos: chat.ignore_eos,
         }
+    }
+
+    /// Where it stands in the order of arrival.
+    pub(super) fn order(&self) -> (RequestId, u32) {
+        (self.request, self.choice)
     }
 
     /// Tokens that are to be computed before the next one can be chosen.

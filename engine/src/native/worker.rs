@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use model::BaseModel;
 
@@ -20,6 +21,11 @@ pub(super) struct Gauges {
     pub(super) running: AtomicU64,
     /// Bits of an f64.
     pub(super) kv_cache_usage: AtomicU64,
+    /// Memory that the cache has taken.
+    pub(super) kv_bytes: AtomicU64,
+    pub(super) prefix_queries: AtomicU64,
+    pub(super) prefix_hits: AtomicU64,
+    pub(super) preemptions: AtomicU64,
     pub(super) prompt_tokens: AtomicU64,
     pub(super) generation_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
@@ -35,6 +41,8 @@ pub(super) struct Worker {
     pub(super) scheduler: Scheduler,
     pub(super) requests: BTreeMap<RequestId, RequestState>,
     pub(super) next_request: u64,
+    /// How long a request waits for its first place in the batch.
+    pub(super) queue_wait_max: Duration,
 }
 
 impl Worker {
@@ -51,16 +59,17 @@ impl Worker {
     }
 
     /// One step: schedule, run, postprocess.
-    fn step(&mut self) {
-        self.drop_cancelled();
+    pub(super) fn step(&mut self) {
+        self.drop_ended();
         let plan = self.scheduler.schedule();
+        self.note_started();
         let mut logits = self.run_model(&plan);
         self.postprocess(&plan, &mut logits);
-        self.publish(&plan);
+        self.publish();
     }
 
     /// Moves requests from the inbox to the scheduler; waits when idle.
-    fn take_submissions(&mut self) {
+    pub(super) fn take_submissions(&mut self) {
         while let Some(submission) = self.inbox.take(self.scheduler.is_idle()) {
             self.accept(&submission);
         }
@@ -77,10 +86,22 @@ impl Worker {
         }
     }
 
-    fn drop_cancelled(&mut self) {
-        self.requests.retain(|_, request| !request.is_cancelled());
+    /// Drops what nobody listens to any more and what has waited for too long.
+    fn drop_ended(&mut self) {
+        let limit = self.queue_wait_max;
+        self.requests
+            .retain(|_, request| !request.is_cancelled() && !request.expire(limit));
         self.scheduler
             .remove(|sequence| !self.requests.contains_key(&sequence.request));
+    }
+
+    /// A request that has had a place in the batch waits no longer in vain.
+    fn note_started(&mut self) {
+        for sequence in &self.scheduler.running {
+            if let Some(request) = self.requests.get_mut(&sequence.request) {
+                request.has_started = true;
+            }
+        }
     }
 
     /// Computes the planned tokens; the logits of those sequences that are
@@ -95,7 +116,7 @@ impl Worker {
             Chunk {
                 tokens: &sequence.tokens[first..first + planned.count],
                 first_position: first,
-                pages: &sequence.pages,
+                pages: sequence.pages.pages(),
                 adapter: sequence.lease.as_ref().map(|lease| lease.adapter()),
                 logits: usize::from(planned.count == sequence.pending()),
             }
@@ -109,9 +130,10 @@ impl Worker {
     fn postprocess(&mut self, plan: &[Planned], logits: &mut [f32]) {
         let mut rows = logits.chunks_exact_mut(self.model.config.vocab_size);
         let mut ended = Vec::new();
+        let mut prompt_tokens = 0;
         for planned in plan {
+            prompt_tokens += self.scheduler.computed(planned);
             let sequence = &mut self.scheduler.running[planned.index];
-            sequence.computed += planned.count;
             if sequence.pending() > 0 {
                 continue;
             }
@@ -128,6 +150,7 @@ impl Worker {
                 continue;
             };
             request.count_token();
+            request.set_cached_tokens(sequence);
             self.gauges
                 .generation_tokens
                 .fetch_add(1, Ordering::Relaxed);
@@ -143,21 +166,22 @@ impl Worker {
             !self.requests.contains_key(&sequence.request)
                 || ended.contains(&(sequence.request, sequence.choice))
         });
+        self.gauges
+            .prompt_tokens
+            .fetch_add(prompt_tokens as u64, Ordering::Relaxed);
     }
 
-    fn publish(&self, plan: &[Planned]) {
-        let prompt: usize = plan.iter().filter(|p| p.count > 1).map(|p| p.count).sum();
+    fn publish(&self) {
         let gauges = &self.gauges;
-        gauges
-            .prompt_tokens
-            .fetch_add(prompt as u64, Ordering::Relaxed);
-        gauges
-            .running
-            .store(self.scheduler.running.len() as u64, Ordering::Relaxed);
+        let counters = self.scheduler.counters;
+        let store = |gauge: &AtomicU64, value| gauge.store(value, Ordering::Relaxed);
+        store(&gauges.running, self.scheduler.running.len() as u64);
         let usage = self.scheduler.kv_cache_usage();
-        gauges
-            .kv_cache_usage
-            .store(usage.to_bits(), Ordering::Relaxed);
+        store(&gauges.kv_cache_usage, usage.to_bits());
+        store(&gauges.prefix_queries, counters.prefix_queries);
+        store(&gauges.prefix_hits, counters.prefix_hits);
+        store(&gauges.preemptions, counters.preemptions);
+        store(&gauges.kv_bytes, self.cache.byte_len());
         gauges.steps.fetch_add(1, Ordering::Relaxed);
         let waiting = u32::try_from(self.scheduler.waiting.len()).unwrap_or(u32::MAX);
         self.inbox.set_scheduled(waiting);

@@ -85,6 +85,7 @@ async fn adapter_memory_is_bounded_and_given_back() {
     };
     let small = NativeEngine::start(crate::support::model(), options).unwrap();
     small.load_adapter(first.clone()).await.unwrap();
+    small.pin_adapters(&[first.digest]);
     let found = small.load_adapter(second.clone()).await.unwrap_err();
     assert!(
         matches!(found, EngineError::AdapterMemory { free: 0, budget, .. } if budget == info.bytes)

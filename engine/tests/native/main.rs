@@ -1,4 +1,4 @@
-//! The native engine on the real model.
+//! The native engine on the real model, and on a tiny one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,4 +8,6 @@ mod folders;
 mod golden;
 mod lifecycle;
 mod peft;
+mod prefix;
 mod support;
+mod tiers;

@@ -1,8 +1,12 @@
-//! The real model, opened once.
+//! The models, opened once, and how an engine on them is asked.
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
+use engine::{
+    ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, SamplingParams, TokenLogprob,
+    Usage,
+};
 use model::BaseModel;
 
 /// Where the model is, as `make model` puts it.
@@ -37,4 +41,73 @@ pub(crate) fn golden(name: &str) -> serde_json::Value {
         .join("../tests/golden")
         .join(name);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// A random model of a few thousand weights.
+pub(crate) fn tiny() -> Arc<BaseModel> {
+    static MODEL: LazyLock<Arc<BaseModel>> = LazyLock::new(|| {
+        let path =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_llama/model.gguf");
+        Arc::new(BaseModel::open(&path).unwrap())
+    });
+    Arc::clone(&MODEL)
+}
+
+/// A greedy request that goes on to its limit.
+pub(crate) fn request(text: &str, max_tokens: u32) -> ChatRequest {
+    ChatRequest {
+        messages: vec![ChatMessage {
+            role: Role::User,
+            content: text.to_owned(),
+        }],
+        adapter: None,
+        sampling: SamplingParams::greedy(),
+        max_tokens: Some(max_tokens),
+        stop: Vec::new(),
+        n: 1,
+        top_logprobs: None,
+        ignore_eos: true,
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Text and log-probabilities of each choice.
+    pub(crate) choices: Vec<(String, Vec<TokenLogprob>)>,
+    pub(crate) usage: Usage,
+}
+
+/// Asks, and waits for the end.
+pub(crate) async fn ask(engine: &dyn Engine, request: ChatRequest) -> Result<Told, EngineError> {
+    let n = request.n as usize;
+    let mut stream = engine.chat(request).await?;
+    let mut choices = vec![Default::default(); n];
+    while let Some(event) = stream.events.recv().await {
+        match event? {
+            ChatEvent::Delta {
+                choice,
+                text,
+                logprobs,
+            } => {
+                let told: &mut (String, Vec<TokenLogprob>) = &mut choices[choice as usize];
+                told.0.push_str(&text);
+                told.1.extend(logprobs);
+            }
+            ChatEvent::Done { usage } => return Ok(Told { choices, usage }),
+            ChatEvent::Finished { .. } => {}
+        }
+    }
+    Err(EngineError::Stopped)
+}
+
+/// Waits for something, at most ten seconds.
+pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
+    for _ in 0..10_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    panic!("waited in vain");
 }

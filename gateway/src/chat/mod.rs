@@ -24,6 +24,9 @@ use crate::headers;
 use crate::routing::{Route, Wish};
 use answer::Answer;
 
+/// How often a request has its adapter loaded before it gives up: each time it
+/// was evicted again before it could be used.
+const LOADS_MAX: usize = 4;
 /// How long a vote may be attributed by the answer's token.
 const TOKEN_LIFE: std::time::Duration = std::time::Duration::from_secs(180 * 24 * 3600);
 
@@ -77,29 +80,27 @@ pub(crate) async fn create(
     }
 }
 
-/// Resolves the route and asks the engine. Where a version was unloaded just
-/// between the two, the routes have already changed, and it is tried again.
+/// Resolves the route and asks the engine. Where a version was evicted, or
+/// unloaded just between the two, the routes are asked again whether they still
+/// lead to it, and it is loaded.
 async fn start(
     serving: &Serving,
     wish: &Wish<'_>,
     question: &mut engine::ChatRequest,
 ) -> Result<(Route, ChatStream), ApiError> {
-    let route = serving.router.resolve(wish)?;
-    question.adapter = route.adapter;
-    match serving.engine.chat(question.clone()).await {
-        Err(EngineError::AdapterNotLoaded(digest)) => {
-            tracing::info!(%digest, "the version was unloaded meanwhile; resolving again");
+    let mut missing = None;
+    for _ in 0..LOADS_MAX {
+        let route = serving.router.resolve(wish)?;
+        question.adapter = route.adapter;
+        if let Some(digest) = missing.filter(|_| missing == route.adapter) {
+            serving.residency.load_for_request(&digest).await?;
         }
-        result => return Ok((route, result?)),
-    }
-    let route = serving.router.resolve(wish)?;
-    question.adapter = route.adapter;
-    match serving.engine.chat(question.clone()).await {
-        Err(EngineError::AdapterNotLoaded(_)) if route.assigned.is_some() => {
-            Err(Unavailable::AdapterMissing.into())
+        match serving.engine.chat(question.clone()).await {
+            Err(EngineError::AdapterNotLoaded(digest)) => missing = Some(digest),
+            result => return Ok((route, result?)),
         }
-        result => Ok((route, result?)),
     }
+    Err(Unavailable::AdapterMissing.into())
 }
 
 /// Says which version answers, and how a vote can be attributed.

@@ -73,12 +73,21 @@ pub struct EngineConfig {
     pub running_max: Option<u32>,
     /// The most sequences that may wait.
     pub waiting_max: Option<u32>,
-    /// The most tokens in the key-value cache.
+    /// The most tokens in the key-value cache; without it and with
+    /// `kv_bytes_max` only the bytes count.
     pub kv_tokens_max: Option<u32>,
+    /// The most bytes of the key-value cache.
+    pub kv_bytes_max: Option<u64>,
+    /// Whether requests share the keys and values of a common beginning.
+    pub prefix_cache: Option<bool>,
     /// A shorter context than the model's own.
     pub context_length_max: Option<u32>,
     /// The most bytes of resident adapters.
     pub adapter_bytes_max: Option<u64>,
+    /// How long a request waits for adapters in use to make room for its own.
+    pub adapter_wait_seconds: Option<u64>,
+    /// How long a request waits for its first place in the batch.
+    pub queue_wait_seconds: Option<u64>,
 }
 
 /// Why a configuration was refused.

@@ -4,6 +4,8 @@
 mod response;
 mod table;
 
+use std::sync::Arc;
+
 use adapter_store::AdapterStoreError;
 use control::ControlError;
 use engine::EngineError;
@@ -12,6 +14,7 @@ use openapi::RequestError;
 use rollout::TransitionError;
 
 use crate::auth::Exceeded;
+use crate::routing::ResidencyError;
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,9 @@ pub(crate) enum ApiError {
     Adapter(#[from] AdapterStoreError),
     #[error(transparent)]
     Rollout(#[from] TransitionError),
+    /// A stored version could not be made resident; told to all who waited.
+    #[error(transparent)]
+    Residency(#[from] Arc<ResidencyError>),
 }
 
 /// What can be asked for and not be there.
@@ -132,6 +138,18 @@ impl ApiError {
     pub(crate) fn not_found(what: Thing, name: impl Into<String>) -> Self {
         let name = name.into().chars().take(200).collect();
         Self::NotFound { what, name }
+    }
+
+    /// What the engine said, if it was the engine.
+    fn engine_error(&self) -> Option<&EngineError> {
+        match self {
+            Self::Engine(error) => Some(error),
+            Self::Residency(error) => match error.as_ref() {
+                ResidencyError::Engine(error) => Some(error),
+                ResidencyError::Store(_) => None,
+            },
+            _ => None,
+        }
     }
 
     /// A 400 about one field.

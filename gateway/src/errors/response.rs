@@ -45,14 +45,17 @@ impl ApiError {
                 | Self::Control(ControlError::Conflict { .. })
                 | Self::Feedback(FeedbackError::IdConflict(_))
                 | Self::Rollout(_)
-                | Self::Engine(EngineError::AdapterMemory { .. })
-        )
+        ) || matches!(self.engine_error(), Some(EngineError::AdapterMemory { .. }))
     }
 
     fn retry_after(&self) -> Option<(Duration, Option<&Charge>)> {
-        match self {
-            Self::Limit(Exceeded::TryLater { after, levels, .. }) => Some((*after, Some(levels))),
-            Self::Engine(EngineError::QueueFull { .. }) => Some((QUEUE_RETRY, None)),
+        if let Self::Limit(Exceeded::TryLater { after, levels, .. }) = self {
+            return Some((*after, Some(levels)));
+        }
+        match self.engine_error() {
+            Some(EngineError::QueueFull { .. } | EngineError::TimedOut { .. }) => {
+                Some((QUEUE_RETRY, None))
+            }
             _ => None,
         }
     }

@@ -4,13 +4,14 @@
 use actix_web::http::StatusCode;
 use adapter_store::AdapterStoreError;
 use control::ControlError;
-use engine::EngineError;
+use engine::{EngineError, Wait};
 use feedback::FeedbackError;
 use rollout::TransitionError;
 use store::StoreError;
 
 use super::{ApiError, HttpProblem, LoraProblem, Stale, Thing, Unavailable};
 use crate::auth::Exceeded;
+use crate::routing::ResidencyError;
 
 /// What an error becomes on the wire.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,6 +87,10 @@ pub(super) fn lookup(error: &ApiError) -> Row {
         ApiError::Control(error) => control(error),
         ApiError::Adapter(error) => adapter(error),
         ApiError::Rollout(error) => transition(error),
+        ApiError::Residency(error) => match error.as_ref() {
+            ResidencyError::Store(error) => adapter(error),
+            ResidencyError::Engine(error) => engine(error),
+        },
     }
 }
 
@@ -176,6 +181,13 @@ fn engine(error: &EngineError) -> Row {
         }
         EngineError::AdapterRejected(_) => row(S::BAD_REQUEST, REQUEST, "adapter_rejected"),
         EngineError::AdapterMemory { .. } => row(S::CONFLICT, CONFLICT, "adapter_memory_full"),
+        EngineError::TimedOut { wait, .. } => {
+            let code = match wait {
+                Wait::Batch => "queue_timeout",
+                Wait::AdapterMemory => "adapter_memory_timeout",
+            };
+            row(S::SERVICE_UNAVAILABLE, UNAVAILABLE, code)
+        }
         EngineError::Stopped => row(S::SERVICE_UNAVAILABLE, UNAVAILABLE, "shutting_down")
             .says("the server is shutting down"),
         EngineError::Failed(_) => internal(),

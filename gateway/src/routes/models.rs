@@ -35,7 +35,7 @@ fn cards(table: &Table, created: i64) -> Vec<ModelCard> {
     let aliases = table
         .aliases
         .values()
-        .filter(|alias| table.resident.contains(&alias.digest));
+        .filter(|alias| table.serves(&alias.digest));
     let aliases =
         aliases.map(|alias| card(alias.name.as_str(), created, table, Some(alias.digest)));
     models.chain(base).chain(aliases).collect()
@@ -62,10 +62,7 @@ pub(crate) async fn show(
         .into_iter()
         .find(|card| card.id == *id);
     let pinned = || {
-        let digest = id
-            .parse()
-            .ok()
-            .filter(|digest| table.resident.contains(digest))?;
+        let digest = id.parse().ok().filter(|digest| table.serves(digest))?;
         Some(card(&id, created, &table, Some(digest)))
     };
     let card = found.or_else(pinned);

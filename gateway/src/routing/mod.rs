@@ -1,11 +1,12 @@
 //! Which adapter version answers a request.
 //!
 //! The table is in memory, is read without a lock, and is replaced as a whole.
-//! Invariants: an adapter is resident before any route leads to it; when the
-//! store is away, everyone gets the last known stable version; the kill switch
+//! Invariants: an adapter is resident before a public name leads to it, and
+//! stored before an alias does; when the store is away, everyone gets the last known stable version; the kill switch
 //! is one atomic, read for each request.
 
 mod kill;
+mod residency;
 mod sync;
 mod table;
 mod trial;
@@ -19,7 +20,8 @@ use openapi::AdapterSelector;
 use rollout::Arm;
 
 pub(crate) use kill::KillSwitch;
-pub(crate) use sync::{REFRESH_INTERVAL, ResidencyError, Synchronizer};
+pub(crate) use residency::{Residency, ResidencyError};
+pub(crate) use sync::{Memory, REFRESH_INTERVAL, Synchronizer};
 pub(crate) use table::{PublicModel, Table};
 pub(crate) use trial::{ArmCounters, Outcome, Trial, default_guardrails};
 
@@ -109,7 +111,7 @@ impl Router {
         }
         let digest = table.aliases.get(wish.model).map(|alias| alias.digest);
         let digest = digest.or_else(|| wish.model.parse().ok());
-        match digest.filter(|digest| table.resident.contains(digest)) {
+        match digest.filter(|digest| table.serves(digest)) {
             Some(digest) => Ok(Route {
                 adapter: Some(digest),
                 assigned: None,
@@ -166,7 +168,7 @@ fn pinned(table: &Table, selector: &AdapterSelector) -> Result<Route, ApiError> 
         ),
         AdapterSelector::Digest { digest } => (digest.to_string(), Some(*digest)),
     };
-    match digest.filter(|digest| table.resident.contains(digest)) {
+    match digest.filter(|digest| table.serves(digest)) {
         Some(digest) => Ok(Route {
             adapter: Some(digest),
             assigned: None,

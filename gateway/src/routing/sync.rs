@@ -1,20 +1,23 @@
 //! Keeps the table of routes in step with the control state.
 //!
 //! One refresh at a time: read what is wanted, load what is missing, replace
-//! the table, and only later unload what nobody needs any more. A version that
-//! cannot be loaded leaves the routes that would have led to it as they were.
+//! the table, and only later unload what nobody needs any more. What a rollout
+//! leads to is pinned; other versions only need to be in the adapter store, and
+//! are loaded when a request names them (see [`super::residency`]). A version
+//! that cannot be loaded leaves the routes that would have led to it as they were.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adapter_store::{AdapterStore, AdapterStoreError, check_base};
+use adapter_store::check_base;
 use control::{ControlError, ControlStore, DocKind};
-use engine::{AdapterPackage, Engine, EngineError};
+use engine::Engine;
 use ids::{AdapterDigest, Clock, ModelName};
 use rollout::Rollout;
 use tokio::sync::Mutex;
 
+use super::residency::{Residency, ResidencyError};
 use super::table::Alias;
 use super::{PublicModel, Router, Table, Trial};
 use crate::metrics::Metrics;
@@ -36,40 +39,57 @@ pub(crate) enum SyncError {
     Slow,
 }
 
-/// Why a stored version was not made resident.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ResidencyError {
-    #[error(transparent)]
-    Store(#[from] AdapterStoreError),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-}
-
 /// What the control state wants.
 struct Wanted {
     rollouts: Vec<(ids::Revision, Rollout)>,
     aliases: Vec<(ids::AliasName, AdapterDigest)>,
-    /// Versions to keep resident although nothing names them.
+    /// Versions to keep usable although nothing names them.
     kept: Vec<AdapterDigest>,
+}
+
+impl Wanted {
+    /// What the rollouts of this base lead to: it is never evicted.
+    fn pinned(&self, base: ids::BaseDigest) -> BTreeSet<AdapterDigest> {
+        let rollouts = self.rollouts.iter().map(|(_, rollout)| rollout);
+        rollouts
+            .filter(|rollout| rollout.base == base)
+            .flat_map(Rollout::adapters)
+            .collect()
+    }
+
+    /// What can be named beside.
+    fn named(&self) -> BTreeSet<AdapterDigest> {
+        let aliases = self.aliases.iter().map(|(_, digest)| *digest);
+        aliases.chain(self.kept.iter().copied()).collect()
+    }
+}
+
+/// What one refresh leaves for the next.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// Since when a resident version is needed by nobody.
+    idle: BTreeMap<AdapterDigest, Instant>,
+    /// Versions that were found in the adapter store and made for this base.
+    stored: BTreeSet<AdapterDigest>,
 }
 
 pub(crate) struct Synchronizer {
     pub(crate) control: Arc<dyn ControlStore>,
-    pub(crate) adapters: AdapterStore,
+    pub(crate) residency: Arc<Residency>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) router: Arc<Router>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) models: Vec<ModelName>,
-    /// Since when a resident version is needed by nobody; held for a refresh.
-    pub(crate) idle: Mutex<BTreeMap<AdapterDigest, Instant>>,
+    /// Held for a refresh.
+    pub(crate) memory: Mutex<Memory>,
 }
 
 impl Synchronizer {
     /// Brings the routes up to date. An error leaves them as they are, sends
     /// everyone to stable until a later refresh succeeds, and is logged.
     pub(crate) async fn refresh(&self) -> Result<(), SyncError> {
-        let mut idle = self.idle.lock().await;
+        let mut memory = self.memory.lock().await;
         let wanted = match tokio::time::timeout(READ_LIMIT, self.read()).await {
             Ok(read) => read,
             Err(_) => Err(SyncError::Slow),
@@ -88,11 +108,12 @@ impl Synchronizer {
             tracing::info!("the control state can be read again");
         }
         self.metrics.store_up.set(1);
-        self.load_missing(&wanted).await;
-        let table = self.table(&wanted);
+        let registered = self.load_missing(&wanted, &mut memory.stored).await;
+        let table = self.table(&wanted, registered);
         let needed = needed(&wanted, &table);
+        self.pin(&routed(&table));
         self.router.replace(table);
-        self.unload_idle(&needed, &mut idle).await;
+        self.unload_idle(&needed, &mut memory.idle).await;
         Ok(())
     }
 
@@ -109,56 +130,73 @@ impl Synchronizer {
         })
     }
 
-    fn resident(&self) -> BTreeSet<AdapterDigest> {
-        let adapters = self.engine.adapters().into_iter();
-        adapters
-            .filter(|info| info.accepts_requests)
-            .map(|info| info.digest)
-            .collect()
-    }
-
-    async fn load_missing(&self, wanted: &Wanted) {
-        let resident = self.resident();
-        let base = self.engine.base().digest;
-        let rollouts = wanted.rollouts.iter().map(|(_, rollout)| rollout);
-        let rollouts = rollouts
-            .filter(|rollout| rollout.base == base)
-            .flat_map(Rollout::adapters);
-        let aliases = wanted.aliases.iter().map(|(_, digest)| *digest);
-        let all: BTreeSet<AdapterDigest> = rollouts
-            .chain(aliases)
-            .chain(wanted.kept.iter().copied())
-            .collect();
-        for digest in all.difference(&resident) {
-            if let Err(error) = self.make_resident(digest).await {
-                tracing::error!(%digest, %error, "an adapter that is wanted cannot be loaded");
+    /// Loads what must be resident before a route leads to it: what is pinned,
+    /// and what an alias moves to. Beyond that versions are loaded ahead of their
+    /// requests only while half of the memory is free, so that they take nobody's
+    /// place. Gives those that can be loaded when a request comes.
+    async fn load_missing(
+        &self,
+        wanted: &Wanted,
+        stored: &mut BTreeSet<AdapterDigest>,
+    ) -> BTreeSet<AdapterDigest> {
+        let before = self.router.table();
+        let mut first = wanted.pinned(before.base.digest);
+        // what serves until now goes on doing so meanwhile
+        self.pin(&first.union(&routed(&before)).copied().collect());
+        let moved = wanted.aliases.iter().filter(|(name, digest)| {
+            let old = before.aliases.get(name.as_str());
+            old.is_some_and(|old| old.digest != *digest)
+        });
+        first.extend(moved.map(|(_, digest)| *digest));
+        let mut failed = BTreeSet::new();
+        for digest in &first {
+            if let Err(error) = self.residency.make_resident(digest).await {
+                cannot_be_loaded(digest, &error);
+                failed.insert(*digest);
             }
         }
+        let named = wanted.named();
+        stored.retain(|digest| named.contains(digest));
+        for digest in &named {
+            if !stored.contains(digest) {
+                match self.check_stored(digest).await {
+                    Ok(()) => stored.insert(*digest),
+                    Err(error) => {
+                        cannot_be_loaded(digest, &error);
+                        continue;
+                    }
+                };
+            }
+            if failed.contains(digest) || !self.has_spare_memory() {
+                continue;
+            }
+            if let Err(error) = self.residency.make_resident(digest).await {
+                cannot_be_loaded(digest, &error);
+                failed.insert(*digest);
+            }
+        }
+        stored.difference(&failed).copied().collect()
     }
 
-    /// Loads a stored version into the engine, unless it is there.
-    pub(crate) async fn make_resident(&self, digest: &AdapterDigest) -> Result<(), ResidencyError> {
-        if self.resident().contains(digest) {
-            return Ok(());
-        }
-        let started = Instant::now();
-        let stored = self.adapters.get(digest).await?;
-        check_base(&stored.manifest, &self.engine.base().digest)?;
-        let package = AdapterPackage {
-            digest: *digest,
-            config_json: Arc::from(stored.files.config_json.as_ref()),
-            safetensors: Arc::from(stored.files.safetensors.as_ref()),
-        };
-        self.engine.load_adapter(package).await?;
-        let seconds = started.elapsed().as_secs_f64();
-        self.metrics.adapter_loaded(digest, seconds);
-        tracing::info!(%digest, seconds, "adapter loaded");
+    fn pin(&self, digests: &BTreeSet<AdapterDigest>) {
+        let digests: Vec<AdapterDigest> = digests.iter().copied().collect();
+        self.engine.pin_adapters(&digests);
+    }
+
+    async fn check_stored(&self, digest: &AdapterDigest) -> Result<(), ResidencyError> {
+        let manifest = self.residency.adapters.manifest(digest).await?;
+        check_base(&manifest, &self.engine.base().digest)?;
         Ok(())
     }
 
-    fn table(&self, wanted: &Wanted) -> Table {
+    fn has_spare_memory(&self) -> bool {
+        let capacity = self.engine.capacity();
+        capacity.adapter_bytes <= capacity.adapter_bytes_max / 2
+    }
+
+    fn table(&self, wanted: &Wanted, registered: BTreeSet<AdapterDigest>) -> Table {
         let before = self.router.table();
-        let resident = self.resident();
+        let resident = self.residency.resident();
         let mut table = Table::bare(self.engine.base().clone(), &self.models, self.clock.now());
         for (_, rollout) in &wanted.rollouts {
             let old = before.models.get(rollout.id.as_str());
@@ -177,19 +215,21 @@ impl Synchronizer {
             };
             table.models.insert(rollout.id.to_string(), model);
         }
+        let serves =
+            |digest: &AdapterDigest| resident.contains(digest) || registered.contains(digest);
         for (name, digest) in &wanted.aliases {
             let alias = Alias {
                 name: name.clone(),
                 digest: *digest,
             };
             let old = before.aliases.get(name.as_str());
-            let old =
-                old.filter(|old| !resident.contains(digest) && resident.contains(&old.digest));
+            let old = old.filter(|old| !serves(digest) && serves(&old.digest));
             table
                 .aliases
                 .insert(name.to_string(), old.cloned().unwrap_or(alias));
         }
         table.resident = resident;
+        table.registered = registered;
         table
     }
 
@@ -200,7 +240,7 @@ impl Synchronizer {
         idle: &mut BTreeMap<AdapterDigest, Instant>,
     ) {
         let now = Instant::now();
-        let resident = self.resident();
+        let resident = self.residency.resident();
         idle.retain(|digest, _| resident.contains(digest) && !needed.contains(digest));
         for digest in resident.difference(needed) {
             let since = *idle.entry(*digest).or_insert(now);
@@ -214,6 +254,16 @@ impl Synchronizer {
             idle.remove(digest);
         }
     }
+}
+
+fn cannot_be_loaded(digest: &AdapterDigest, error: &dyn std::fmt::Display) {
+    tracing::error!(%digest, %error, "an adapter that is wanted cannot be loaded");
+}
+
+/// What the public names lead to.
+fn routed(table: &Table) -> BTreeSet<AdapterDigest> {
+    let models = table.models.values().filter(|model| model.is_ours);
+    models.flat_map(|model| model.rollout.adapters()).collect()
 }
 
 /// Every version that a route leads to, that may be rolled back to, or that is

@@ -18,6 +18,8 @@ pub(crate) struct Table {
     pub(crate) aliases: BTreeMap<String, Alias>,
     /// The versions that take requests.
     pub(crate) resident: BTreeSet<AdapterDigest>,
+    /// The versions that are loaded when a request names them.
+    pub(crate) registered: BTreeSet<AdapterDigest>,
 }
 
 /// What an alias names.
@@ -57,7 +59,13 @@ impl Table {
             models,
             aliases: BTreeMap::new(),
             resident: BTreeSet::new(),
+            registered: BTreeSet::new(),
         }
+    }
+
+    /// Whether a request may name the version.
+    pub(crate) fn serves(&self, digest: &AdapterDigest) -> bool {
+        self.resident.contains(digest) || self.registered.contains(digest)
     }
 
     /// Who needs `digest` now, for people; none where nobody does.

@@ -86,6 +86,19 @@ fn public_names_are_routed_and_everything_else_pins() {
 }
 
 #[test]
+fn a_registered_version_can_be_named_before_it_is_resident() {
+    let router = router(&["S"]);
+    let mut table = Table::bare(base(), &[], UnixMillis(0));
+    table.aliases = router.table().aliases.clone();
+    table.registered = [digest("A")].into();
+    let router = Router::new(table);
+    let to = |model: &str| router.resolve(&wish(model, None)).map(|r| r.adapter);
+    assert_eq!(to("alias").unwrap(), Some(digest("A")));
+    assert_eq!(to(&digest("A").to_string()).unwrap(), Some(digest("A")));
+    assert!(to(&digest("S").to_string()).is_err());
+}
+
+#[test]
 fn the_adapter_field_pins_under_a_known_model_only() {
     let router = router(&["S", "C", "A"]);
     let alias = AdapterSelector::Alias(AliasName::new("alias").unwrap());

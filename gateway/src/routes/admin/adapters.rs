@@ -6,7 +6,7 @@ use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
 use adapter_store::{BaseMatch, Manifest, Source, check_base};
 use control::{DocKey, DocKind, Expected};
-use engine::AdapterInfo;
+use engine::{AdapterInfo, EngineError};
 use ids::AdapterDigest;
 use openapi::{AdapterBase, AdapterCard, AdapterList, AdapterLoad, AdapterSource};
 use serde_json::json;
@@ -90,7 +90,7 @@ pub(crate) async fn load(app: Data<App>, _: Admin, body: Body) -> Result<HttpRes
     if let Some(alias) = &wanted.alias {
         adapters::check_free(serving, alias)?;
     }
-    serving.sync.make_resident(&digest).await?;
+    serving.residency.make_resident(&digest).await?;
     let control = app.control.as_ref();
     match &wanted.alias {
         Some(alias) => {
@@ -124,17 +124,18 @@ pub(crate) async fn unload(
     if let Some(user) = serving.router.table().user_of(&digest) {
         return Err(Stale::InUse(digest, user).into());
     }
-    let infos = serving.engine.adapters();
-    if !infos
-        .iter()
-        .any(|info| info.digest == digest && info.accepts_requests)
-    {
+    let is_resident = serving.residency.resident().contains(&digest);
+    if !is_resident && !serving.router.table().serves(&digest) {
         return Err(ApiError::not_found(Thing::Adapter, digest.to_string()));
     }
     app.control
         .delete(&kept(&digest)?, Expected::Any, app.audit("adapter.unload"))
         .await?;
-    serving.engine.unload_adapter(&digest).await?;
+    match serving.engine.unload_adapter(&digest).await {
+        // evicted already
+        Err(EngineError::AdapterNotLoaded(_)) => {}
+        result => result?,
+    }
     app.refresh().await;
     Ok(HttpResponse::Ok().finish())
 }

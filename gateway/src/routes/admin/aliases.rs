@@ -89,7 +89,7 @@ pub(crate) async fn set(
         .into());
     }
     // Resident before any route leads to it.
-    serving.sync.make_resident(&wanted.digest).await?;
+    serving.residency.make_resident(&wanted.digest).await?;
     let expected = current.map_or(Expected::Absent, |(revision, _)| {
         Expected::Revision(revision)
     });

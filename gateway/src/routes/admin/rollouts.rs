@@ -45,7 +45,7 @@ async fn write(
     next.check()?;
     let adapters: Vec<_> = next.adapters().collect();
     for digest in adapters {
-        serving.sync.make_resident(&digest).await?;
+        serving.residency.make_resident(&digest).await?;
     }
     let audit = app.audit(action);
     let revision = control::rollouts::put(app.control.as_ref(), &next, expected, audit).await?;
