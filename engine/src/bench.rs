@@ -73,6 +73,7 @@ pub async fn measure(
         n: 1,
         top_logprobs: None,
         ignore_eos: true,
+        constraint: None,
     };
     let mut stream = engine.chat(request).await?;
     let mut first_token = None;

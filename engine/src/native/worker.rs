@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::BaseModel;
+use rayon::prelude::*;
 
 use super::cache::KvCache;
 use super::forward::{Chunk, Forward};
@@ -107,6 +108,7 @@ impl Worker {
     /// Chooses the next token of every sequence that has logits, tells its
     /// listener, and removes what has ended.
     fn postprocess(&mut self, plan: &[Planned], logits: &mut [f32]) {
+        self.prepare_grammars();
         let mut rows = logits.chunks_exact_mut(self.model.config.vocab_size);
         let mut ended = Vec::new();
         for planned in plan {
@@ -120,12 +122,13 @@ impl Worker {
             else {
                 continue;
             };
-            let Some(advance) = sequence.advance(row, &self.model.tokenizer) else {
-                request.fail(EngineError::Failed(
-                    "the model's output is not finite".to_owned(),
-                ));
-                self.requests.remove(&sequence.request);
-                continue;
+            let advance = match sequence.advance(row, &self.model.tokenizer) {
+                Ok(advance) => advance,
+                Err(error) => {
+                    request.fail(error);
+                    self.requests.remove(&sequence.request);
+                    continue;
+                }
             };
             request.count_token();
             self.gauges
@@ -143,6 +146,18 @@ impl Worker {
             !self.requests.contains_key(&sequence.request)
                 || ended.contains(&(sequence.request, sequence.choice))
         });
+    }
+
+    /// Finds the tokens that grammars allow next, for several sequences at once.
+    fn prepare_grammars(&mut self) {
+        let running = &mut self.scheduler.running;
+        let mut constrained: Vec<&mut Sequence> = running
+            .iter_mut()
+            .filter(|sequence| sequence.is_constrained())
+            .collect();
+        constrained
+            .par_iter_mut()
+            .for_each(|sequence| sequence.prepare());
     }
 
     fn publish(&self, plan: &[Planned]) {

@@ -56,7 +56,7 @@ fn agreement(file: &str) -> f64 {
                 row["prompt"]
             );
             positions += 1;
-            agreed += usize::from(top == *expected);
+            agreed += u32::from(top == *expected);
         }
     }
     println!("{file}: {agreed} of {positions} positions agree");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod conformance;
+mod constraint;
 mod golden;
 mod lifecycle;
 mod peft;

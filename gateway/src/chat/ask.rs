@@ -44,6 +44,7 @@ pub(super) fn question(request: &ChatCompletionRequest, seed: u64) -> ChatReques
         n: request.n,
         top_logprobs: request.top_logprobs,
         ignore_eos: request.ignore_eos,
+        constraint: None,
     }
 }
 
