@@ -13,6 +13,8 @@ use async_trait::async_trait;
 use ids::{AdapterDigest, BaseDigest};
 use serde::{Deserialize, Serialize};
 
+use crate::constraint::Constraint;
+
 /// What an engine can do for the gateway.
 ///
 /// Invariants every implementation keeps:
@@ -182,6 +184,8 @@ pub struct ChatRequest {
     pub top_logprobs: Option<u8>,
     /// Goes on past the end-of-sequence token; for benchmarks.
     pub ignore_eos: bool,
+    /// What the completions' texts must be.
+    pub constraint: Option<Constraint>,
 }
 
 /// The most stop texts of one request.

@@ -169,6 +169,7 @@ fn request(
         n: 1,
         top_logprobs: None,
         ignore_eos: true,
+        constraint: None,
     }
 }
 

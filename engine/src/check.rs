@@ -94,6 +94,14 @@ impl ChatRequest {
         )?;
         let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
         require(longest <= STOP_BYTES_MAX, "stop", "one is too long")?;
+        require(
+            self.constraint.is_none() || !self.ignore_eos,
+            "ignore_eos",
+            "a completion that is held to a grammar ends with it",
+        )?;
+        if let Some(constraint) = &self.constraint {
+            constraint.check()?;
+        }
         let top = self.top_logprobs.unwrap_or(0);
         require(
             top <= TOP_LOGPROBS_MAX,

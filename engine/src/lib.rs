@@ -8,6 +8,8 @@ mod api;
 pub mod bench;
 mod check;
 pub mod conformance;
+mod constraint;
 pub mod native;
 
 pub use api::*;
+pub use constraint::{Constraint, GRAMMAR_BYTES_MAX, GRAMMAR_NESTING_MAX, Grammar};

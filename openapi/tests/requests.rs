@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use openapi::{
-    AdapterSelector, ChatCompletionBody, ChatCompletionRequest, MessageRole, RequestError, code,
-    limits,
+    AdapterSelector, AnswerFormat, AnswerFormatKind, ChatCompletionBody, ChatCompletionRequest,
+    MessageRole, RequestError, code, limits,
 };
 use serde_json::{Value, json};
 
@@ -101,6 +101,42 @@ fn every_honoured_field_arrives() {
     assert!(request.stream && request.include_usage && request.ignore_eos);
     let alias = AdapterSelector::Alias("support/v2".parse().unwrap());
     assert_eq!(request.adapter, Some(alias));
+}
+
+#[test]
+fn the_form_of_the_answers_is_read_from_both_fields() {
+    let format = |fields: Value| parse(&with(fields)).unwrap().format;
+    let asked = |param, kind| Some(AnswerFormat { param, kind });
+    assert_eq!(format(json!({"response_format": {"type": "text"}})), None);
+    assert_eq!(
+        format(json!({"response_format": {"type": "json_object"}})),
+        asked("response_format", AnswerFormatKind::JsonObject)
+    );
+    let schema = json!({"type": "object", "properties": {"b": {}, "a": {}}});
+    let full = json!({"name": "town", "description": "A town.", "strict": true, "schema": schema});
+    let kind = AnswerFormatKind::JsonSchema(schema.clone());
+    assert_eq!(
+        format(json!({"response_format": {"type": "json_schema", "json_schema": full}})),
+        asked("response_format", kind.clone())
+    );
+    assert_eq!(
+        format(json!({"structured_outputs": {"json": schema, "regex": null}})),
+        asked("structured_outputs", kind)
+    );
+    let longest = "x".repeat(limits::GRAMMAR_BYTES_MAX);
+    assert_eq!(
+        format(
+            json!({"structured_outputs": {"grammar": longest}, "response_format": {"type": "text"}})
+        ),
+        asked("structured_outputs", AnswerFormatKind::Grammar(longest))
+    );
+    assert_eq!(
+        format(json!({"structured_outputs": {"regex": "a+"}})),
+        asked(
+            "structured_outputs",
+            AnswerFormatKind::Regex("a+".to_owned())
+        )
+    );
 }
 
 #[test]
@@ -272,9 +308,59 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         ),
         (json!({"adapter": {}}), "adapter.digest", MISSING),
         (
-            json!({"response_format": {"type": "json_object"}}),
+            json!({"response_format": {"type": "xml"}}),
+            "response_format.type",
+            VALUE,
+        ),
+        (
+            json!({"response_format": "json_object"}),
             "response_format",
-            UNSUPPORTED,
+            TYPE,
+        ),
+        (
+            json!({"response_format": {"type": "json_schema"}}),
+            "response_format.json_schema",
+            MISSING,
+        ),
+        (
+            json!({"response_format": {"type": "json_object", "json_schema": {}}}),
+            "response_format.json_schema",
+            UNKNOWN,
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}}),
+            "response_format.json_schema.name",
+            VALUE,
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}}),
+            "response_format.json_schema.schema",
+            TYPE,
+        ),
+        (
+            json!({"structured_outputs": {}}),
+            "structured_outputs",
+            VALUE,
+        ),
+        (
+            json!({"structured_outputs": {"regex": "a", "grammar": "b"}}),
+            "structured_outputs",
+            VALUE,
+        ),
+        (
+            json!({"structured_outputs": {"regex": "x".repeat(limits::GRAMMAR_BYTES_MAX + 1)}}),
+            "structured_outputs.regex",
+            VALUE,
+        ),
+        (
+            json!({"structured_outputs": {"choice": ["a"]}}),
+            "structured_outputs.choice",
+            UNKNOWN,
+        ),
+        (
+            json!({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}),
+            "structured_outputs",
+            VALUE,
         ),
         (
             json!({"tools": [{"type": "function"}]}),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::app::{MODEL, TestApp, question};
 
-fn events(text: &str) -> Vec<Value> {
+pub fn events(text: &str) -> Vec<Value> {
     let mut lines: Vec<&str> = text
         .split("\n\n")
         .filter(|event| !event.is_empty())
@@ -18,7 +18,7 @@ fn events(text: &str) -> Vec<Value> {
         .collect()
 }
 
-fn text(chunks: &[Value]) -> String {
+pub fn text(chunks: &[Value]) -> String {
     let pieces = chunks
         .iter()
         .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str());

@@ -20,3 +20,4 @@ mod fixtures;
 mod limits;
 mod rollouts;
 mod start;
+mod structured;

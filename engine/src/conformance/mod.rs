@@ -4,6 +4,7 @@
 //! meanwhile, with small limits (see [`Fixture`]).
 
 mod adapters;
+mod constraints;
 mod errors;
 mod limits;
 mod support;
@@ -54,6 +55,7 @@ pub enum Violation {
 pub async fn run(engine: &dyn Engine, fixture: &Fixture) -> Result<(), Violation> {
     text::run(engine).await?;
     errors::run(engine).await?;
+    constraints::run(engine).await?;
     limits::run(engine).await?;
     adapters::run(engine, fixture).await
 }

@@ -27,6 +27,7 @@ pub(super) fn request(text: &str, max_tokens: u32) -> ChatRequest {
         n: 1,
         top_logprobs: Some(3),
         ignore_eos: false,
+        constraint: None,
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::adapters::{AdapterRegistry, CLAIM_GRACE};
 use super::blocks::BlockManager;
 use super::cache::KvCache;
+use super::constraint::Grammars;
 use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, Mode};
 use super::loading::Loader;
@@ -40,6 +41,7 @@ pub struct NativeEngine {
     gauges: Arc<Gauges>,
     adapters: Arc<AdapterRegistry>,
     loader: Loader,
+    grammars: Grammars,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -90,6 +92,7 @@ impl NativeEngine {
             turn: tokio::sync::Mutex::default(),
         };
         Ok(Self {
+            grammars: Grammars::new(Arc::clone(&model)),
             model,
             info,
             running_max: options.running_max.max(1),
@@ -244,6 +247,10 @@ impl Engine for NativeEngine {
         let prompt = self.encode(&request.messages).await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
+        let grammar = match request.constraint.clone() {
+            Some(constraint) => Some(self.grammars.compile(constraint).await?),
+            None => None,
+        };
         let (events, receiver) = mpsc::channel(events_max(request.n, max_tokens));
         let adapter = request.adapter;
         let submission = Submission {
@@ -251,6 +258,7 @@ impl Engine for NativeEngine {
             prompt,
             max_tokens,
             lease,
+            grammar,
             events,
             arrived,
         };

@@ -164,6 +164,7 @@ impl Machine {
         let lease = digest.map(|d| self.adapters.lease(&d)).transpose()?;
         let (events, receiver) = mpsc::channel(events_max(n, question.max_tokens));
         self.inbox.submit(Submission {
+            grammar: None,
             request: ChatRequest {
                 messages: Vec::new(),
                 adapter: digest,
@@ -173,6 +174,7 @@ impl Machine {
                 n,
                 top_logprobs: Some(1),
                 ignore_eos: true,
+                constraint: None,
             },
             prompt: question.prompt.clone(),
             max_tokens: question.max_tokens,

@@ -8,6 +8,7 @@
 mod adapters;
 mod blocks;
 mod cache;
+mod constraint;
 mod engine;
 mod forward;
 #[cfg(test)]

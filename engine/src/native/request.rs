@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::adapters::AdapterLease;
+use super::constraint::GrammarState;
 use super::sequence::Sequence;
 use crate::api::{ChatEvent, ChatRequest, EngineError, FinishReason, TokenLogprob, Usage, Wait};
 
@@ -23,6 +24,8 @@ pub(super) struct Submission {
     /// The most completion tokens, resolved against the context.
     pub(super) max_tokens: u32,
     pub(super) lease: Option<AdapterLease>,
+    /// Where every choice begins in the request's grammar.
+    pub(super) grammar: Option<GrammarState>,
     pub(super) events: EventSender,
     pub(super) arrived: Instant,
 }

@@ -58,18 +58,31 @@ impl Sampler {
         }
     }
 
-    /// The next token; `None` if no logit is usable (a number is not finite).
-    pub(super) fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
+    /// The next token, one of `allowed` (ids in order) where that is given;
+    /// `None` if no logit is usable (a number is not finite).
+    pub(super) fn next(&mut self, logits: &mut [f32], allowed: Option<&[u32]>) -> Option<u32> {
         self.penalize(logits);
-        let token = if self.params.temperature == 0.0 {
-            argmax(logits)
-        } else {
-            self.draw(logits)
+        let token = match allowed {
+            None => u32::try_from(self.choose(logits)?).ok()?,
+            Some(allowed) => {
+                // Only those are looked at: with all of them, it is the same
+                // choice as without a list.
+                let logit = |token: &u32| logits.get(*token as usize).copied();
+                let mut few: Vec<f32> = allowed.iter().map_while(logit).collect();
+                *allowed.get(self.choose(&mut few)?)?
+            }
         };
-        let token = u32::try_from(token?).ok()?;
         self.drawn += 1;
         *self.counts.entry(token).or_default() += 1;
         Some(token)
+    }
+
+    fn choose(&mut self, logits: &mut [f32]) -> Option<usize> {
+        if self.params.temperature == 0.0 {
+            argmax(logits)
+        } else {
+            self.draw(logits)
+        }
     }
 
     fn penalize(&self, logits: &mut [f32]) {

@@ -216,6 +216,7 @@ mod tests {
     fn sequence(id: u64, tokens: usize) -> Sequence {
         let start = u32::try_from(id).unwrap() * 10_000;
         let submission = Submission {
+            grammar: None,
             request: ChatRequest {
                 messages: Vec::new(),
                 adapter: None,
@@ -225,6 +226,7 @@ mod tests {
                 n: 1,
                 top_logprobs: None,
                 ignore_eos: true,
+                constraint: None,
             },
             prompt: (start..).take(tokens).collect(),
             max_tokens: 1000,

@@ -5,10 +5,11 @@ use model::Tokenizer;
 
 use super::adapters::AdapterLease;
 use super::blocks::PageTable;
+use super::constraint::GrammarState;
 use super::request::{RequestId, Submission};
 use super::sampler::{self, Sampler};
 use super::text::TextStream;
-use crate::api::{FinishReason, TokenLogprob};
+use crate::api::{EngineError, FinishReason, TokenLogprob};
 
 /// One choice of a request.
 pub(super) struct Sequence {
@@ -25,6 +26,7 @@ pub(super) struct Sequence {
     pub(super) lease: Option<AdapterLease>,
     tokens_max: usize,
     sampler: Sampler,
+    grammar: Option<GrammarState>,
     text: TextStream,
     top_logprobs: Option<u8>,
     ignore_eos: bool,
@@ -54,6 +56,7 @@ impl Sequence {
             lease: submission.lease.clone(),
             tokens_max: submission.prompt.len() + submission.max_tokens as usize,
             sampler: Sampler::new(&chat.sampling, choice, &submission.prompt),
+            grammar: submission.grammar.as_ref().map(GrammarState::fork),
             text: TextStream::new(&chat.stop),
             top_logprobs: chat.top_logprobs,
             ignore_eos: chat.ignore_eos,
@@ -70,10 +73,39 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
-    /// Chooses the next token; `None` if the logits are not usable.
-    pub(super) fn advance(&mut self, logits: &mut [f32], tokenizer: &Tokenizer) -> Option<Advance> {
+    /// Whether it is held to a grammar.
+    pub(super) fn is_constrained(&self) -> bool {
+        self.grammar.is_some()
+    }
+
+    /// Finds out which tokens its grammar allows next: the part of
+    /// [`Self::advance`] that several sequences can do at once.
+    pub(super) fn prepare(&mut self) {
+        if let Some(grammar) = &mut self.grammar {
+            grammar.prepare();
+        }
+    }
+
+    /// Chooses the next token, within the grammar if there is one. Its
+    /// log-probabilities are those before grammar and sampling parameters.
+    pub(super) fn advance(
+        &mut self,
+        logits: &mut [f32],
+        tokenizer: &Tokenizer,
+    ) -> Result<Advance, EngineError> {
         let original = self.top_logprobs.map(|_| logits.to_vec());
-        let token = self.sampler.next(logits)?;
+        let not_finite = || EngineError::Failed("the model's output is not finite".to_owned());
+        let (token, completed) = match &mut self.grammar {
+            None => (
+                self.sampler.next(logits, None).ok_or_else(not_finite)?,
+                false,
+            ),
+            Some(grammar) => {
+                let token = self.sampler.next(logits, Some(grammar.allowed()?));
+                let token = token.ok_or_else(not_finite)?;
+                (token, grammar.accept(token)?)
+            }
+        };
         self.tokens.push(token);
         let ended = tokenizer.is_end_of_generation(token) && !self.ignore_eos;
         let shown: &[u8] = if tokenizer.is_special(token) {
@@ -82,7 +114,7 @@ impl Sequence {
             tokenizer.token_bytes(token)
         };
         let visible = self.text.push(if ended { &[] } else { shown });
-        let finished = if visible.stopped || ended {
+        let finished = if visible.stopped || ended || completed {
             Some(FinishReason::Stop)
         } else if self.tokens.len() >= self.tokens_max {
             Some(FinishReason::Length)
@@ -97,7 +129,7 @@ impl Sequence {
             (Some(top), Some(logits)) if !ended => vec![describe(&logits, token, top, tokenizer)],
             _ => Vec::new(),
         };
-        Some(Advance {
+        Ok(Advance {
             text,
             logprobs,
             finished,

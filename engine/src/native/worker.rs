@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use model::BaseModel;
+use model::{BaseModel, kernels};
 
 use super::cache::KvCache;
 use super::forward::{Chunk, Forward};
@@ -128,6 +128,7 @@ impl Worker {
     /// Chooses the next token of every sequence that has logits, tells its
     /// listener, and removes what has ended.
     fn postprocess(&mut self, plan: &[Planned], logits: &mut [f32]) {
+        self.prepare_grammars();
         let mut rows = logits.chunks_exact_mut(self.model.config.vocab_size);
         let mut ended = Vec::new();
         let mut prompt_tokens = 0;
@@ -142,12 +143,13 @@ impl Worker {
             else {
                 continue;
             };
-            let Some(advance) = sequence.advance(row, &self.model.tokenizer) else {
-                request.fail(EngineError::Failed(
-                    "the model's output is not finite".to_owned(),
-                ));
-                self.requests.remove(&sequence.request);
-                continue;
+            let advance = match sequence.advance(row, &self.model.tokenizer) {
+                Ok(advance) => advance,
+                Err(error) => {
+                    request.fail(error);
+                    self.requests.remove(&sequence.request);
+                    continue;
+                }
             };
             request.count_token();
             request.set_cached_tokens(sequence);
@@ -169,6 +171,16 @@ impl Worker {
         self.gauges
             .prompt_tokens
             .fetch_add(prompt_tokens as u64, Ordering::Relaxed);
+    }
+
+    /// Finds the tokens that grammars allow next, for several sequences at once.
+    fn prepare_grammars(&mut self) {
+        let running = &mut self.scheduler.running;
+        let mut constrained: Vec<&mut Sequence> = running
+            .iter_mut()
+            .filter(|sequence| sequence.is_constrained())
+            .collect();
+        kernels::for_each_mut(&mut constrained, |sequence| sequence.prepare());
     }
 
     fn publish(&self) {

@@ -4,6 +4,7 @@
 
 mod architectures;
 mod conformance;
+mod constraint;
 mod folders;
 mod golden;
 mod lifecycle;

@@ -1,9 +1,9 @@
 //! From the wire's request to the engine's.
 
 use actix_web::HttpRequest;
-use engine::{ChatMessage, ChatRequest, Role, SamplingParams};
+use engine::{ChatMessage, ChatRequest, Constraint, Grammar, Role, SamplingParams};
 use ids::UnitId;
-use openapi::{ChatCompletionRequest, MessageRole};
+use openapi::{AnswerFormat, AnswerFormatKind, ChatCompletionRequest, MessageRole};
 
 use crate::errors::ApiError;
 use crate::headers::SESSION_ID;
@@ -17,6 +17,17 @@ fn role(role: MessageRole) -> Role {
         MessageRole::User => Role::User,
         MessageRole::Assistant => Role::Assistant,
     }
+}
+
+fn constraint(format: &AnswerFormat) -> Constraint {
+    let grammar = match &format.kind {
+        AnswerFormatKind::JsonObject => Grammar::JsonObject,
+        AnswerFormatKind::JsonSchema(schema) => Grammar::JsonSchema(schema.clone()),
+        AnswerFormatKind::Regex(expression) => Grammar::Regex(expression.clone()),
+        AnswerFormatKind::Grammar(source) => Grammar::Lark(source.clone()),
+    };
+    let param = format.param;
+    Constraint { param, grammar }
 }
 
 /// The engine's request; the adapter is filled in when the route is known.
@@ -44,6 +55,7 @@ pub(super) fn question(request: &ChatCompletionRequest, seed: u64) -> ChatReques
         n: request.n,
         top_logprobs: request.top_logprobs,
         ignore_eos: request.ignore_eos,
+        constraint: request.format.as_ref().map(constraint),
     }
 }
 

@@ -31,7 +31,7 @@ pub use cpu::Level;
 pub use factor::{Factor, FactorFormat};
 pub use low_rank::{LowRankPair, LowRankTerm, add_low_rank};
 pub use math::{add, gelu_mul, log_sum_exp, rms_norm, silu_mul, softmax};
-pub use parallel::for_rows;
+pub use parallel::{for_each_mut, for_rows};
 pub use team::{TEAM_THREADS_MAX, Team};
 
 pub(crate) use activations::{Activations, Passes};

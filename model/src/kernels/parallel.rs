@@ -52,6 +52,16 @@ pub fn for_rows(x: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Syn
     });
 }
 
+/// Calls `f` with each item, on several threads.
+pub fn for_each_mut<T: Send>(items: &mut [T], f: impl Fn(&mut T) + Sync + Send) {
+    let count = items.len();
+    let shared = SharedOutput::new(items, count);
+    run(count, |i| {
+        // SAFETY: each item belongs to one task.
+        unsafe { shared.part(0, i, 1) }.iter_mut().for_each(&f);
+    });
+}
+
 /// An output matrix whose columns several tasks write at once.
 #[derive(Clone, Copy)]
 pub(super) struct SharedOutput<'a, T = f32> {

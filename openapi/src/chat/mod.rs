@@ -1,9 +1,13 @@
 //! Chat completions: what is asked and what is answered.
 
+mod format;
 mod parse;
 mod request;
 mod response;
 
+pub use format::{
+    AnswerFormat, AnswerFormatKind, JsonSchemaBody, ResponseFormatBody, StructuredOutputsBody,
+};
 pub use request::{
     AdapterSelector, ChatCompletionBody, ChatCompletionRequest, ContentBody, ContentPart,
     MessageBody, MessageRole, RequestMessage, StopBody, StreamOptions, limits,

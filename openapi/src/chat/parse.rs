@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::format::answer_format;
 use super::limits;
 use super::{AdapterSelector, ChatCompletionRequest, MessageRole, RequestMessage};
 use crate::RequestError;
@@ -45,6 +46,7 @@ impl ChatCompletionRequest {
                 "repetition_penalty",
                 fields.number("repetition_penalty", 0.0..=10.0)?,
             )?,
+            format: answer_format(&mut fields)?,
             metadata: metadata(&mut fields)?,
             store: fields.boolean("store")?,
             user: identifier(&mut fields, "user")?,
@@ -65,9 +67,6 @@ impl ChatCompletionRequest {
 fn inert_fields(fields: &mut Fields) -> Read<()> {
     let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
     let one_of = |value: &Value, all: &[&str]| value.as_str().is_some_and(|v| all.contains(&v));
-    fields.inert("response_format", |v| {
-        *v == serde_json::json!({"type": "text"})
-    })?;
     fields.inert("tools", empty)?;
     fields.inert("tool_choice", |v| one_of(v, &["none", "auto"]))?;
     fields.inert("parallel_tool_calls", Value::is_boolean)?;

@@ -8,6 +8,8 @@ use ids::{AdapterDigest, AliasName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::format::{AnswerFormat, ResponseFormatBody, StructuredOutputsBody};
+
 /// Limits of a request.
 pub mod limits {
     /// The most messages.
@@ -30,6 +32,12 @@ pub mod limits {
     pub const TOP_LOGPROBS_MAX: i64 = 20;
     /// The most tokens in `logit_bias`.
     pub const LOGIT_BIAS_MAX: usize = 1024;
+    /// The longest regular expression or grammar.
+    pub const GRAMMAR_BYTES_MAX: usize = 64 << 10;
+    /// The longest name of a schema or function.
+    pub const FUNCTION_NAME_BYTES_MAX: usize = 64;
+    /// The longest description of a schema or function.
+    pub const DESCRIPTION_BYTES_MAX: usize = 4096;
     /// The most entries of `metadata`.
     pub const METADATA_MAX: usize = 16;
     /// The longest key in `metadata`.
@@ -72,6 +80,8 @@ pub struct ChatCompletionRequest {
     pub min_p: f32,
     /// Above 0; 1 is off.
     pub repetition_penalty: f32,
+    /// The form that answers are held to; `None` is any text.
+    pub format: Option<AnswerFormat>,
     /// The application's own labels; `session_id` can name the rollout's unit.
     pub metadata: BTreeMap<String, String>,
     /// Whether the application asked to keep the answer; `None` where it did
@@ -229,10 +239,12 @@ pub struct ChatCompletionBody {
     /// `auto` or `default`, which here are the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<String>,
-    /// Only `{"type": "text"}`.
+    /// The form of the answers; without it, any text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub response_format: Option<serde_json::Value>,
+    pub response_format: Option<ResponseFormatBody>,
+    /// vLLM's way to say the form; not together with `response_format`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub structured_outputs: Option<StructuredOutputsBody>,
     /// Only an empty list.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>, max_items = 0)]

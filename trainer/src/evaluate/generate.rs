@@ -111,6 +111,7 @@ impl Generator {
                 n: 1,
                 top_logprobs: None,
                 ignore_eos: false,
+                constraint: None,
             })
             .await?;
         let mut answer = Answer {

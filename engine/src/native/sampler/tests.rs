@@ -7,21 +7,21 @@ fn sampler(params: SamplingParams) -> Sampler {
 fn draws(params: &SamplingParams, logits: &[f32], count: usize) -> Vec<u32> {
     let mut sampler = sampler(params.clone());
     (0..count)
-        .map(|_| sampler.next(&mut logits.to_vec()).unwrap())
+        .map(|_| sampler.next(&mut logits.to_vec(), None).unwrap())
         .collect()
 }
 
 #[test]
 fn greedy_takes_the_lowest_of_equals() {
     let mut sampler = sampler(SamplingParams::greedy());
-    assert_eq!(sampler.next(&mut [1.0, 3.0, 3.0, 2.0]), Some(1));
+    assert_eq!(sampler.next(&mut [1.0, 3.0, 3.0, 2.0], None), Some(1));
 }
 
 #[test]
 fn what_is_not_finite_is_no_token() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for params in [SamplingParams::greedy(), SamplingParams::default()] {
-            assert_eq!(sampler(params).next(&mut [1.0, bad, 3.0]), None);
+            assert_eq!(sampler(params).next(&mut [1.0, bad, 3.0], None), None);
         }
     }
 }
@@ -103,7 +103,7 @@ fn the_same_seed_draws_the_same_and_choices_differ() {
     assert_eq!(draws(&params, &logits, 50), draws(&params, &logits, 50));
     let mut other = Sampler::new(&params, 1, &[]);
     let other: Vec<u32> = (0..50)
-        .map(|_| other.next(&mut logits.clone()).unwrap())
+        .map(|_| other.next(&mut logits.clone(), None).unwrap())
         .collect();
     assert_ne!(draws(&params, &logits, 50), other);
 }
@@ -128,7 +128,7 @@ fn penalties_and_biases_move_logits() {
     };
     assert_eq!(draws(&params, &[3.0, 2.0, 1.0], 3), [0, 1, 0]);
     let mut seen = Sampler::new(&params, 0, &[0, 0]);
-    assert_eq!(seen.next(&mut [3.0, 2.0, 1.0]), Some(1));
+    assert_eq!(seen.next(&mut [3.0, 2.0, 1.0], None), Some(1));
 }
 
 #[test]
@@ -140,4 +140,33 @@ fn log_probabilities_are_of_the_whole_distribution() {
     let tokens: Vec<u32> = found.top.iter().map(|t| t.0).collect();
     assert_eq!(tokens, [1, 3, 2]);
     assert!(logprobs(&logits, 2, 0).top.is_empty());
+}
+
+#[test]
+fn only_what_is_allowed_is_chosen_and_by_its_own_share() {
+    let logits = [5.0, 1.0, f32::ln(3.0), 0.0, 4.0];
+    let mut greedy = sampler(SamplingParams::greedy());
+    assert_eq!(greedy.next(&mut logits.clone(), Some(&[1, 2, 3])), Some(2));
+    assert_eq!(greedy.next(&mut logits.clone(), Some(&[])), None);
+    // an id without a logit ends the list
+    assert_eq!(greedy.next(&mut logits.clone(), Some(&[3, 99])), Some(3));
+    let params = SamplingParams {
+        seed: 9,
+        ..SamplingParams::default()
+    };
+    let mut drawn = sampler(params.clone());
+    let count = 20_000;
+    let threes = (0..count)
+        .map(|_| drawn.next(&mut logits.clone(), Some(&[2, 3])).unwrap())
+        .inspect(|token| assert!(matches!(token, 2 | 3)))
+        .filter(|token| *token == 2)
+        .count();
+    // 3 to 1; four sigma are 0.012
+    assert!((f64::from(u32::try_from(threes).unwrap()) / f64::from(count) - 0.75).abs() < 0.013);
+    let all: Vec<u32> = (0..5).collect();
+    let (mut with, mut without) = (sampler(params.clone()), sampler(params));
+    for _ in 0..200 {
+        let chosen = with.next(&mut logits.clone(), Some(&all));
+        assert_eq!(chosen, without.next(&mut logits.clone(), None));
+    }
 }

@@ -1,0 +1,143 @@
+//! From a grammar to the state that a sequence begins with.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::{Matcher, ParserFactory};
+use model::BaseModel;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use super::state::{GrammarState, plain};
+use super::vocabulary::token_environment;
+use crate::api::EngineError;
+use crate::constraint::{Constraint, Grammar};
+
+/// Grammars that are compiled at the same time.
+const COMPILING_MAX: usize = 2;
+/// How long a request waits for its grammar.
+const COMPILE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Stack of a compiling thread: the compiler is recursive, and this is several
+/// times what [`crate::GRAMMAR_NESTING_MAX`] levels take.
+const COMPILE_STACK_BYTES: usize = 16 << 20;
+/// White space between the parts of JSON: a space, or a new line with its
+/// indentation. Small models would fill their answers with more.
+const JSON_SPACE: &str = r"[\x20\x09]{1,16}|\x0A[\x20\x09]{0,16}";
+
+/// What one grammar may cost. A mask may take some 10 ms of one CPU at most,
+/// which is what every other stream then waits for.
+fn limits() -> ParserLimits {
+    ParserLimits {
+        step_lexer_fuel: 100_000,
+        step_max_items: 50_000,
+        max_lexer_states: 20_000,
+        max_grammar_size: 200_000,
+        verbose_errors: false,
+        ..ParserLimits::default()
+    }
+}
+
+/// Compiles grammars for one model.
+pub(in crate::native) struct Grammars {
+    model: Arc<BaseModel>,
+    /// Made with the first grammar: the tree of all tokens takes some time.
+    factory: Arc<OnceLock<Result<ParserFactory, String>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Grammars {
+    pub(in crate::native) fn new(model: Arc<BaseModel>) -> Self {
+        Self {
+            model,
+            factory: Arc::default(),
+            permits: Arc::new(Semaphore::new(COMPILING_MAX)),
+        }
+    }
+
+    /// The state that every sequence with this constraint begins with.
+    ///
+    /// A thread of its own compiles, for its stack; it is counted until it
+    /// ends, so that what takes too long does not add up.
+    pub(in crate::native) async fn compile(
+        &self,
+        constraint: Constraint,
+    ) -> Result<GrammarState, EngineError> {
+        constraint.check()?;
+        let permits = Arc::clone(&self.permits);
+        let Ok(Ok(permit)) = timeout(COMPILE_TIME_MAX, permits.acquire_owned()).await else {
+            let taken = u32::try_from(COMPILING_MAX).unwrap_or(u32::MAX);
+            return Err(EngineError::QueueFull {
+                waiting: taken,
+                waiting_max: taken,
+            });
+        };
+        let (send, compiled) = oneshot::channel();
+        let (model, factory) = (Arc::clone(&self.model), Arc::clone(&self.factory));
+        let too_long = constraint.refused("it takes too long to compile");
+        let work = move || {
+            let factory = factory.get_or_init(|| make_factory(&model));
+            let state = match factory {
+                Ok(factory) => compile(factory, &constraint),
+                Err(reason) => Err(EngineError::Failed(reason.clone())),
+            };
+            // nobody listens where it took too long
+            let _ = send.send(state);
+            drop(permit);
+        };
+        std::thread::Builder::new()
+            .name("grammar".to_owned())
+            .stack_size(COMPILE_STACK_BYTES)
+            .spawn(work)
+            .map_err(|error| EngineError::Failed(error.to_string()))?;
+        match timeout(COMPILE_TIME_MAX, compiled).await {
+            Ok(Ok(state)) => state,
+            Ok(Err(_)) => Err(EngineError::Failed("a grammar's thread ended".to_owned())),
+            Err(_) => Err(too_long),
+        }
+    }
+}
+
+fn make_factory(model: &BaseModel) -> Result<ParserFactory, String> {
+    let environment = token_environment(&model.tokenizer)?;
+    let mut factory = ParserFactory::new_simple(&environment).map_err(|e| e.to_string())?;
+    factory.quiet();
+    *factory.limits_mut() = limits();
+    Ok(factory)
+}
+
+fn compile(factory: &ParserFactory, constraint: &Constraint) -> Result<GrammarState, EngineError> {
+    let refused = |error: &str| constraint.refused(plain(error));
+    let grammar = match &constraint.grammar {
+        Grammar::JsonObject => TopLevelGrammar::from_json_schema(spaced(json!({"type": "object"}))),
+        Grammar::JsonSchema(Value::Bool(true)) => {
+            TopLevelGrammar::from_json_schema(spaced(json!({})))
+        }
+        Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(spaced(schema.clone())),
+        Grammar::Regex(expression) => TopLevelGrammar::from_regex(expression),
+        Grammar::Lark(source) => TopLevelGrammar::from_lark(source.clone()),
+    };
+    let parser = factory
+        .create_parser(grammar)
+        .map_err(|error| refused(&format!("{error:#}")))?;
+    let mut state = GrammarState::new(Matcher::new(Ok(parser)), constraint.param);
+    // Some errors only show at the first mask; it is also ready by then.
+    state.prepare();
+    state.allowed().map_err(|error| match error {
+        EngineError::InvalidRequest { reason, .. } => constraint.refused(reason),
+        other => other,
+    })?;
+    Ok(state)
+}
+
+/// A schema with our white space, whatever it says itself.
+fn spaced(mut schema: Value) -> Value {
+    if let Value::Object(map) = &mut schema {
+        map.insert(
+            "x-guidance".to_owned(),
+            json!({"whitespace_pattern": JSON_SPACE}),
+        );
+    }
+    schema
+}
