@@ -67,6 +67,7 @@ pub(crate) fn request(text: &str, max_tokens: u32) -> ChatRequest {
         n: 1,
         top_logprobs: None,
         ignore_eos: true,
+        constraint: None,
     }
 }
 
