@@ -360,11 +360,9 @@ impl Fuzz {
             37..47 => {
                 self.load();
             }
-            47..52 => {
-                if self.load() {
-                    self.seen.replaced += 1;
-                    self.unload();
-                }
+            47..52 if self.load() => {
+                self.seen.replaced += 1;
+                self.unload();
             }
             52..56 => self.unload(),
             56..59 => self.pin(),
