@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features fmt
+.PHONY: help demo test serve build model deps check-features bench bench-peers fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -32,6 +32,12 @@ test: deps model ## Runs everything that CI runs
 
 check-features: ## Type-checks the optional cargo features
 	@scripts/features.sh
+
+bench: build ## Measures the engine's speed on this machine
+	@$(BIN)/flywheel bench --model $(MODEL)
+
+bench-peers: build ## Measures it beside llama.cpp, which is built here (ROUNDS=5 THREADS=2)
+	@scripts/bench-peers.sh
 
 fmt: ## Formats the code
 	cargo fmt --all

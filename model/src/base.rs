@@ -1,17 +1,15 @@
-//! A base model: everything that one GGUF file holds.
+//! A base model: everything that one GGUF file, split or not, holds.
 
-use std::fs::File;
-use std::io::Cursor;
 use std::path::Path;
-use std::sync::Arc;
 
-use ids::{BaseDigest, Sha256Digest};
-use memmap2::Mmap;
+use ids::BaseDigest;
 
 use crate::ModelError;
 use crate::chat_template::{ChatTemplate, TemplateMessage};
 use crate::config::ModelConfig;
-use crate::gguf::{Gguf, Value};
+use crate::folder;
+use crate::gguf::{Gguf, GgufFiles, Value};
+use crate::quant::Format;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 
@@ -25,7 +23,7 @@ pub struct BaseModel {
     pub name: String,
     /// Sizes and constants.
     pub config: ModelConfig,
-    /// The digest of the file.
+    /// The digest of the file, or of all of its parts.
     pub digest: BaseDigest,
     /// Texts to tokens and back.
     pub tokenizer: Tokenizer,
@@ -36,32 +34,35 @@ pub struct BaseModel {
 }
 
 impl BaseModel {
-    /// Opens a GGUF file and checks all of its head. The whole file is read
-    /// once for its digest. It must not be changed while it is open: the
+    /// Opens a GGUF file, or the first part of one that was split, and checks all
+    /// of its head. The whole file is read once for its digest. It must not be changed while it is open: the
     /// weights stay in it.
     ///
     /// # Errors
     /// Everything that [`ModelError`] knows of files.
+    ///
+    /// A folder as models are published in (`config.json`, safetensors and
+    /// `tokenizer.json`) is opened too; its matrices are quantized to Q8_0.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let io = |source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the mapping is read-only and private; that nobody truncates or
-        // rewrites a model file in use is the operator's part, as documented.
-        let file = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
-        let gguf = Gguf::parse(&file)?;
-        let config = ModelConfig::read(&gguf)?;
-        let tokenizer = Tokenizer::read(&gguf)?;
-        let template = read_template(&gguf, &tokenizer)?;
-        let weights = Weights::read(&gguf, &config, &file)?;
-        let digest = Sha256Digest::of_reader(Cursor::new(&file[..])).map_err(io)?;
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        Self::open_quantized(path, Format::Q8_0)
+    }
+
+    /// As [`Self::open`], with matrices of a folder in `format`: Q8_0 or Q4_K.
+    /// A GGUF file stays as it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_quantized(path: &Path, format: Format) -> Result<Self, ModelError> {
+        if path.is_dir() {
+            return folder::open(path, format);
+        }
+        let files = GgufFiles::open(path)?;
+        let gguf = files.metadata();
+        let config = ModelConfig::read(gguf)?;
+        let tokenizer = Tokenizer::read(gguf)?;
+        let template = read_template(gguf, &tokenizer)?;
+        let weights = Weights::read(&files, &config)?;
+        let (name, digest) = (files.name().to_owned(), files.digest());
         let digest = BaseDigest(digest);
         tracing::debug!(%name, %digest, layers = config.layer_count, "opened base model");
         Ok(Self {

@@ -1,9 +1,12 @@
 //! A model's sizes and constants, read from GGUF metadata within limits.
 
+use std::ops::Range;
+
 use crate::ModelError;
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, Window};
 use crate::gguf::{Gguf, Value};
 use crate::projection::Projection;
+use crate::rope::RopeConfig;
 
 const LAYERS_MAX: usize = 1024;
 const HIDDEN_SIZE_MAX: usize = 1 << 16;
@@ -18,7 +21,7 @@ pub(crate) const VOCAB_SIZE_MAX: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// What kind of model it is.
-    pub architecture: Architecture,
+    pub architecture: &'static Architecture,
     /// Decoder layers.
     pub layer_count: usize,
     /// Elements of a token's state between layers.
@@ -31,14 +34,31 @@ pub struct ModelConfig {
     pub kv_head_count: usize,
     /// Elements of a head; even.
     pub head_dim: usize,
-    /// Base of RoPE's frequencies.
-    pub rope_theta: f32,
+    /// RoPE, of the layers that see all positions.
+    pub rope: RopeConfig,
+    /// The layers that see some of the last positions only.
+    pub window: Option<SlidingWindow>,
+    /// What the scores of keys are multiplied with.
+    pub attention_scale: f32,
+    /// What embeddings are multiplied with.
+    pub embedding_scale: f32,
     /// Added to the mean square in RMS norms.
     pub rms_eps: f32,
     /// Tokens in the vocabulary.
     pub vocab_size: usize,
     /// The most positions that the model was made for.
     pub context_length: usize,
+}
+
+/// Layers that see some of the last positions only.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlidingWindow {
+    /// Positions that they see, the current one included.
+    pub tokens: usize,
+    /// Every so many layers, one sees all positions; none does without.
+    pub global_every: Option<usize>,
+    /// The base of their RoPE's frequencies, if it is another.
+    pub rope_theta: Option<f32>,
 }
 
 impl ModelConfig {
@@ -48,10 +68,16 @@ impl ModelConfig {
     /// [`ModelError::Metadata`] for what is missing or contradicts itself,
     /// [`ModelError::Limit`] for sizes beyond reason.
     pub fn read(gguf: &Gguf) -> Result<Self, ModelError> {
+        Self::read_with_vocab(gguf, vocab_size(gguf)?)
+    }
+
+    /// The same for metadata without a list of tokens.
+    pub(crate) fn read_with_vocab(gguf: &Gguf, vocab_size: usize) -> Result<Self, ModelError> {
+        check_vocab_size(vocab_size)?;
         let architecture = Architecture::of(gguf)?;
         let keys = Keys {
             gguf,
-            prefix: architecture.gguf_name(),
+            prefix: architecture.gguf_name,
         };
         let hidden_size = keys.size("embedding_length", HIDDEN_SIZE_MAX)?;
         let head_count = keys.size("attention.head_count", HEADS_MAX)?;
@@ -61,17 +87,32 @@ impl ModelConfig {
         let head_dim = keys
             .optional_size("attention.key_length", HEAD_DIM_MAX)?
             .unwrap_or(hidden_size / head_count);
+        let layer_count = keys.size("block_count", LAYERS_MAX)?;
         let config = Self {
             architecture,
-            layer_count: keys.size("block_count", LAYERS_MAX)?,
+            layer_count,
             hidden_size,
             ffn_size: keys.size("feed_forward_length", FFN_SIZE_MAX)?,
             head_count,
             kv_head_count,
             head_dim,
-            rope_theta: keys.float("rope.freq_base", Some(10_000.0))?,
+            rope: rope(&keys, head_dim)?,
+            window: window(&keys, architecture)?,
+            attention_scale: 1.0
+                / scale_size(
+                    architecture,
+                    layer_count,
+                    hidden_size / head_count,
+                    head_dim,
+                )
+                .sqrt(),
+            embedding_scale: if architecture.scales_embedding {
+                (hidden_size as f32).sqrt()
+            } else {
+                1.0
+            },
             rms_eps: keys.float("attention.layer_norm_rms_epsilon", None)?,
-            vocab_size: vocab_size(gguf)?,
+            vocab_size,
             context_length: keys.size("context_length", CONTEXT_LENGTH_MAX)?,
         };
         config.check(&keys)?;
@@ -85,13 +126,24 @@ impl ModelConfig {
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) || self.head_dim > HEAD_DIM_MAX {
             return Err(keys.wrong("attention.key_length", "is odd or out of range"));
         }
-        for key in ["attention.value_length", "rope.dimension_count"] {
-            let size = keys.optional_size(key, HEAD_DIM_MAX)?;
-            if size.is_some_and(|size| size != self.head_dim) {
-                return Err(keys.wrong(key, "differs from the size of a head"));
-            }
+        let key = "attention.value_length";
+        let size = keys.optional_size(key, HEAD_DIM_MAX)?;
+        if size.is_some_and(|size| size != self.head_dim) {
+            return Err(keys.wrong(key, "differs from the size of a head"));
+        }
+        if !self.rope.dims.is_multiple_of(2) || self.rope.dims > self.head_dim {
+            return Err(keys.wrong("rope.dimension_count", "is odd or more than a head has"));
         }
         Ok(())
+    }
+
+    /// The sliding window of a layer, if it has one.
+    #[must_use]
+    pub fn window_of(&self, layer: usize) -> Option<&SlidingWindow> {
+        let sees_all = |every: usize| (layer + 1).is_multiple_of(every);
+        self.window
+            .as_ref()
+            .filter(|window| !window.global_every.is_some_and(sees_all))
     }
 
     /// Elements of all query heads together.
@@ -104,6 +156,24 @@ impl ModelConfig {
     #[must_use]
     pub fn kv_size(&self) -> usize {
         self.kv_head_count * self.head_dim
+    }
+
+    /// Output features of the published module that a projection is, or is a
+    /// part of, and which of them are its own.
+    #[must_use]
+    pub fn rows_in_module(&self, projection: Projection) -> (usize, Range<usize>) {
+        let alone = [projection];
+        let fused = self.architecture.fused_with(projection);
+        let parts = fused.map_or(&alone[..], |fused| fused.parts);
+        let (mut start, mut all) = (0, 0);
+        for part in parts {
+            if *part == projection {
+                start = all;
+            }
+            all += self.projection_shape(*part).0;
+        }
+        let own = self.projection_shape(projection).0;
+        (all, start..start + own)
     }
 
     /// Output and input features of a projection.
@@ -119,12 +189,86 @@ impl ModelConfig {
     }
 }
 
+fn rope(keys: &Keys<'_>, head_dim: usize) -> Result<RopeConfig, ModelError> {
+    let is_linear = keys
+        .gguf
+        .value(&keys.key("rope.scaling.type"))
+        .and_then(Value::as_str)
+        == Some("linear");
+    Ok(RopeConfig {
+        theta: keys.float("rope.freq_base", Some(10_000.0))?,
+        dims: keys
+            .optional_size("rope.dimension_count", HEAD_DIM_MAX)?
+            .unwrap_or(head_dim),
+        linear_factor: if is_linear {
+            keys.float("rope.scaling.factor", None)?
+        } else {
+            1.0
+        },
+    })
+}
+
+fn window(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+) -> Result<Option<SlidingWindow>, ModelError> {
+    let key = "attention.sliding_window";
+    // some files say 0 where there is none
+    let none = keys.gguf.value(&keys.key(key)).and_then(Value::as_u64) == Some(0);
+    let Some(tokens) = (if none {
+        None
+    } else {
+        keys.optional_size(key, CONTEXT_LENGTH_MAX)?
+    }) else {
+        return Ok(None);
+    };
+    match architecture.window {
+        Window::None => Err(keys.wrong(key, "is not supported for this architecture")),
+        Window::EveryLayer => Ok(Some(SlidingWindow {
+            tokens,
+            global_every: None,
+            rope_theta: None,
+        })),
+        Window::AllButEvery { layers, rope_theta } => Ok(Some(SlidingWindow {
+            tokens,
+            global_every: Some(
+                keys.optional_size("attention.sliding_window_pattern", LAYERS_MAX)?
+                    .unwrap_or(layers),
+            ),
+            rope_theta: Some(keys.float("rope.freq_base_swa", Some(rope_theta))?),
+        })),
+    }
+}
+
+/// What the root in the scale of scores is taken of: the size of a head, but in
+/// Gemma 3 27B, which the files do not say and which its 62 layers tell.
+fn scale_size(
+    architecture: &Architecture,
+    layer_count: usize,
+    hidden_per_head: usize,
+    head_dim: usize,
+) -> f32 {
+    let is_gemma_27b = architecture.gguf_name == "gemma3" && layer_count == 62;
+    #[expect(clippy::cast_precision_loss, reason = "at most HIDDEN_SIZE_MAX")]
+    let size = if is_gemma_27b {
+        hidden_per_head
+    } else {
+        head_dim
+    } as f32;
+    size
+}
+
 /// The vocabulary is as large as its list of tokens; a size that the metadata
 /// gives besides must agree.
 fn vocab_size(gguf: &Gguf) -> Result<usize, ModelError> {
     let tokens = gguf
         .required("tokenizer.ggml.tokens", Value::as_array)?
         .len();
+    check_vocab_size(tokens)?;
+    Ok(tokens)
+}
+
+fn check_vocab_size(tokens: usize) -> Result<(), ModelError> {
     if tokens == 0 || tokens > VOCAB_SIZE_MAX {
         let (found, max) = (tokens as u64, VOCAB_SIZE_MAX as u64);
         return Err(ModelError::Limit {
@@ -133,7 +277,7 @@ fn vocab_size(gguf: &Gguf) -> Result<usize, ModelError> {
             max,
         });
     }
-    Ok(tokens)
+    Ok(())
 }
 
 /// The metadata of one architecture.

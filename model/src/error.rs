@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use crate::architecture::Architecture;
 use crate::lora::LoraError;
 
 /// Why a base model, an encoding, a prompt or an adapter could not be made.
@@ -45,7 +46,7 @@ pub enum ModelError {
         problem: &'static str,
     },
     /// No code here computes this architecture.
-    #[error("model architecture {0:?} is not supported (supported: llama)")]
+    #[error("model architecture {0:?} is not supported (supported: {supported})", supported = Architecture::names())]
     UnsupportedArchitecture(String),
     /// No code here reads this tensor format.
     #[error("tensor {tensor:?} has the unsupported format {format}")]
@@ -58,6 +59,10 @@ pub enum ModelError {
     /// A tensor that the architecture needs is not in the file.
     #[error("tensor {0:?} is missing")]
     TensorMissing(String),
+    /// The file has a tensor that the architecture does not compute with, so
+    /// that the result would not be the model's.
+    #[error("tensor {0:?} is not known to be a part of this architecture")]
+    TensorUnexpected(String),
     /// A tensor has other dimensions than the configuration says.
     #[error("tensor {name:?} has shape {found:?}, not {expected:?}")]
     TensorShape {
@@ -82,6 +87,9 @@ pub enum ModelError {
         /// Why not.
         problem: &'static str,
     },
+    /// A file of published weights cannot be read.
+    #[error("safetensors: {0}")]
+    Safetensors(String),
     /// The vocabulary makes no tokenizer, or a text could not be encoded.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -1,4 +1,4 @@
-//! What a base model is, for whoever computes with it: GGUF files, the
+//! What a base model is, for whoever computes with it: GGUF files and folders, the
 //! configuration, the tokenizer, the chat template, quantized weights with
 //! their CPU kernels, and adapters in PEFT's format.
 //!
@@ -9,21 +9,25 @@ mod base;
 mod chat_template;
 mod config;
 mod error;
+mod folder;
 pub mod gguf;
+mod gguf_tensors;
 pub mod kernels;
 pub mod lora;
 mod projection;
 pub mod quant;
+mod rope;
 mod tokenizer;
 mod weights;
 
-pub use architecture::{Architecture, RopeOrder};
+pub use architecture::{Activation, Architecture, Fused, RopeOrder, Window};
 pub use base::{BaseModel, PromptAndCompletion};
 pub use chat_template::{
     ChatTemplate, PROMPT_BYTES_MAX, TEMPLATE_BYTES_MAX, TEMPLATE_FUEL, TemplateMessage,
 };
-pub use config::ModelConfig;
+pub use config::{ModelConfig, SlidingWindow};
 pub use error::ModelError;
 pub use projection::Projection;
+pub use rope::RopeConfig;
 pub use tokenizer::{TEXT_BYTES_MAX, Tokenizer};
 pub use weights::{LayerWeights, Weights};

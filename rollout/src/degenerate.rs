@@ -1,11 +1,12 @@
 //! Finds answers that loop, in any language, without knowing words.
 //!
-//! Two signs, over characters: an exact cycle (`the the the the …`, `!!!!…`),
-//! and a text that is almost wholly copied from its own beginning (a list
-//! whose every item is the same sentence). Tables, rules of dashes, code and
-//! refrains repeat too, so that a sign counts only when it is long and makes
-//! up most of the text, or when letters cycle up to its very end, as they do
-//! when a model is cut off by its token limit.
+//! Three signs: an exact cycle of characters (`the the the the …`, `!!!!…`), a
+//! text that is almost wholly copied from its own beginning (a list whose every
+//! item is the same sentence), and many words of which nearly all are the same
+//! two (`so  so so then so …`, which never cycles). Tables, rules of dashes,
+//! code and refrains repeat too, so that a sign counts only when it is long and
+//! makes up most of the text, or when letters cycle up to its very end, as they
+//! do when a model is cut off by its token limit.
 
 use std::collections::HashMap;
 
@@ -26,12 +27,36 @@ const COPY_CHARS_MIN: usize = 16;
 /// The fewest letters that a text needs before copies are looked at.
 const COPY_LETTERS_MIN: usize = 200;
 
+/// The fewest words, and the shortest text, that are looked at for two words
+/// that make up nearly all.
+const WORDS_MIN: usize = 20;
+const WORDS_CHARS_MIN: usize = 80;
+/// The share of the words, in percent, that two of them must make up.
+const TWO_WORDS_PERCENT: usize = 80;
+
 /// Whether a text repeats itself as a broken model does.
 #[must_use]
 pub fn is_degenerate(text: &str) -> bool {
     let mut chars: Vec<char> = text.trim().chars().rev().take(WINDOW_CHARS).collect();
     chars.reverse();
-    has_cycle(&chars) || is_copied(&chars)
+    has_cycle(&chars) || is_copied(&chars) || is_two_words(&chars)
+}
+
+/// Whether nearly all words are the same one or two.
+fn is_two_words(chars: &[char]) -> bool {
+    if chars.len() < WORDS_CHARS_MIN {
+        return false;
+    }
+    let mut counts: HashMap<&[char], usize> = HashMap::new();
+    let words = chars.split(|c| c.is_whitespace());
+    for word in words.filter(|word| letters(word) > 0) {
+        *counts.entry(word).or_default() += 1;
+    }
+    let all: usize = counts.values().sum();
+    let mut counts: Vec<usize> = counts.into_values().collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    let two: usize = counts.iter().take(2).sum();
+    all >= WORDS_MIN && two * 100 >= all * TWO_WORDS_PERCENT
 }
 
 fn letters(chars: &[char]) -> usize {
@@ -123,6 +148,28 @@ mod tests {
         assert!(is_degenerate(&"!".repeat(SYMBOLS_CHARS_MIN)));
         assert!(!is_degenerate(""));
         assert!(!is_degenerate("x"));
+    }
+
+    #[test]
+    fn two_words_without_a_cycle_are_found() {
+        // what overdriven adapters said
+        let spaces = "at   at    at  at    at  at  at at  at  at   at   at   at   at  at  at   at  at  at at at  at   at  at";
+        assert!(is_degenerate(spaces));
+        let pair = "rights rights while while rights rights rights rights while while rights rights rights rights while rights rights rights while rights while";
+        assert!(is_degenerate(pair));
+        assert!(!is_degenerate(
+            &spaces.replace("  ", " ")[..WORDS_CHARS_MIN - 1]
+        ));
+    }
+
+    #[test]
+    fn words_that_recur_in_prose_and_lists_are_no_sign() {
+        let prose = "The cat sat on the mat and the dog sat on the rug, and then the cat saw the dog \
+                     and the dog saw the cat, so the two of them ran out of the house together.";
+        assert!(!is_degenerate(prose));
+        let list = "red: yes\ngreen: no\nblue: yes\nwhite: no\nblack: yes\npink: no\ngrey: yes\n\
+                    brown: no\nviolet: yes\norange: no\nsilver: yes\ngold: no\nazure: yes";
+        assert!(!is_degenerate(list));
     }
 
     #[test]

@@ -1,55 +1,126 @@
 """Our engine beside llama.cpp on the same file and threads, turn by turn.
 
-    cargo build --release -p engine --example bench
-    pip install llama-cpp-python
-    python tests/scripts/bench_peers.py target/release/examples/bench MODEL.gguf [rounds]
+    make bench-peers
 
-Prints tokens a second (medians): a prompt of 512 tokens, and decoding after a
-short prompt. The two take turns, so that other load meets both alike.
+or, with both at hand:
+
+    python tests/scripts/bench_peers.py FLYWHEEL MODEL.gguf [rounds] [threads]
+
+Prints a table of tokens a second (medians) and the ratio, then the same as JSON
+lines. The two take turns case by case, so that other load meets both alike.
+llama.cpp runs in this process, by the package llama-cpp-python; `flywheel bench`
+anew for each turn.
 """
 
+import ctypes
 import json
 import statistics
 import subprocess
 import sys
 import time
 
-from llama_cpp import Llama
+import llama_cpp
 
-THREADS = 2
-PROMPT = 512
+PROMPT = 40
 DECODED = 128
+CASES = [("prefill", 512), ("prefill", 128), ("decode", 1), ("decode", 4), ("decode", 8)]
 
 
-def llama_round(llm):
-    llm.reset()
-    start = time.perf_counter()
-    llm.eval([100 + i % 1000 for i in range(PROMPT)])
-    prefill = PROMPT / (time.perf_counter() - start)
-    llm.reset()
-    llm.eval(list(range(100, 140)))
-    start = time.perf_counter()
-    for token in range(DECODED):
-        llm.eval([200 + token])
-    return prefill, DECODED / (time.perf_counter() - start)
+def name_of(kind, size):
+    return f"prefill {size}" if kind == "prefill" else f"decode {DECODED} × {size}"
 
 
-def ours_round(binary, model):
-    out = subprocess.run([binary, model, str(THREADS), "1"], capture_output=True, text=True, check=True)
-    found = json.loads(out.stdout)
-    return found["prefill"], found["decode"]
+class LlamaCpp:
+    """A context of llama.cpp with room for 8 sequences."""
+
+    SEQUENCES = 8
+
+    def __init__(self, path, threads):
+        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        self.model = llama_cpp.llama_model_load_from_file(
+            path.encode(), llama_cpp.llama_model_default_params()
+        )
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = self.SEQUENCES * 256 + 512
+        params.n_batch = params.n_ubatch = 512
+        params.n_seq_max = self.SEQUENCES
+        params.kv_unified = True
+        params.n_threads = params.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        self.batch = llama_cpp.llama_batch_init(512, 0, 1)
+
+    @staticmethod
+    @llama_cpp.llama_log_callback
+    def _quiet(level, text, user_data):
+        pass
+
+    def decode(self, rows):
+        """Computes rows of (token, position, sequence, whether logits are wanted)."""
+        self.batch.n_tokens = len(rows)
+        for i, (token, position, sequence, logits) in enumerate(rows):
+            self.batch.token[i] = token
+            self.batch.pos[i] = position
+            self.batch.n_seq_id[i] = 1
+            self.batch.seq_id[i][0] = sequence
+            self.batch.logits[i] = logits
+        if llama_cpp.llama_decode(self.context, self.batch) != 0:
+            raise RuntimeError("llama_decode failed")
+        # waits for the computation
+        llama_cpp.llama_get_logits_ith(self.context, len(rows) - 1)
+
+    def clear(self):
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def prefill(self, tokens):
+        self.clear()
+        start = time.perf_counter()
+        self.decode([(100 + i % 1000, i, 0, i == tokens - 1) for i in range(tokens)])
+        return tokens / (time.perf_counter() - start)
+
+    def decoding(self, sequences):
+        self.clear()
+        for s in range(sequences):
+            self.decode([(100 + s + i, i, s, i == PROMPT - 1) for i in range(PROMPT)])
+        start = time.perf_counter()
+        for step in range(DECODED):
+            self.decode([(200 + step, PROMPT + step, s, True) for s in range(sequences)])
+        return sequences * DECODED / (time.perf_counter() - start)
+
+    def measure(self, kind, size):
+        return self.prefill(size) if kind == "prefill" else self.decoding(size)
 
 
-def main(binary, model, rounds=5):
-    llm = Llama(model, n_ctx=1024, n_batch=PROMPT, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
-    llama_round(llm)
-    results = {"ours": [], "llama.cpp": []}
-    for _ in range(int(rounds)):
-        results["ours"].append(ours_round(binary, model))
-        results["llama.cpp"].append(llama_round(llm))
-    for name, rows in results.items():
-        prefill, decode = (statistics.median(column) for column in zip(*rows))
-        print(json.dumps({"engine": name, "prefill": round(prefill, 1), "decode": round(decode, 1), "rounds": len(rows)}))
+def ours(binary, model, threads, case):
+    """Rates of one turn: by adapters, for the case of that name."""
+    command = [binary, "bench", "--model", model, "--threads", str(threads), "--rounds", "1", "--only", case, "--json"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in out.stdout.splitlines()]
+    return {row["adapters"]: row["median"] for row in rows if row["name"] == case}
+
+
+def main(binary, model, rounds=5, threads=2):
+    rounds, threads = int(rounds), int(threads)
+    peer = LlamaCpp(model, threads)
+    peer.measure("prefill", 512)
+    found = {case: {"llama.cpp": []} for case in CASES}
+    for turn in range(rounds):
+        for case in CASES:
+            print(f"round {turn + 1} of {rounds}: {name_of(*case)}", file=sys.stderr)
+            found[case]["llama.cpp"].append(peer.measure(*case))
+            for adapters, rate in ours(binary, model, threads, name_of(*case)).items():
+                found[case].setdefault(adapters, []).append(rate)
+    print(f"{'case':<16}{'adapters':<10}{'flywheel':>10}{'llama.cpp':>11}{'ratio':>7}")
+    lines = []
+    for case, rates in found.items():
+        theirs = statistics.median(rates.pop("llama.cpp"))
+        for adapters, ours_all in rates.items():
+            rate = statistics.median(ours_all)
+            print(f"{name_of(*case):<16}{adapters:<10}{rate:>10.1f}{theirs:>11.1f}{rate / theirs:>7.2f}")
+            lines.append({"case": name_of(*case), "adapters": adapters, "flywheel": round(rate, 1),
+                          "llama.cpp, base": round(theirs, 1), "ratio": round(rate / theirs, 2), "rounds": rounds})
+    for line in lines:
+        print(json.dumps(line, ensure_ascii=False))
 
 
 main(*sys.argv[1:])

@@ -20,25 +20,12 @@ import warnings
 
 import numpy
 import torch
-from gguf import GGUFWriter, TokenType
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tiny_gguf import TOKENS, write_gguf
+
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "tiny_llama"
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-MERGES = [("Ġ", "t"), ("h", "e"), ("i", "n"), ("Ġt", "he"), ("Ċ", "Ċ"), ("Ġ", "Ġ"), ("ĠĠ", "ĠĠ"), ("in", "g")]
-
-
-def byte_alphabet():
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = iter(range(0x100, 0x200))
-    return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
-
-
-TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + byte_alphabet() + ["".join(pair) for pair in MERGES]
 INPUT = [1, 108, 45, 261, 9, 200, 262, 2, 31, 108]
 CONFIG = LlamaConfig(
     vocab_size=len(TOKENS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -76,55 +63,6 @@ def logits(model):
     with torch.no_grad():
         rows = model(torch.tensor([INPUT])).logits[0]
     return [[float(f"{value:.7g}") for value in row] for row in rows.tolist()]
-
-
-def permuted(weight, heads):
-    """The order of llama.cpp's conversion: the halves of each head interleaved."""
-    rows = weight.shape[0]
-    return weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def write_gguf(model, path):
-    writer = GGUFWriter(path, "llama")
-    writer.add_name("tiny llama")
-    writer.add_block_count(CONFIG.num_hidden_layers)
-    writer.add_context_length(CONFIG.max_position_embeddings)
-    writer.add_embedding_length(CONFIG.hidden_size)
-    writer.add_feed_forward_length(CONFIG.intermediate_size)
-    writer.add_head_count(CONFIG.num_attention_heads)
-    writer.add_head_count_kv(CONFIG.num_key_value_heads)
-    writer.add_rope_dimension_count(CONFIG.head_dim)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(CONFIG.rms_norm_eps)
-    writer.add_vocab_size(CONFIG.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([TokenType.CONTROL] * 3 + [TokenType.NORMAL] * (len(TOKENS) - 3))
-    writer.add_token_merges([" ".join(pair) for pair in MERGES])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template(TEMPLATE)
-    state = {name: value.numpy().astype(numpy.float32) for name, value in model.state_dict().items()}
-    writer.add_tensor("token_embd.weight", state["model.embed_tokens.weight"])
-    writer.add_tensor("output.weight", state["lm_head.weight"])
-    writer.add_tensor("output_norm.weight", state["model.norm.weight"])
-    names = {
-        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    }
-    heads = {"self_attn.q_proj": CONFIG.num_attention_heads, "self_attn.k_proj": CONFIG.num_key_value_heads}
-    for layer in range(CONFIG.num_hidden_layers):
-        for ours, theirs in names.items():
-            weight = state[f"model.layers.{layer}.{ours}.weight"]
-            if ours in heads:
-                weight = permuted(weight, heads[ours])
-            writer.add_tensor(f"blk.{layer}.{theirs}.weight", numpy.ascontiguousarray(weight))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def write_adapter(name, config, dtype):

@@ -107,7 +107,7 @@ fn main() {
     let mut lora = LoraConfig::uniform(16, 32.0);
     lora.base_model_name_or_path = Some(base.name.clone());
     let start = LoraAdapter::new_random(&base.config, &lora, 7).expect("adapter");
-    let model = FrozenModel::new(&base.weights, &base.config, 1024);
+    let model = FrozenModel::new(&base.weights, &base.config, 1024).expect("model");
     println!(
         "{}",
         parameter_report(&model, &Parameters::from_adapter(&start).unwrap())

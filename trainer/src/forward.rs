@@ -48,8 +48,15 @@ struct FrozenLayer {
 impl FrozenModel {
     /// Takes the weights by reference counts; nothing is copied but the norms.
     /// Sequences may have up to `positions_max` tokens.
-    #[must_use]
-    pub fn new(weights: &Weights, config: &ModelConfig, positions_max: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`TrainerError::Config`] for a model with parts that have no backward here.
+    pub fn new(
+        weights: &Weights,
+        config: &ModelConfig,
+        positions_max: usize,
+    ) -> Result<Self, TrainerError> {
+        check_trainable(weights, config)?;
         let layers = weights.layers.iter().map(|layer| FrozenLayer {
             attn_norm: layer.attn_norm.as_slice().into(),
             ffn_norm: layer.ffn_norm.as_slice().into(),
@@ -60,9 +67,9 @@ impl FrozenModel {
                     .collect()
             }),
         });
-        let order = config.architecture.rope_order();
-        let rope = RopeTable::new(order, config.head_dim, config.rope_theta, positions_max);
-        Self {
+        let order = config.architecture.rope_order;
+        let rope = RopeTable::new(order, config.head_dim, config.rope.theta, positions_max);
+        Ok(Self {
             config: config.clone(),
             token_embedding: weights.token_embedding.clone(),
             head: weights.head().clone(),
@@ -70,7 +77,7 @@ impl FrozenModel {
             output_norm: weights.output_norm.as_slice().into(),
             layers: layers.collect(),
             rope: Arc::new(rope),
-        }
+        })
     }
 
     /// The model's sizes.
@@ -155,6 +162,24 @@ impl FrozenModel {
             tree: Arc::clone(tree),
         }
     }
+}
+
+/// Refuses what the forward pass below leaves out: it is LLaMA's.
+fn check_trainable(weights: &Weights, config: &ModelConfig) -> Result<(), TrainerError> {
+    let name = config.architecture.gguf_name;
+    let problem = if name != "llama" {
+        format!("models of the architecture {name} cannot be trained yet, only served")
+    } else if weights.rope_factors.is_some() || config.rope.linear_factor != 1.0 {
+        "models with scaled RoPE cannot be trained yet, only served".to_owned()
+    } else if config.window.is_some() || config.rope.dims != config.head_dim {
+        "models with a sliding window or partial RoPE cannot be trained yet, only served".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(TrainerError::Config {
+        key: "model",
+        problem,
+    })
 }
 
 impl FrozenLayer {

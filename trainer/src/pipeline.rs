@@ -198,7 +198,7 @@ async fn train_adapter(
         folder: folder.to_owned(),
     };
     let trained = crate::compute(services.config.threads, move || {
-        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max);
+        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
         tracing::info!(
             "{}",
             parameter_report(&model, &Parameters::from_adapter(&start)?)

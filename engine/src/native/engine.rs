@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use ids::AdapterDigest;
-use model::kernels::PAGE_TOKENS;
+use model::kernels::{PAGE_TOKENS, Team};
 use model::{BaseModel, ModelError, TemplateMessage};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -85,6 +85,7 @@ impl NativeEngine {
         let loader = Loader {
             model: Arc::clone(&model),
             adapters: Arc::clone(&adapters),
+            precision: options.precision,
             wait_max: options.adapter_wait_max,
             turn: tokio::sync::Mutex::default(),
         };
@@ -110,6 +111,10 @@ impl NativeEngine {
             // the thread catches its panics, and the runtime's end ends the wait
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+    }
+
+    pub(super) fn model(&self) -> &BaseModel {
+        &self.model
     }
 
     /// Steps of the engine's thread since the start.
@@ -191,18 +196,16 @@ fn invalid_messages(error: &ModelError) -> EngineError {
 fn spawn(mut worker: Worker, threads: usize) -> Result<JoinHandle<()>, EngineError> {
     let failed = |error: &dyn std::fmt::Display| EngineError::Failed(error.to_string());
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if threads == 0 { cpus() } else { threads };
     let body = move || {
-        // this thread is one of the pool's, so that a step begins at once
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .use_current_thread()
-            .thread_name(|i| format!("engine-{i}"))
-            .build();
-        let started = pool.as_ref().map(|_| ()).map_err(ToString::to_string);
-        if ready.send(started).is_err() || pool.is_err() {
+        let team = Team::new(threads, "engine");
+        let started = team.as_ref().map(|_| ()).map_err(ToString::to_string);
+        if ready.send(started).is_err() {
             return;
         }
-        if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+        let Ok(mut team) = team else { return };
+        if catch_unwind(AssertUnwindSafe(|| team.lead(|| worker.run()))).is_err() {
             tracing::error!("the engine's thread panicked; the engine has stopped");
         }
         worker.stop();

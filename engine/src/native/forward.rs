@@ -6,18 +6,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::kernels::{self, KvLayout, Query};
+use model::kernels::{self, KvLayout, LowRankTerm, Query, for_rows};
 use model::quant::{Precision, matmul_many};
-use model::{BaseModel, LayerWeights, Projection};
-use rayon::prelude::*;
+use model::{Activation, BaseModel, LayerWeights, Projection};
 
 use super::blocks::PageId;
 use super::cache::KvCache;
 use super::lora::DeviceAdapter;
 use super::rope::RopeTable;
-
-/// From how many elements on element-wise work is split over threads.
-const PARALLEL_FROM: usize = 32 * 1024;
 
 /// Consecutive new tokens of one sequence.
 pub(super) struct Chunk<'a> {
@@ -35,6 +31,8 @@ pub(super) struct Chunk<'a> {
 pub(super) struct Forward {
     model: Arc<BaseModel>,
     rope: RopeTable,
+    /// RoPE of the layers with a sliding window, where it is another.
+    local_rope: Option<RopeTable>,
     precision: Precision,
 }
 
@@ -55,6 +53,36 @@ struct Batch<'a> {
     state: Vec<f32>,
 }
 
+impl Batch<'_> {
+    /// What the adapters of the batch's rows add to a projection of shape
+    /// `[out, in]`.
+    fn add_terms<'t>(
+        &'t self,
+        layer: usize,
+        projection: Projection,
+        (out, cols): (usize, usize),
+        x: &'t [f32],
+        y: &'t mut [f32],
+        terms: &mut Vec<LowRankTerm<'t>>,
+    ) {
+        let (mut rest, mut end) = (y, 0);
+        for group in &self.groups {
+            let rows = &group.rows;
+            let (_, from) = rest.split_at_mut((rows.start - end) * out);
+            let (y, after) = from.split_at_mut(rows.len() * out);
+            (rest, end) = (after, rows.end);
+            if let Some(pair) = group.adapter.pair(layer, projection) {
+                terms.push(LowRankTerm {
+                    pair,
+                    x: &x[rows.start * cols..rows.end * cols],
+                    n: rows.len(),
+                    y,
+                });
+            }
+        }
+    }
+}
+
 /// The sizes that the cache needs of a model.
 pub(super) fn kv_layout(model: &BaseModel) -> KvLayout {
     KvLayout {
@@ -68,11 +96,28 @@ pub(super) fn kv_layout(model: &BaseModel) -> KvLayout {
 impl Forward {
     /// A model for sequences of at most `context_length` tokens.
     pub(super) fn new(model: Arc<BaseModel>, context_length: usize, precision: Precision) -> Self {
-        let rope = RopeTable::new(&model.config, context_length);
+        let config = &model.config;
+        let table = |layer| {
+            let shape = (config.architecture.rope_order, config.head_dim);
+            let factors = model.weights.rope_factors.as_deref();
+            RopeTable::new(shape, config.rope_of(layer), factors, context_length)
+        };
+        let of_kind = |local: bool| {
+            let mut layers = 0..config.layer_count;
+            layers.find(|&layer| (config.rope_of(layer) != config.rope) == local)
+        };
         Self {
+            rope: table(of_kind(false).unwrap_or(0)),
+            local_rope: of_kind(true).map(table),
             model,
-            rope,
             precision,
+        }
+    }
+
+    fn rope_of(&self, layer: usize) -> &RopeTable {
+        match &self.local_rope {
+            Some(local) if self.model.config.window_of(layer).is_some() => local,
+            _ => &self.rope,
         }
     }
 
@@ -101,6 +146,10 @@ impl Forward {
                 .weights
                 .token_embedding
                 .dequantize_rows(token..token + 1, row);
+        }
+        let scale = self.model.config.embedding_scale;
+        if scale != 1.0 {
+            state.iter_mut().for_each(|v| *v *= scale);
         }
         let mut groups: Vec<Group<'a>> = Vec::new();
         let mut positions = Vec::with_capacity(n);
@@ -138,19 +187,24 @@ impl Forward {
         let config = &self.model.config;
         let (q_size, kv_size) = (config.q_size(), config.kv_size());
         let normed = self.norm(&batch.state, &weights.attn_norm); // [n, hidden]
-        let [mut q, mut k, v] = self.project(
+        let [mut q, mut k, mut v] = self.project(
             layer,
             weights,
             [Projection::Q, Projection::K, Projection::V],
             &normed,
             batch,
         );
-        let scale = 1.0 / (config.head_dim as f32).sqrt();
+        add_to_rows(&mut q, weights.q_bias.as_deref());
+        add_to_rows(&mut k, weights.k_bias.as_deref());
+        add_to_rows(&mut v, weights.v_bias.as_deref());
+        q = self.norm_if(q, weights.q_norm.as_deref());
+        k = self.norm_if(k, weights.k_norm.as_deref());
+        let (rope, scale) = (self.rope_of(layer), config.attention_scale);
         for_rows(&mut q, q_size, |i, row| {
-            self.rope.turn(row, batch.positions[i], scale)
+            rope.turn(row, batch.positions[i], scale)
         });
         for_rows(&mut k, kv_size, |i, row| {
-            self.rope.turn(row, batch.positions[i], 1.0)
+            rope.turn(row, batch.positions[i], 1.0)
         });
 
         let mut queries = Vec::with_capacity(batch.chunks.len());
@@ -167,11 +221,13 @@ impl Forward {
             first_row += chunk.tokens.len();
         }
         first_row = 0;
+        let window = config.window_of(layer).map_or(usize::MAX, |w| w.tokens);
         for chunk in batch.chunks {
             queries.push(Query {
                 first_row,
                 count: chunk.tokens.len(),
                 first_position: chunk.first_position,
+                window,
                 pages: chunk.pages.iter().map(|&page| cache.page(page)).collect(),
             });
             first_row += chunk.tokens.len();
@@ -179,6 +235,7 @@ impl Forward {
         let mut mixed = vec![0.0; batch.n * q_size]; // [n, heads · head_dim]
         kernels::attend(cache.layout(), layer, &queries, &q, &mut mixed);
         let [out] = self.project(layer, weights, [Projection::O], &mixed, batch);
+        let out = self.norm_if(out, weights.attn_post_norm.as_deref());
         kernels::add(&mut batch.state, &out);
     }
 
@@ -187,10 +244,15 @@ impl Forward {
         let both = [Projection::Gate, Projection::Up];
         let [mut gate, up] = self.project(layer, weights, both, &normed, batch); // [n, ffn]
         let ffn = self.model.config.ffn_size;
+        let activate = match self.model.config.architecture.activation {
+            Activation::Silu => kernels::silu_mul,
+            Activation::GeluTanh => kernels::gelu_mul,
+        };
         for_rows(&mut gate, ffn, |i, row| {
-            kernels::silu_mul(row, &up[i * ffn..(i + 1) * ffn])
+            activate(row, &up[i * ffn..(i + 1) * ffn])
         });
         let [down] = self.project(layer, weights, [Projection::Down], &gate, batch);
+        let down = self.norm_if(down, weights.ffn_post_norm.as_deref());
         kernels::add(&mut batch.state, &down);
     }
 
@@ -213,14 +275,12 @@ impl Forward {
             &mut slices,
             self.precision_of(projections[0]),
         );
-        for group in &batch.groups {
-            for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
-                let (rows, cols) = (&group.rows, matrix.cols());
-                let x = &x[rows.start * cols..rows.end * cols];
-                let y = &mut y[rows.start * matrix.rows()..rows.end * matrix.rows()];
-                group.adapter.apply(layer, *projection, x, rows.len(), y);
-            }
+        let mut terms = Vec::new();
+        for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
+            let shape = (matrix.rows(), matrix.cols());
+            batch.add_terms(layer, *projection, shape, x, y, &mut terms);
         }
+        kernels::add_low_rank(&mut terms);
         outputs
     }
 
@@ -250,6 +310,15 @@ impl Forward {
         out
     }
 
+    /// Each row, or each head where the norm is as wide as one, normed if the
+    /// model has the norm.
+    fn norm_if(&self, x: Vec<f32>, weight: Option<&[f32]>) -> Vec<f32> {
+        match weight {
+            Some(weight) => self.norm(&x, weight),
+            None => x,
+        }
+    }
+
     fn head(&self, batch: &Batch<'_>) -> Vec<f32> {
         let hidden = self.model.config.hidden_size;
         let mut wanted = Vec::new();
@@ -269,16 +338,9 @@ impl Forward {
     }
 }
 
-/// Calls `f` with each row's number and elements.
-fn for_rows(x: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
-    if x.len() < PARALLEL_FROM {
-        x.chunks_exact_mut(width)
-            .enumerate()
-            .for_each(|(i, row)| f(i, row));
-    } else {
-        x.par_chunks_exact_mut(width)
-            .with_min_len(16)
-            .enumerate()
-            .for_each(|(i, row)| f(i, row));
+/// Adds a bias, if there is one, to each row.
+fn add_to_rows(x: &mut [f32], bias: Option<&[f32]>) {
+    if let Some(bias) = bias {
+        for_rows(x, bias.len(), |_, row| kernels::add(row, bias));
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ids::AdapterDigest;
 use model::BaseModel;
 use model::lora::LoraAdapter;
+use model::quant::Precision;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
 pub(super) struct Loader {
     pub(super) model: Arc<BaseModel>,
     pub(super) adapters: Arc<AdapterRegistry>,
+    pub(super) precision: Precision,
     /// How long a load waits for sequences to let go of others' memory.
     pub(super) wait_max: Duration,
     /// Held by the load whose turn it is.
@@ -42,8 +44,9 @@ impl Loader {
         // the parsed copy is no larger than the file; it goes when this ends
         let file_bytes = package.safetensors.len() as u64;
         let mut reservation = self.reserve(file_bytes, 0, deadline).await?;
-        let model = Arc::clone(&self.model);
-        let adapter = super::engine::run_blocking(move || lay_out(&package, &model)).await??;
+        let (model, precision) = (Arc::clone(&self.model), self.precision);
+        let lay_out = move || lay_out(&package, &model, precision);
+        let adapter = super::engine::run_blocking(lay_out).await??;
         let missing = adapter.byte_len().saturating_sub(reservation.bytes());
         if missing > 0 {
             let held = reservation.bytes();
@@ -80,7 +83,11 @@ impl Loader {
     }
 }
 
-fn lay_out(package: &AdapterPackage, model: &BaseModel) -> Result<DeviceAdapter, EngineError> {
+fn lay_out(
+    package: &AdapterPackage,
+    model: &BaseModel,
+    precision: Precision,
+) -> Result<DeviceAdapter, EngineError> {
     let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
     if digest != package.digest {
         let reason = format!("its files have the digest {digest}, not {}", package.digest);
@@ -88,5 +95,10 @@ fn lay_out(package: &AdapterPackage, model: &BaseModel) -> Result<DeviceAdapter,
     }
     let adapter = LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
         .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-    Ok(DeviceAdapter::new(digest, &adapter, &model.config))
+    Ok(DeviceAdapter::new(
+        digest,
+        &adapter,
+        &model.config,
+        precision,
+    ))
 }

@@ -1,33 +1,39 @@
 //! An adapter laid out for the kernels.
 
 use ids::AdapterDigest;
-use model::kernels::F32Panels;
+use model::kernels::{Factor, FactorFormat, LowRankPair};
 use model::lora::{LoraAdapter, ModuleId};
+use model::quant::Precision;
 use model::{ModelConfig, Projection};
 
 /// A resident adapter's matrices, immutable.
 pub(super) struct DeviceAdapter {
     pub(super) digest: AdapterDigest,
     pub(super) rank: usize,
-    pairs: Vec<[Option<Pair>; Projection::ALL.len()]>,
-}
-
-struct Pair {
-    scale: f32,
-    a: F32Panels,
-    b: F32Panels,
+    pairs: Vec<[Option<LowRankPair>; Projection::ALL.len()]>,
 }
 
 impl DeviceAdapter {
-    /// Lays out an adapter that was checked against `config`.
-    pub(super) fn new(digest: AdapterDigest, adapter: &LoraAdapter, config: &ModelConfig) -> Self {
+    /// Lays out an adapter that was checked against `config`. Where the base's
+    /// products are rounded to 8 bits, the factors are kept in half precision:
+    /// half the memory to hold and to read, and next to no further error.
+    pub(super) fn new(
+        digest: AdapterDigest,
+        adapter: &LoraAdapter,
+        config: &ModelConfig,
+        precision: Precision,
+    ) -> Self {
+        let format = match precision {
+            Precision::Int8 | Precision::Int8Twice => FactorFormat::F16,
+            Precision::F32 => FactorFormat::F32,
+        };
         let pair = |layer: usize, projection: Projection| {
             let pair = adapter.modules.get(&ModuleId { layer, projection })?;
             let (rows, cols) = config.projection_shape(projection);
-            Some(Pair {
+            Some(LowRankPair {
                 scale: pair.scale,
-                a: F32Panels::new(pair.rank, cols, &pair.a),
-                b: F32Panels::new(rows, pair.rank, &pair.b),
+                a: Factor::new(pair.rank, cols, &pair.a, format),
+                b: Factor::new(rows, pair.rank, &pair.b, format),
             })
         };
         let pairs = (0..config.layer_count)
@@ -48,21 +54,8 @@ impl DeviceAdapter {
             .sum()
     }
 
-    /// `y[n, out] += scale · x[n, in] · Aᵀ · Bᵀ`, if the module is adapted.
-    pub(super) fn apply(
-        &self,
-        layer: usize,
-        projection: Projection,
-        x: &[f32],
-        n: usize,
-        y: &mut [f32],
-    ) {
-        let Some(pair) = &self.pairs[layer][projection as usize] else {
-            return;
-        };
-        let mut inner = vec![0.0; n * pair.a.rows()];
-        pair.a.multiply(x, n, &mut inner, false);
-        inner.iter_mut().for_each(|v| *v *= pair.scale);
-        pair.b.multiply(&inner, n, y, true);
+    /// The factors of a module, if it is adapted.
+    pub(super) fn pair(&self, layer: usize, projection: Projection) -> Option<&LowRankPair> {
+        self.pairs[layer][projection as usize].as_ref()
     }
 }

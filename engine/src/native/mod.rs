@@ -26,6 +26,7 @@ mod scheduler;
 mod scoring;
 mod sequence;
 mod shares;
+mod synthetic;
 mod text;
 mod worker;
 

@@ -84,7 +84,8 @@ fn run(
     mut each: impl FnMut(usize, &[f32]),
 ) {
     let name = AdapterDigest(Sha256Digest::from_bytes([0; 32]));
-    let adapter = adapter.map(|adapter| DeviceAdapter::new(name, adapter, &model.config));
+    let adapter =
+        adapter.map(|adapter| DeviceAdapter::new(name, adapter, &model.config, precision));
     let forward = Forward::new(Arc::clone(model), tokens.len(), precision);
     let mut cache = KvCache::new(kv_layout(model));
     let mut table = PageTable::new(None);

@@ -40,7 +40,7 @@ fn top_and_gap(logits: &[f32], other: u32) -> (u32, f32) {
 /// which the top token is llama.cpp's. Every other one must be a near-tie.
 fn agreement(file: &str) -> f64 {
     let model = model();
-    let (mut positions, mut agreed) = (0, 0);
+    let (mut positions, mut agreed) = (0u32, 0u32);
     for row in golden(file)["rows"].as_array().unwrap() {
         let (prompt, answer) = (ids(&row["prompt_ids"]), ids(&row["answer_ids"]));
         let tokens: Vec<u32> = prompt.iter().chain(&answer).copied().collect();

@@ -1,8 +1,15 @@
 //! The native engine on the real model, and on a tiny one.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
+mod architectures;
 mod conformance;
+mod folders;
 mod golden;
 mod lifecycle;
 mod peft;

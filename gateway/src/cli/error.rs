@@ -40,6 +40,9 @@ pub enum CliError {
     /// The demo could not go on.
     #[error("the demo stopped: {0}")]
     Demo(#[from] crate::demo::DemoError),
+    /// The engine could not be measured.
+    #[error("the measurement failed: {0}")]
+    Bench(String),
     /// The signals or the output.
     #[error(transparent)]
     Io(#[from] std::io::Error),

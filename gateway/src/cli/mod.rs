@@ -1,6 +1,7 @@
 //! The command line: serving, and administration over the HTTP API.
 
 mod adapters;
+mod bench;
 mod client;
 mod error;
 mod feedback;
@@ -30,6 +31,9 @@ enum Command {
     Serve(ServeArgs),
     /// Turns the whole wheel once, from the first question to the promotion.
     Demo(crate::demo::DemoArgs),
+    /// Measures the engine on this machine: prefill and decoding, alone and in
+    /// batches, with and without adapters.
+    Bench(bench::BenchArgs),
     /// Lists, loads, unloads and names adapters.
     Adapters {
         #[command(subcommand)]
@@ -139,6 +143,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, CliError> {
             true => Ok(ExitCode::SUCCESS),
             false => Ok(ExitCode::FAILURE),
         },
+        Command::Bench(args) => bench::run(args).await,
         Command::Adapters { command, remote } => {
             adapters::run(command, &connect(&remote)?, Output::new(remote.json)).await
         }

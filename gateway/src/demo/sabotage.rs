@@ -10,7 +10,7 @@ use super::DemoError;
 
 /// By how much each B matrix is turned around and overdriven. The result is a
 /// well-formed adapter of the right shape whose answers are rubbish.
-const FACTOR: f32 = -40.0;
+const FACTOR: f32 = -10_000.0;
 
 /// Writes a PEFT folder with the given configuration and with every B matrix of
 /// `weights` times [`FACTOR`].

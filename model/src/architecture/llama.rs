@@ -1,46 +1,17 @@
 //! LLaMA: RMS norms, grouped-query attention with RoPE, SwiGLU, no biases.
+//! Mistral, SmolLM2, CodeLlama and others share the form.
 
-use super::{RopeOrder, Spec};
-use crate::ModelError;
-use crate::gguf::Gguf;
+use super::{Activation, Architecture, RopeOrder, Window};
 
-pub(super) const SPEC: Spec = Spec {
+pub(super) static LLAMA: Architecture = Architecture {
     gguf_name: "llama",
     rope_order: RopeOrder::Interleaved,
-    check,
+    qkv_bias: false,
+    head_norms: false,
+    post_norms: false,
+    fused: &[],
+    activation: Activation::Silu,
+    scales_embedding: false,
+    // Mistral 7B's first version
+    window: Window::EveryLayer,
 };
-
-fn refuse(key: &str, problem: &'static str) -> Result<(), ModelError> {
-    Err(ModelError::Metadata {
-        key: key.to_owned(),
-        problem,
-    })
-}
-
-fn check(gguf: &Gguf) -> Result<(), ModelError> {
-    let key = "llama.expert_count";
-    if gguf.optional(key, |value| value.as_u64())?.unwrap_or(0) > 0 {
-        return refuse(key, "mixtures of experts are not supported");
-    }
-    let key = "llama.rope.scaling.type";
-    if gguf
-        .optional(key, |value| value.as_str())?
-        .unwrap_or("none")
-        != "none"
-    {
-        return refuse(key, "scaled RoPE is not supported");
-    }
-    if gguf.has_tensor("rope_freqs.weight") {
-        return refuse("rope_freqs.weight", "scaled RoPE is not supported");
-    }
-    for name in [
-        "blk.0.attn_q.bias",
-        "blk.0.attn_output.bias",
-        "blk.0.ffn_down.bias",
-    ] {
-        if gguf.has_tensor(name) {
-            return refuse(name, "biases are not supported");
-        }
-    }
-    Ok(())
-}

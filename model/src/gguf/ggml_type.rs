@@ -24,7 +24,7 @@ const fn of(id: u32, name: &'static str, block_elements: usize, block_bytes: usi
 
 /// All types of ggml that are still in use, so that one that no code here
 /// computes with is refused by its name.
-const TYPES: [GgmlType; 32] = [
+const TYPES: [GgmlType; 34] = [
     of(0, "F32", 1, 4),
     of(1, "F16", 1, 2),
     of(2, "Q4_0", 32, 18),
@@ -57,6 +57,8 @@ const TYPES: [GgmlType; 32] = [
     of(34, "TQ1_0", 256, 54),
     of(35, "TQ2_0", 256, 66),
     of(39, "MXFP4", 32, 17),
+    of(40, "NVFP4", 64, 36),
+    of(41, "Q1_0", 128, 18),
 ];
 
 impl GgmlType {

@@ -5,12 +5,14 @@
 //! nothing of what the metadata or the tensors mean.
 
 mod cursor;
+mod files;
 mod ggml_type;
 mod value;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+pub use files::GgufFiles;
 pub use ggml_type::GgmlType;
 pub use value::Value;
 
@@ -97,6 +99,14 @@ impl Gguf {
             }
         }
         Ok(Self { metadata, tensors })
+    }
+
+    /// Metadata alone, as if it had been read from a file.
+    pub(crate) fn of_metadata(metadata: HashMap<String, Value>) -> Self {
+        Self {
+            metadata,
+            tensors: HashMap::new(),
+        }
     }
 
     /// The metadata value with this key.

@@ -1,9 +1,8 @@
 //! Activations quantized to 8 bits: per block of 32 a scale in f32, 32 signed
 //! codes and their sum.
 
-use rayon::prelude::*;
-
 use super::multiversion::multiversion;
+use super::parallel::{self, SharedOutput};
 use crate::quant::BLOCK;
 
 /// Codes of a block, four to a word, the first in the lowest byte.
@@ -12,9 +11,20 @@ pub(super) type Words = [i32; BLOCK / 4];
 /// From how many values on several threads quantize.
 const PARALLEL_FROM: usize = 64 * 1024;
 
+/// How often an activation is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passes {
+    /// Once.
+    One,
+    /// What the first codes leave is quantized again, as a row of its own after
+    /// the first; the product is the sum of both rows' products.
+    Two,
+}
+
 /// Quantized activations, block-major: all rows' first blocks come first.
 pub(crate) struct Activations {
-    /// Rows.
+    pub(super) passes: Passes,
+    /// Rows, each pass counted.
     pub(super) n: usize,
     /// `[blocks][n]`
     pub(super) codes: Vec<Words>,
@@ -35,45 +45,38 @@ pub(super) struct BlockScale {
 
 impl Activations {
     /// Quantizes `x[n, cols]`; `cols` is a whole number of blocks.
-    pub(crate) fn quantize(x: &[f32], n: usize, cols: usize) -> Self {
+    pub(crate) fn quantize(x: &[f32], n: usize, cols: usize, passes: Passes) -> Self {
         assert!(x.len() == n * cols && cols.is_multiple_of(BLOCK));
         let blocks = cols / BLOCK;
+        let n = match passes {
+            Passes::One => n,
+            Passes::Two => 2 * n,
+        };
         let mut codes = vec![Words::default(); blocks * n];
         let mut scales = vec![BlockScale::default(); blocks * n];
+        let (all_codes, all_scales) = (
+            SharedOutput::new(&mut codes, n),
+            SharedOutput::new(&mut scales, n),
+        );
+        let columns = |range: std::ops::Range<usize>| {
+            for b in range {
+                // SAFETY: each block's codes and scales belong to one task.
+                let (codes, scales) =
+                    unsafe { (all_codes.part(b, 0, n), all_scales.part(b, 0, n)) };
+                quantize_column(x, cols, b, passes, codes, scales);
+            }
+        };
         if n * cols < PARALLEL_FROM {
-            for (b, (codes, scales)) in codes
-                .chunks_exact_mut(n)
-                .zip(scales.chunks_exact_mut(n))
-                .enumerate()
-            {
-                quantize_column(x, cols, b, codes, scales);
-            }
+            columns(0..blocks);
         } else {
-            codes
-                .par_chunks_exact_mut(n)
-                .zip(scales.par_chunks_exact_mut(n))
-                .enumerate()
-                .for_each(|(b, (codes, scales))| quantize_column(x, cols, b, codes, scales));
+            parallel::run_ranges(blocks, columns);
         }
-        Self { n, codes, scales }
-    }
-
-    /// `x`, which this was made of, less what the codes stand for.
-    pub(crate) fn residual(&self, x: &[f32]) -> Vec<f32> {
-        let mut rest = x.to_vec();
-        let cols = x.len() / self.n.max(1);
-        for (i, row) in rest.chunks_exact_mut(cols.max(1)).enumerate() {
-            for (b, block) in row.chunks_exact_mut(BLOCK).enumerate() {
-                let at = b * self.n + i;
-                let (words, scale) = (&self.codes[at], self.scales[at].scale);
-                for (values, word) in block.chunks_exact_mut(4).zip(words) {
-                    for (value, code) in values.iter_mut().zip(word.to_le_bytes()) {
-                        *value = scale.mul_add(-f32::from(code as i8), *value);
-                    }
-                }
-            }
+        Self {
+            passes,
+            n,
+            codes,
+            scales,
         }
-        rest
     }
 
     /// The codes and scales of some rows in one block.
@@ -86,8 +89,10 @@ impl Activations {
 
 multiversion! {
     /// Quantizes block `b` of every row.
-    fn quantize_column(x: &[f32], cols: usize, b: usize, codes: &mut [Words], scales: &mut [BlockScale])
-        = quantize_column_body;
+    fn quantize_column(
+        x: &[f32], cols: usize, b: usize, passes: Passes,
+        codes: &mut [Words], scales: &mut [BlockScale],
+    ) = quantize_column_body;
 }
 
 #[inline(always)]
@@ -95,15 +100,41 @@ fn quantize_column_body(
     x: &[f32],
     cols: usize,
     b: usize,
+    passes: Passes,
     codes: &mut [Words],
     scales: &mut [BlockScale],
 ) {
-    let rows = x.chunks_exact(cols);
-    for ((row, words), scale) in rows.zip(codes).zip(scales) {
-        if let Some((block, _)) = row[b * BLOCK..].split_first_chunk::<BLOCK>() {
-            (*words, *scale) = quantize_block(block);
+    let blocks = x
+        .chunks_exact(cols)
+        .filter_map(|row| row[b * BLOCK..].first_chunk::<BLOCK>());
+    match passes {
+        Passes::One => {
+            for ((block, words), scale) in blocks.zip(codes).zip(scales) {
+                (*words, *scale) = quantize_block(block);
+            }
+        }
+        Passes::Two => {
+            let pairs = codes.as_chunks_mut::<2>().0.iter_mut();
+            let pairs = pairs.zip(scales.as_chunks_mut::<2>().0);
+            for (block, ([first, rest], [first_scale, rest_scale])) in blocks.zip(pairs) {
+                (*first, *first_scale) = quantize_block(block);
+                let left = residual(block, first, first_scale.scale);
+                (*rest, *rest_scale) = quantize_block(&left);
+            }
         }
     }
+}
+
+/// A block less what its codes stand for.
+#[inline(always)]
+fn residual(block: &[f32; BLOCK], words: &Words, scale: f32) -> [f32; BLOCK] {
+    let mut left = *block;
+    for (values, word) in left.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        for (value, code) in values.iter_mut().zip(word.to_le_bytes()) {
+            *value = scale.mul_add(-f32::from(code as i8), *value);
+        }
+    }
+    left
 }
 
 /// Rounds to the nearest code, ties to even. A block with a NaN or an infinity

@@ -138,6 +138,8 @@ pub struct Query<'a> {
     pub count: usize,
     /// The first one's position in the sequence.
     pub first_position: usize,
+    /// How many of the last positions each sees, itself included; at least 1.
+    pub window: usize,
     /// Pages that hold all positions up to the last query's.
     pub pages: Vec<&'a KvPage>,
 }
@@ -232,7 +234,9 @@ impl Task<'_> {
         self.score(x, stride, used);
         for (i, row) in used.chunks_exact_mut(stride).enumerate() {
             let (seen, hidden) = row.split_at_mut(position_of(i) + 1);
+            let (past, seen) = seen.split_at_mut(seen.len().saturating_sub(self.query.window));
             math::softmax(seen);
+            past.fill(0.0);
             hidden.fill(0.0);
         }
         self.sum_values(used, x.n, stride, last, out);
@@ -344,6 +348,7 @@ mod tests {
             first_row: first,
             count,
             first_position: first,
+            window: usize::MAX,
             pages: pages.iter().collect(),
         };
         attend(LAYOUT, 1, &[query(0, count)], &q, &mut whole);
@@ -362,6 +367,39 @@ mod tests {
     }
 
     #[test]
+    fn in_a_window_the_last_positions_alone_count() {
+        let (count, window) = (71, 33);
+        let (q, keys, values) = (
+            noise(1, count * 192),
+            noise(2, count * 64),
+            noise(3, count * 64),
+        );
+        let run = |first: usize, end: usize, window: usize, start: usize| {
+            let pages = pages(&keys[start * 64..], &values[start * 64..], count - start);
+            let query = Query {
+                first_row: 0,
+                count: end - first,
+                first_position: first - start,
+                window,
+                pages: pages.iter().collect(),
+            };
+            let mut out = vec![f32::NAN; (end - first) * 192];
+            attend(LAYOUT, 1, &[query], &q[first * 192..end * 192], &mut out);
+            out
+        };
+        let all = run(0, count, window, 0);
+        assert_eq!(all[..window * 192], run(0, window, usize::MAX, 0));
+        for row in window..count {
+            let alone = run(row, row + 1, usize::MAX, row + 1 - window);
+            let found = &all[row * 192..(row + 1) * 192];
+            for (a, b) in found.iter().zip(&alone) {
+                assert!((a - b).abs() < 1e-5, "{row}: {a} against {b}");
+            }
+            assert_eq!(found, run(row, row + 1, window, 0), "cut at {row}");
+        }
+    }
+
+    #[test]
     fn what_another_sequence_left_in_a_page_is_not_seen() {
         let (q, keys, values) = (noise(1, 5 * 192), noise(2, 5 * 64), noise(3, 5 * 64));
         let clean = pages(&keys, &values, 5);
@@ -376,6 +414,7 @@ mod tests {
                 first_row: 0,
                 count: 5,
                 first_position: 0,
+                window: usize::MAX,
                 pages,
             };
             attend(LAYOUT, 1, &[query], &q, &mut out);

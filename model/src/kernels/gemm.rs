@@ -21,7 +21,8 @@ pub(super) struct Rows<'a> {
     pub(super) offset: usize,
 }
 
-/// `y[.., col..col+32] (+)= x · [panels.0 panels.1]`, for all rows of `x`.
+/// `y[.., col..col+32] (+)= x · [panels.0 panels.1]`, for all rows of `x`. The
+/// second panel is not read where `y` has no column for it.
 ///
 /// # Safety
 /// No other task uses those columns of `y`.
@@ -50,6 +51,7 @@ pub(super) unsafe fn panel_product(
             12.. => job.run::<12>(level),
             6..12 => job.run::<6>(level),
             3..6 => job.run::<3>(level),
+            2 => job.run::<2>(level),
             _ => job.run::<1>(level),
         };
     }
@@ -81,12 +83,29 @@ impl Job<'_, '_> {
             Level::Avx512 => unsafe { avx512::<N>(x, stride, self.panels, &mut acc) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx2 => unsafe { avx2::<N>(x, stride, self.panels, &mut acc) },
+            Level::Avx2 => unsafe {
+                for (p, panel) in self.panels_used().into_iter().flatten().enumerate() {
+                    if N == 12 {
+                        for (i, acc) in acc.as_chunks_mut::<6>().0.iter_mut().enumerate() {
+                            avx2::<6>(&x[6 * i * stride..], stride, panel, p, acc);
+                        }
+                    } else {
+                        avx2::<N>(x, stride, panel, p, &mut acc);
+                    }
+                }
+            },
             // SAFETY: `panel_product` checked the lengths.
             _ => unsafe { portable::<N>(x, stride, self.panels, &mut acc) },
         }
         self.each_part(&mut acc, |part, acc| part.copy_from_slice(acc));
         N
+    }
+
+    /// The panels that `y` has columns for.
+    #[inline(always)]
+    fn panels_used(&self) -> [Option<&[PanelRow]>; 2] {
+        let second = self.col + GROUP < self.y.width();
+        [Some(self.panels.0), second.then_some(self.panels.1)]
     }
 
     /// Calls `f` with each part of `y` in this tile and the sums for it.
@@ -140,18 +159,52 @@ unsafe fn portable<const N: usize>(
     }
 }
 
+/// Six rows and a panel fill the registers: twelve sums, two of the panel, one
+/// of `x`.
+///
 /// # Safety
-/// As [`portable`].
+/// `x` has `N` rows of `stride`, the last at least as long as the panel.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<const N: usize>(
     x: &[f32],
     stride: usize,
-    panels: (&[PanelRow], &[PanelRow]),
+    panel: &[PanelRow],
+    p: usize,
     acc: &mut Acc<N>,
 ) {
-    // SAFETY: the same contract.
-    unsafe { portable::<N>(x, stride, panels, acc) }
+    use std::arch::x86_64::*;
+    const HALF: usize = GROUP / 2;
+    let mut sums = [[_mm256_setzero_ps(); 2]; N];
+    for (sum, acc) in sums.iter_mut().zip(acc.iter()) {
+        let acc = acc[p].as_ptr();
+        // SAFETY: rows of 16 floats.
+        *sum = unsafe { [_mm256_loadu_ps(acc), _mm256_loadu_ps(acc.add(HALF))] };
+    }
+    for (k, w) in panel.iter().enumerate() {
+        // SAFETY: panel rows are 16 aligned floats.
+        let (w0, w1) = unsafe {
+            (
+                _mm256_load_ps(w.0.as_ptr()),
+                _mm256_load_ps(w.0.as_ptr().add(HALF)),
+            )
+        };
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: by contract.
+            let x = _mm256_set1_ps(unsafe { *x.get_unchecked(i * stride + k) });
+            sum[0] = _mm256_fmadd_ps(x, w0, sum[0]);
+            sum[1] = _mm256_fmadd_ps(x, w1, sum[1]);
+        }
+    }
+    for (sum, acc) in sums.iter().zip(acc) {
+        let acc = acc[p].as_mut_ptr();
+        // SAFETY: rows of 16 floats.
+        unsafe {
+            _mm256_storeu_ps(acc, sum[0]);
+            _mm256_storeu_ps(acc.add(HALF), sum[1]);
+        }
+    }
 }
 
 /// # Safety

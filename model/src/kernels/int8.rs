@@ -5,7 +5,7 @@
 //! `acc ← fma(dot, scale · x.scale, acc)`, over the blocks in order. Every
 //! level computes exactly this, so all give the same bits.
 
-use super::activations::Activations;
+use super::activations::{Activations, Passes};
 use super::cpu::Level;
 use super::parallel::{self, SharedOutput};
 use crate::quant::{GROUP, PackedMatrix, QuantMatrix};
@@ -81,10 +81,22 @@ fn matmul_tile<const N: usize>(
         Level::Neon => super::int8_neon::tile(weights, group, x, first, &mut tile),
         _ => super::int8_scalar::tile(weights, group, x, first, &mut tile),
     }
-    for (i, row) in tile.iter().enumerate() {
-        // SAFETY: each group is computed by one task, and owns its columns.
-        let part = unsafe { y.part(first + i, group * GROUP, GROUP) };
-        part.copy_from_slice(&row[..part.len()]);
+    // SAFETY: each group is computed by one task, and owns its columns.
+    let part = |row| unsafe { y.part(row, group * GROUP, GROUP) };
+    match x.passes {
+        Passes::One => {
+            for (i, row) in tile.iter().enumerate() {
+                let part = part(first + i);
+                part.copy_from_slice(&row[..part.len()]);
+            }
+        }
+        Passes::Two => {
+            for (i, [row, rest]) in tile.as_chunks::<2>().0.iter().enumerate() {
+                for ((y, row), rest) in part(first / 2 + i).iter_mut().zip(row).zip(rest) {
+                    *y = row + rest;
+                }
+            }
+        }
     }
     N
 }

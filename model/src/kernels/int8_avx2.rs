@@ -1,10 +1,13 @@
 //! AVX2: a register is 8 rows, so a group is computed in two halves.
+//!
+//! A block of 4-bit codes costs 8 multiplications and as many loads for each
+//! activation row; the codes stay in registers meanwhile.
 
 use std::arch::x86_64::*;
 
-use super::activations::{Activations, Words};
+use super::activations::{Activations, BlockScale, Words};
 use super::int8::Tile;
-use crate::quant::{CodeWidth, GROUP, Line, PackedMatrix};
+use crate::quant::{CodeWidth, GROUP, PackedMatrix};
 
 const HALF: usize = GROUP / 2;
 
@@ -17,27 +20,59 @@ pub(super) fn tile<const N: usize>(
     first: usize,
     out: &mut Tile<N>,
 ) {
+    match (weights.width, weights.mins.is_empty()) {
+        (CodeWidth::Four, false) => tile_of::<N, true, true>(weights, group, x, first, out),
+        (CodeWidth::Four, true) => tile_of::<N, true, false>(weights, group, x, first, out),
+        (CodeWidth::Eight, false) => tile_of::<N, false, true>(weights, group, x, first, out),
+        (CodeWidth::Eight, true) => tile_of::<N, false, false>(weights, group, x, first, out),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile_of<const N: usize, const FOUR: bool, const MIN: bool>(
+    weights: &PackedMatrix,
+    group: usize,
+    x: &Activations,
+    first: usize,
+    out: &mut Tile<N>,
+) {
+    let blocks = weights.blocks;
+    let lines = if FOUR { 4 } else { 8 };
+    assert!(weights.codes.len() >= (group + 1) * blocks * lines);
+    assert!(weights.scales.len() >= (group + 1) * blocks * GROUP);
+    assert!(!MIN || weights.mins.len() == weights.scales.len());
+    assert!(first + N <= x.n && x.codes.len() == blocks * x.n && x.scales.len() == x.codes.len());
     for half in 0..2 {
         let mut acc = [_mm256_setzero_ps(); N];
-        for b in 0..weights.blocks {
-            let steps = load_steps(weights, weights.lines(group, b), half);
-            let at = (group * weights.blocks + b) * GROUP + half * HALF;
-            let scale = load_half(&weights.scales[at..at + HALF]);
-            let (words, x_scales) = x.block(b, first, N);
-            for i in 0..N {
-                let dot = match weights.width {
-                    CodeWidth::Four => {
-                        let zero = x_scales[i].sum.wrapping_mul(-weights.zero);
-                        _mm256_add_epi32(dot_nibbles(&steps, &words[i]), _mm256_set1_epi32(zero))
-                    }
-                    CodeWidth::Eight => dot_bytes(&steps, &words[i]),
+        for b in 0..blocks {
+            let at = group * blocks + b;
+            // SAFETY: the first three assertions; a line is 64 aligned bytes.
+            let (steps, scale, min) = unsafe {
+                let codes = weights.codes.as_ptr().add(at * lines).cast::<u8>();
+                let part = at * GROUP + half * HALF;
+                (
+                    load_steps::<FOUR>(codes.add(half * 32), weights.zero),
+                    load_half(weights.scales.as_ptr().add(part)),
+                    if MIN {
+                        load_half(weights.mins.as_ptr().add(part))
+                    } else {
+                        _mm256_setzero_ps()
+                    },
+                )
+            };
+            for (i, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: the last assertion.
+                let (words, of_x) = unsafe {
+                    let at = b * x.n + first + i;
+                    (x.codes.get_unchecked(at), x.scales.get_unchecked(at))
                 };
-                if !weights.mins.is_empty() {
-                    let min = load_half(&weights.mins[at..at + HALF]);
-                    acc[i] = _mm256_fmadd_ps(min, _mm256_set1_ps(x_scales[i].scaled_sum), acc[i]);
-                }
-                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(x_scales[i].scale));
-                acc[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, acc[i]);
+                let dot = if FOUR {
+                    dot_nibbles(&steps, words)
+                } else {
+                    dot_bytes(&steps, words)
+                };
+                *acc = add_block::<FOUR, MIN>(*acc, dot, scale, min, of_x, weights.zero);
             }
         }
         for (row, acc) in out.iter_mut().zip(acc) {
@@ -47,15 +82,41 @@ pub(super) fn tile<const N: usize>(
     }
 }
 
+/// `acc + min · x.scaled_sum + dot · (scale · x.scale)`; the zero code is taken
+/// off here where the codes are unsigned and have no minimum.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_block<const FOUR: bool, const MIN: bool>(
+    mut acc: __m256,
+    mut dot: __m256i,
+    scale: __m256,
+    min: __m256,
+    of_x: &BlockScale,
+    zero: i32,
+) -> __m256 {
+    if MIN {
+        acc = _mm256_fmadd_ps(min, _mm256_set1_ps(of_x.scaled_sum), acc);
+    } else if FOUR {
+        dot = _mm256_add_epi32(dot, _mm256_set1_epi32(of_x.sum.wrapping_mul(-zero)));
+    }
+    let scale = _mm256_mul_ps(scale, _mm256_set1_ps(of_x.scale));
+    _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, acc)
+}
+
 /// Codes up to 15: products of eight steps fit 16 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn dot_nibbles(steps: &[__m256i; 8], words: &Words) -> __m256i {
-    let mut sum = _mm256_setzero_si256();
-    for (step, &word) in steps.iter().zip(words) {
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(*step, _mm256_set1_epi32(word)));
-    }
-    _mm256_madd_epi16(sum, _mm256_set1_epi16(1))
+    let product = |j: usize| _mm256_maddubs_epi16(steps[j], _mm256_set1_epi32(words[j]));
+    let even = _mm256_add_epi16(
+        _mm256_add_epi16(product(0), product(1)),
+        _mm256_add_epi16(product(2), product(3)),
+    );
+    let odd = _mm256_add_epi16(
+        _mm256_add_epi16(product(4), product(5)),
+        _mm256_add_epi16(product(6), product(7)),
+    );
+    _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1))
 }
 
 /// Signed codes: the sign goes to the activation, since one side must be unsigned.
@@ -73,30 +134,32 @@ fn dot_bytes(steps: &[__m256i; 8], words: &Words) -> __m256i {
 
 /// The eight steps of half a block: unsigned nibbles, or signed bytes with the
 /// zero taken off.
+///
+/// # Safety
+/// `codes` is the half of the first of 4 or 8 lines, aligned to 32.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load_steps(weights: &PackedMatrix, lines: &[Line], half: usize) -> [__m256i; 8] {
-    let nibble = _mm256_set1_epi8(0x0f);
-    let zero = _mm256_set1_epi8(weights.zero as i8);
+unsafe fn load_steps<const FOUR: bool>(codes: *const u8, zero: i32) -> [__m256i; 8] {
     let mut steps = [_mm256_setzero_si256(); 8];
-    for (j, line) in lines.iter().enumerate().take(8) {
-        // SAFETY: a line is two aligned halves of 32 bytes.
-        let bytes = unsafe { _mm256_load_si256(line.0.as_ptr().add(half * 32).cast()) };
-        match weights.width {
-            CodeWidth::Eight => steps[j] = _mm256_sub_epi8(bytes, zero),
-            CodeWidth::Four => {
-                steps[j % 4] = _mm256_and_si256(bytes, nibble);
-                steps[j % 4 + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble);
-            }
+    for j in 0..if FOUR { 4 } else { 8 } {
+        // SAFETY: by contract.
+        let bytes = unsafe { _mm256_load_si256(codes.add(j * 64).cast()) };
+        if FOUR {
+            let nibble = _mm256_set1_epi8(0x0f);
+            steps[j] = _mm256_and_si256(bytes, nibble);
+            steps[j + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble);
+        } else {
+            steps[j] = _mm256_sub_epi8(bytes, _mm256_set1_epi8(zero as i8));
         }
     }
     steps
 }
 
+/// # Safety
+/// There are 8 values at `values`.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn load_half(values: &[u16]) -> __m256 {
-    assert!(values.len() == HALF);
-    // SAFETY: 8 values are 16 bytes.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
+unsafe fn load_half(values: *const u16) -> __m256 {
+    // SAFETY: by contract.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.cast()) })
 }

@@ -80,6 +80,21 @@ fn silu_mul_body(gate: &mut [f32], up: &[f32]) {
 }
 
 multiversion! {
+    /// `gate ← gelu(gate) · up`, with the approximation of GELU that uses tanh.
+    pub fn gelu_mul(gate: &mut [f32], up: &[f32]) = gelu_mul_body;
+}
+
+#[inline(always)]
+fn gelu_mul_body(gate: &mut [f32], up: &[f32]) {
+    const SQRT_8_BY_PI: f32 = 1.595_769_1;
+    for (g, u) in gate.iter_mut().zip(up) {
+        // (1 + tanh z) / 2 is the sigmoid of 2z
+        let double = SQRT_8_BY_PI * (*g + 0.044_715 * *g * *g * *g);
+        *g = *g / (1.0 + exp(-double)) * u;
+    }
+}
+
+multiversion! {
     /// `x ← x + y`
     pub fn add(x: &mut [f32], y: &[f32]) = add_body;
 }
@@ -186,6 +201,17 @@ mod tests {
         let mut out = vec![0.0; 37];
         rms_norm(&x, &[1.0; 37], 0.0, &mut out);
         assert!((out.iter().map(|v| v * v).sum::<f32>() / 37.0 - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn gelu_matches_its_definition() {
+        let values = [-30.0f32, -1.0, -0.1, 0.0, 0.5, 2.0, 40.0];
+        let mut gate = values.to_vec();
+        gelu_mul(&mut gate, &[2.0; 7]);
+        for (found, x) in gate.iter().zip(values.map(f64::from)) {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            assert!((f64::from(*found) - x * (1.0 + inner.tanh())).abs() < 1e-5);
+        }
     }
 
     #[test]

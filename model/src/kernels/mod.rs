@@ -2,13 +2,14 @@
 //!
 //! The only unsafe code of the workspace's numerics is here: every function
 //! that other modules see is safe and checks its lengths. Work is split over
-//! rayon's current pool. Each result is computed in one fixed order, so it does
+//! the [`Team`] that the thread leads, or over rayon's current pool. Each result is computed in one fixed order, so it does
 //! not depend on the batch, the tile, the number of threads or the instruction
 //! set. Knows nothing of models.
 
 mod activations;
 mod attention;
 mod cpu;
+mod factor;
 mod gemm;
 mod int8;
 #[cfg(target_arch = "x86_64")]
@@ -18,17 +19,22 @@ mod int8_avx512;
 #[cfg(target_arch = "aarch64")]
 mod int8_neon;
 mod int8_scalar;
+mod low_rank;
 mod math;
 mod multiversion;
 mod panels;
 mod parallel;
+mod team;
 
 pub use attention::{KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
-pub use math::{add, log_sum_exp, rms_norm, silu_mul, softmax};
-pub use panels::F32Panels;
+pub use factor::{Factor, FactorFormat};
+pub use low_rank::{LowRankPair, LowRankTerm, add_low_rank};
+pub use math::{add, gelu_mul, log_sum_exp, rms_norm, silu_mul, softmax};
+pub use parallel::for_rows;
+pub use team::{TEAM_THREADS_MAX, Team};
 
-pub(crate) use activations::Activations;
+pub(crate) use activations::{Activations, Passes};
 pub(crate) use int8::matmul_int8;
 pub(crate) use multiversion::dequantize;
 pub(crate) use panels::{matmul_f32, matmul_transposed_f32};

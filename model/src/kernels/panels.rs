@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use super::gemm::{self, PanelRow, Rows};
 use super::multiversion::multiversion;
 use super::parallel::{self, SharedOutput};
-use crate::quant::{BLOCK, CodeWidth, GROUP, PackedMatrix, QuantMatrix, dequantize_body};
+use crate::quant::{BLOCK, CodeWidth, GROUP, PackedMatrix, QuantMatrix, dequantize_columns};
 
 /// Weight rows that a transposed product holds dequantized at once.
 const ROWS_AT_ONCE: usize = 1024;
@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// Runs `f` with two panels of `k` rows, contents unspecified.
-fn with_panels(k: usize, f: impl FnOnce(&mut [PanelRow], &mut [PanelRow])) {
+pub(super) fn with_panels(k: usize, f: impl FnOnce(&mut [PanelRow], &mut [PanelRow])) {
     let mut panels = SCRATCH.take();
     panels.resize(2 * k, PanelRow([0.0; GROUP]));
     let (first, second) = panels.split_at_mut(k);
@@ -75,81 +75,6 @@ pub(crate) fn matmul_transposed_f32(matrix: &QuantMatrix, dy: &[f32], n: usize, 
     });
 }
 
-/// From how many multiplications on a product of [`F32Panels`] runs in parallel.
-const PARALLEL_FROM: usize = 1 << 18;
-
-/// A small dense f32 matrix in panels, such as one half of a LoRA pair.
-pub struct F32Panels {
-    rows: usize,
-    cols: usize,
-    /// `[groups of 16 rows][cols][16]`
-    panels: Vec<PanelRow>,
-}
-
-impl F32Panels {
-    /// Takes `weights[rows, cols]`.
-    ///
-    /// # Panics
-    /// If the length is another.
-    #[must_use]
-    pub fn new(rows: usize, cols: usize, weights: &[f32]) -> Self {
-        assert!(cols > 0 && weights.len() == rows * cols);
-        let mut panels = vec![PanelRow([0.0; GROUP]); rows.div_ceil(GROUP) * cols];
-        for (row, weights) in weights.chunks_exact(cols).enumerate() {
-            let panel = &mut panels[row / GROUP * cols..][..cols];
-            for (out, weight) in panel.iter_mut().zip(weights) {
-                out.0[row % GROUP] = *weight;
-            }
-        }
-        Self { rows, cols, panels }
-    }
-
-    /// Output features.
-    #[must_use]
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Bytes of memory.
-    #[must_use]
-    pub fn byte_len(&self) -> usize {
-        self.panels.len() * size_of::<PanelRow>()
-    }
-
-    /// `y[n, rows] = x[n, cols] · Wᵀ`, or `y += …`. Each row of `y` depends on
-    /// its own row of `x` (and of `y`) alone, bit for bit.
-    ///
-    /// # Panics
-    /// If a slice has another length than its shape.
-    pub fn multiply(&self, x: &[f32], n: usize, y: &mut [f32], accumulate: bool) {
-        assert!(x.len() == n * self.cols && y.len() == n * self.rows);
-        let y = SharedOutput::new(y, self.rows);
-        let x = Rows {
-            x,
-            n,
-            stride: self.cols,
-            offset: 0,
-        };
-        let pair = |pair: usize| {
-            let mut panels = self.panels[pair * 2 * self.cols..].chunks_exact(self.cols);
-            if let Some(first) = panels.next() {
-                // past the last panel nothing is written
-                let second = panels.next().unwrap_or(first);
-                // SAFETY: each task has 32 columns of its own.
-                unsafe {
-                    gemm::panel_product(x, (first, second), &y, pair * 2 * GROUP, accumulate)
-                };
-            }
-        };
-        let pairs = self.rows.div_ceil(2 * GROUP);
-        if n * self.rows * self.cols < PARALLEL_FROM {
-            (0..pairs).for_each(pair);
-        } else {
-            parallel::run(pairs, pair);
-        }
-    }
-}
-
 multiversion! {
     /// The panel of a group of packed rows: `[cols][16]`.
     fn unpack_panel(packed: &PackedMatrix, group: usize, panel: &mut [PanelRow]) = unpack_panel_body;
@@ -187,7 +112,7 @@ fn unpack_panel_body(packed: &PackedMatrix, group: usize, panel: &mut [PanelRow]
     }
 }
 
-/// The panel of a group of rows of a float format.
+/// The panel of a group of rows of a format that is not packed.
 fn transpose_panel(matrix: &QuantMatrix, group: usize, panel: &mut [PanelRow]) {
     let mut row = vec![0.0; matrix.cols()];
     for r in 0..GROUP {
@@ -222,13 +147,10 @@ fn column_panels_body(
 ) {
     let format = matrix.format();
     let cols = (matrix.cols() - b * BLOCK).min(BLOCK);
-    let (block_len, block_bytes) = (format.block_len(), format.block_bytes());
-    let start = b * BLOCK / block_len * block_bytes;
-    let end = start + cols / block_len * block_bytes;
     let mut weights = [0.0; BLOCK];
     for (i, (first, second)) in first.iter_mut().zip(second).enumerate() {
-        let bytes = &matrix.row_bytes(first_row + i)[start..end];
-        dequantize_body(format, bytes, &mut weights[..cols]);
+        let row = matrix.row_bytes(first_row + i);
+        dequantize_columns(format, row, b, &mut weights[..cols]);
         first.0.copy_from_slice(&weights[..GROUP]);
         second.0.copy_from_slice(&weights[GROUP..]);
     }

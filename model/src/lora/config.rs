@@ -2,6 +2,7 @@
 
 use super::pattern::{PATTERNS_MAX, Pattern};
 use super::{LoraError, ModuleId, RANK_MAX};
+use crate::architecture::Architecture;
 use crate::projection::Projection;
 
 /// How an adapter was configured.
@@ -42,7 +43,10 @@ impl LoraConfig {
         }
     }
 
-    pub(super) fn resolver(&self) -> Result<Resolver<'_>, LoraError> {
+    pub(super) fn resolver(
+        &self,
+        architecture: &'static Architecture,
+    ) -> Result<Resolver<'_>, LoraError> {
         for (key, len) in [
             ("rank_pattern", self.rank_pattern.len()),
             ("alpha_pattern", self.alpha_pattern.len()),
@@ -58,6 +62,7 @@ impl LoraConfig {
         let alphas = self.alpha_pattern.iter();
         Ok(Resolver {
             config: self,
+            architecture,
             ranks: ranks
                 .map(|(p, rank)| Ok((Pattern::suffix("rank_pattern", p)?, *rank)))
                 .collect::<Result<_, LoraError>>()?,
@@ -71,6 +76,7 @@ impl LoraConfig {
 /// A configuration with its patterns compiled.
 pub(super) struct Resolver<'a> {
     config: &'a LoraConfig,
+    architecture: &'static Architecture,
     ranks: Vec<(Pattern, usize)>,
     alphas: Vec<(Pattern, f32)>,
 }
@@ -78,7 +84,7 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     /// The rank of a module, and what its product is multiplied with.
     pub(super) fn rank_and_scale(&self, id: ModuleId) -> Result<(usize, f32), LoraError> {
-        let path = id.peft_path();
+        let path = id.peft_path(self.architecture);
         let rank = first(&self.ranks, &path)?.unwrap_or(self.config.rank);
         let alpha = first(&self.alphas, &path)?.unwrap_or(self.config.alpha);
         if rank == 0 || rank > RANK_MAX {

@@ -68,6 +68,10 @@ pub enum LoraError {
     /// A tensor has an infinity or something that is no number.
     #[error("tensor {0:?} has a value that is not finite")]
     NotFinite(String),
+    /// Projections that are one module in the published model have matrices A of
+    /// their own, so that no PEFT file can hold them.
+    #[error("the parts of {0:?} differ in A")]
+    PartsDiffer(String),
     /// The adapter targets nothing that this model has.
     #[error("no module of this model matches the adapter's target_modules")]
     NoModule,

@@ -8,6 +8,7 @@ use safetensors::tensor::TensorView;
 use super::import::tensor_name;
 use super::{LoraAdapter, LoraError, LoraPair, ModuleId, peft_config, permute};
 use crate::ModelError;
+use crate::architecture::Fused;
 use crate::config::ModelConfig;
 
 /// The two files of an adapter.
@@ -27,7 +28,7 @@ impl LoraAdapter {
     /// ranks and scales, or when a module does not fit `model` or has a value
     /// that is not finite: what is written must be read back the same.
     pub fn to_peft(&self, model: &ModelConfig) -> Result<PeftFiles, ModelError> {
-        let resolver = self.config.resolver()?;
+        let resolver = self.config.resolver(model.architecture)?;
         let mut tensors = Vec::with_capacity(2 * self.modules.len());
         for (id, pair) in &self.modules {
             if resolver.rank_and_scale(*id)? != (pair.rank, pair.scale) {
@@ -38,7 +39,11 @@ impl LoraAdapter {
                 }
                 .into());
             }
-            tensors.extend(module_tensors(*id, pair, model)?);
+            let [a, b] = module_tensors(*id, pair, model)?;
+            match model.architecture.fused_with(id.projection) {
+                Some(fused) => self.append_part(fused, *id, [a, b], &mut tensors)?,
+                None => tensors.extend([a, b]),
+            }
         }
         if tensors.is_empty() {
             return Err(LoraError::NoModule.into());
@@ -61,6 +66,40 @@ impl LoraAdapter {
     }
 }
 
+impl LoraAdapter {
+    /// Appends a part of a module to the module's tensors, which come last in
+    /// `tensors` if an earlier part is there: below B its own rows, while A must
+    /// be the same.
+    fn append_part(
+        &self,
+        fused: &Fused,
+        id: ModuleId,
+        [a, mut b]: [NamedTensor; 2],
+        tensors: &mut Vec<NamedTensor>,
+    ) -> Result<(), LoraError> {
+        let part = |projection| ModuleId { projection, ..id };
+        let whole = fused
+            .parts
+            .iter()
+            .all(|p| self.modules.contains_key(&part(*p)));
+        if !whole {
+            return Err(LoraError::TensorMissing(b.0));
+        }
+        if fused.parts.first() == Some(&id.projection) {
+            tensors.extend([a, b]);
+            return Ok(());
+        }
+        match tensors.as_mut_slice() {
+            [.., first_a, first_b] if *first_a == a => {
+                first_b.1[0] += b.1[0];
+                first_b.2.append(&mut b.2);
+                Ok(())
+            }
+            _ => Err(LoraError::PartsDiffer(a.0)),
+        }
+    }
+}
+
 type NamedTensor = (String, [usize; 2], Vec<u8>);
 
 fn module_tensors(
@@ -76,8 +115,19 @@ fn module_tensors(
     } else {
         &pair.b
     };
-    let a = named_tensor(tensor_name(id, 'A'), [pair.rank, cols], &pair.a)?;
-    Ok([a, named_tensor(tensor_name(id, 'B'), [rows, pair.rank], b)?])
+    let a = named_tensor(
+        tensor_name(id, 'A', model.architecture),
+        [pair.rank, cols],
+        &pair.a,
+    )?;
+    Ok([
+        a,
+        named_tensor(
+            tensor_name(id, 'B', model.architecture),
+            [rows, pair.rank],
+            b,
+        )?,
+    ])
 }
 
 fn named_tensor(

@@ -10,6 +10,7 @@ use super::config::Resolver;
 use super::peft_config::PeftConfig;
 use super::{LoraAdapter, LoraError, LoraPair, ModuleId, permute};
 use crate::ModelError;
+use crate::architecture::Architecture;
 use crate::config::ModelConfig;
 
 /// The largest `adapter_config.json`.
@@ -20,8 +21,9 @@ pub const ADAPTER_BYTES_MAX: usize = 1 << 30;
 const HEADER_BYTES_MAX: usize = 4 << 20;
 
 /// The name of one of a module's two tensors; `part` is `A` or `B`.
-pub(super) fn tensor_name(id: ModuleId, part: char) -> String {
-    format!("base_model.model.{}.lora_{part}.weight", id.peft_path())
+pub(super) fn tensor_name(id: ModuleId, part: char, architecture: &Architecture) -> String {
+    let path = id.peft_path(architecture);
+    format!("base_model.model.{path}.lora_{part}.weight")
 }
 
 impl LoraAdapter {
@@ -49,12 +51,12 @@ impl LoraAdapter {
         let tensors = read_tensors(safetensors)?;
         let expected: BTreeSet<String> = ids
             .iter()
-            .flat_map(|id| ['A', 'B'].map(|part| tensor_name(*id, part)))
+            .flat_map(|id| ['A', 'B'].map(|part| tensor_name(*id, part, model.architecture)))
             .collect();
         if let Some(name) = tensors.keys().find(|name| !expected.contains(*name)) {
             return Err(LoraError::TensorUnexpected(name.chars().take(160).collect()).into());
         }
-        let resolver = config.resolver()?;
+        let resolver = config.resolver(model.architecture)?;
         let pairs = ids
             .into_iter()
             .map(|id| Ok((id, read_pair(&tensors, id, model, &resolver)?)));
@@ -111,9 +113,13 @@ fn read_pair(
     resolver: &Resolver<'_>,
 ) -> Result<LoraPair, LoraError> {
     let (rank, scale) = resolver.rank_and_scale(id)?;
-    let (rows, cols) = model.projection_shape(id.projection);
-    let a = read_matrix(tensors, tensor_name(id, 'A'), [rank, cols])?;
-    let b = read_matrix(tensors, tensor_name(id, 'B'), [rows, rank])?;
+    let cols = model.projection_shape(id.projection).1;
+    let (all, rows) = model.rows_in_module(id.projection);
+    let name = |part| tensor_name(id, part, model.architecture);
+    let a = read_matrix(tensors, name('A'), [rank, cols])?;
+    let mut b = read_matrix(tensors, name('B'), [all, rank])?;
+    b.truncate(rows.end * rank);
+    b.drain(..rows.start * rank);
     let b = if permute::is_permuted(model, id.projection) {
         permute::to_gguf(&b, rank, model.head_dim)
     } else {

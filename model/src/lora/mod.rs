@@ -2,7 +2,9 @@
 //!
 //! In memory the rows of an adapter lie in the order of the model's GGUF file,
 //! in PEFT's files in the order of the published weights; `permute` is the one
-//! place that knows the difference. Knows no files' places and no digests.
+//! place that knows the difference. Where several projections are one module of
+//! the published model, PEFT's file has one pair for all of them, and memory one
+//! for each, with the same A. Knows no files' places and no digests.
 
 mod config;
 mod error;
@@ -19,6 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use crate::ModelError;
+use crate::architecture::Architecture;
 use crate::config::ModelConfig;
 use crate::projection::Projection;
 
@@ -26,6 +29,8 @@ pub use config::LoraConfig;
 pub use error::LoraError;
 pub use export::PeftFiles;
 pub use import::{ADAPTER_BYTES_MAX, CONFIG_BYTES_MAX};
+
+pub(crate) use permute::to_gguf as interleave_heads;
 
 /// The highest rank of an adapter.
 pub const RANK_MAX: usize = 256;
@@ -50,12 +55,13 @@ impl ModuleId {
     }
 
     /// Its path in the published model, for example `model.layers.3.mlp.up_proj`.
+    /// Projections that are one module there have one path.
     #[must_use]
-    pub fn peft_path(self) -> String {
+    pub fn peft_path(self, architecture: &Architecture) -> String {
         format!(
             "model.layers.{}.{}",
             self.layer,
-            self.projection.peft_name()
+            architecture.peft_name(self.projection)
         )
     }
 }
@@ -107,7 +113,7 @@ impl LoraAdapter {
         config: &LoraConfig,
         seed: u64,
     ) -> Result<Self, ModelError> {
-        let resolver = config.resolver()?;
+        let resolver = config.resolver(model.architecture)?;
         let mut modules = BTreeMap::new();
         for (index, id) in ModuleId::all(model).enumerate() {
             if !config.target.contains(&id.projection) {
@@ -116,7 +122,10 @@ impl LoraAdapter {
             let (rank, scale) = resolver.rank_and_scale(id)?;
             let (rows, cols) = model.projection_shape(id.projection);
             let mut random = ChaCha8Rng::seed_from_u64(seed);
-            random.set_stream(index as u64);
+            // parts of one published module have one A
+            let parts = model.architecture.fused_with(id.projection);
+            let part = parts.and_then(|f| f.parts.iter().position(|p| *p == id.projection));
+            random.set_stream((index - part.unwrap_or(0)) as u64);
             #[expect(clippy::cast_precision_loss, reason = "a size below 2^24")]
             let bound = 1.0 / (cols as f32).sqrt();
             let a = (0..rank * cols)

@@ -110,7 +110,7 @@ impl PeftConfig {
                 .layers
                 .as_ref()
                 .is_none_or(|l| l.contains(&(id.layer as u64)));
-            if in_layer && self.targets.name(&id.peft_path())? {
+            if in_layer && self.targets.name(&id.peft_path(model.architecture))? {
                 found.insert(id);
             }
         }
@@ -337,15 +337,19 @@ fn target_modules<'a>(
     modules: impl Iterator<Item = &'a ModuleId>,
     model: &ModelConfig,
 ) -> Vec<String> {
+    let architecture = model.architecture;
     let modules: BTreeSet<ModuleId> = modules.copied().collect();
     let projections: BTreeSet<Projection> = modules.iter().map(|id| id.projection).collect();
-    if modules.len() == projections.len() * model.layer_count {
-        return projections
-            .into_iter()
-            .map(|p| p.peft_leaf().to_owned())
-            .collect();
-    }
-    modules.into_iter().map(ModuleId::peft_path).collect()
+    let mut names: Vec<String> = if modules.len() == projections.len() * model.layer_count {
+        let leaves = projections.into_iter().map(|p| architecture.peft_leaf(p));
+        leaves.map(str::to_owned).collect()
+    } else {
+        let paths = modules.into_iter().map(|id| id.peft_path(architecture));
+        paths.collect()
+    };
+    // parts of one module are neighbours
+    names.dedup();
+    names
 }
 
 /// A number as short as it reads back to the same f32; whole ones without a point.

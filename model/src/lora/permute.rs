@@ -11,7 +11,7 @@ use crate::projection::Projection;
 /// Whether the rows of a projection lie in another order in the GGUF file.
 pub(super) fn is_permuted(config: &ModelConfig, projection: Projection) -> bool {
     matches!(projection, Projection::Q | Projection::K)
-        && config.architecture.rope_order() == RopeOrder::Interleaved
+        && config.architecture.rope_order == RopeOrder::Interleaved
 }
 
 /// Where the row `row` of a PEFT file lies in the GGUF file.
@@ -22,7 +22,7 @@ fn gguf_row(row: usize, head_dim: usize) -> usize {
 }
 
 /// `b` `[out, rank]` with the rows of a PEFT file, in the order of the GGUF file.
-pub(super) fn to_gguf(b: &[f32], rank: usize, head_dim: usize) -> Vec<f32> {
+pub(crate) fn to_gguf(b: &[f32], rank: usize, head_dim: usize) -> Vec<f32> {
     let mut ordered = vec![0.0; b.len()];
     for (row, values) in b.chunks_exact(rank).enumerate() {
         let at = gguf_row(row, head_dim) * rank;

@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use super::Format;
+use super::{Format, k_blocks, k_quantize};
 
 /// Weights in a quantized block.
 pub(crate) const BLOCK: usize = 32;
@@ -23,7 +23,7 @@ pub(super) fn zero_code(format: Format) -> u8 {
         Format::Q4_0 => 8,
         Format::Q5_0 => 16,
         Format::Q8_0 => 128,
-        Format::F32 | Format::F16 | Format::Bf16 | Format::Q4_1 | Format::Q5_1 => 0,
+        _ => 0,
     }
 }
 
@@ -103,7 +103,27 @@ pub(crate) fn dequantize(format: Format, bytes: &[u8], out: &mut [f32]) {
         Format::Q5_0 => dequantize_blocks::<22>(Format::Q5_0, bytes, out),
         Format::Q5_1 => dequantize_blocks::<24>(Format::Q5_1, bytes, out),
         Format::Q8_0 => dequantize_blocks::<34>(Format::Q8_0, bytes, out),
+        Format::Q2K => k_blocks::dequantize(Format::Q2K, bytes, out),
+        Format::Q3K => k_blocks::dequantize(Format::Q3K, bytes, out),
+        Format::Q4K => k_blocks::dequantize(Format::Q4K, bytes, out),
+        Format::Q5K => k_blocks::dequantize(Format::Q5K, bytes, out),
+        Format::Q6K => k_blocks::dequantize(Format::Q6K, bytes, out),
     }
+}
+
+/// Writes the weights of a row's columns from `32 · b` on to `out`, at most 32.
+#[inline(always)]
+pub(crate) fn dequantize_columns(format: Format, row: &[u8], b: usize, out: &mut [f32]) {
+    if format.is_k_quant() {
+        if let Some(out) = out.first_chunk_mut() {
+            k_blocks::dequantize_columns(format, row, b, out);
+        }
+        return;
+    }
+    let (len, bytes) = (format.block_len(), format.block_bytes());
+    let start = b * BLOCK / len * bytes;
+    let end = start + out.len() / len * bytes;
+    dequantize(format, &row[start..end], out);
 }
 
 #[inline(always)]
@@ -118,8 +138,9 @@ fn dequantize_blocks<const BYTES: usize>(format: Format, bytes: &[u8], out: &mut
     }
 }
 
-/// Appends the bytes of `weights` in a format; whole blocks only.
-pub(super) fn quantize(format: Format, weights: &[f32], out: &mut Vec<u8>) {
+/// Appends the bytes of `weights` in a format; whole blocks only. Nothing for
+/// formats that are only read.
+pub(crate) fn quantize(format: Format, weights: &[f32], out: &mut Vec<u8>) {
     match format {
         Format::F32 => weights.iter().for_each(|w| out.extend(w.to_le_bytes())),
         Format::F16 => weights
@@ -128,9 +149,11 @@ pub(super) fn quantize(format: Format, weights: &[f32], out: &mut Vec<u8>) {
         Format::Bf16 => weights
             .iter()
             .for_each(|w| out.extend(bf16::from_f32(*w).to_le_bytes())),
-        _ => weights
+        Format::Q4K => k_quantize::q4(weights, out),
+        _ if format.has_int8() => weights
             .chunks_exact(BLOCK)
             .for_each(|block| quantize_block(format, block, out)),
+        _ => {}
     }
 }
 

@@ -1,5 +1,8 @@
 //! The block formats that are read, with their ggml names and sizes.
 
+use super::blocks::BLOCK;
+use super::k_blocks::SUPER_BLOCK;
+
 /// A block format of ggml that has kernels here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
@@ -19,11 +22,21 @@ pub enum Format {
     Q5_1,
     /// 32 weights: f16 scale, signed 8-bit codes.
     Q8_0,
+    /// 256 weights: 2-bit codes, 4-bit scale and minimum for each 16.
+    Q2K,
+    /// 256 weights: 3-bit codes around 4, 6-bit scale for each 16.
+    Q3K,
+    /// 256 weights: 4-bit codes, 6-bit scale and minimum for each 32.
+    Q4K,
+    /// 256 weights: 5-bit codes, 6-bit scale and minimum for each 32.
+    Q5K,
+    /// 256 weights: 6-bit codes around 32, 8-bit scale for each 16.
+    Q6K,
 }
 
 impl Format {
     /// Every format that is read.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -32,6 +45,11 @@ impl Format {
         Self::Q5_0,
         Self::Q5_1,
         Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
     ];
 
     /// The format of ggml's type number, if it is read here.
@@ -53,6 +71,11 @@ impl Format {
             Self::Q5_0 => 6,
             Self::Q5_1 => 7,
             Self::Q8_0 => 8,
+            Self::Q2K => 10,
+            Self::Q3K => 11,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
             Self::Bf16 => 30,
         }
     }
@@ -69,6 +92,11 @@ impl Format {
             Self::Q5_0 => "Q5_0",
             Self::Q5_1 => "Q5_1",
             Self::Q8_0 => "Q8_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
         }
     }
 
@@ -78,6 +106,7 @@ impl Format {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => SUPER_BLOCK,
         }
     }
 
@@ -92,13 +121,24 @@ impl Format {
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
             Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 
-    /// Whether weights are stored as integer codes with a scale per block.
+    /// Whether products with 8-bit activations are computed with it: the
+    /// formats in blocks of 32.
     #[must_use]
-    pub fn is_quantized(self) -> bool {
-        self.block_len() > 1
+    pub fn has_int8(self) -> bool {
+        self.block_len() == BLOCK
+    }
+
+    /// Whether it stores super-blocks.
+    pub(super) fn is_k_quant(self) -> bool {
+        self.block_len() == SUPER_BLOCK
     }
 
     /// The bytes of `rows` rows of `cols` weights; `None` where `cols` is no

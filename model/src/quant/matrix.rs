@@ -7,13 +7,13 @@ use super::blocks;
 use super::packed::PackedMatrix;
 use super::{Bytes, Format};
 use crate::ModelError;
-use crate::kernels::{self, Activations};
+use crate::kernels::{self, Activations, Passes};
 
 /// How a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// Activations quantized to 8 bits per block of 32. Float formats are
-    /// computed as with [`Precision::F32`].
+    /// Activations quantized to 8 bits per block of 32. Formats without such
+    /// products ([`Format::has_int8`]) are computed as with [`Precision::F32`].
     Int8,
     /// As [`Precision::Int8`], and what that leaves of each activation quantized
     /// again: twice the work, and next to no error.
@@ -70,7 +70,8 @@ impl QuantMatrix {
     /// Quantizes f32 weights by rounding to the nearest code.
     ///
     /// # Errors
-    /// [`ModelError::MatrixSize`] as for [`QuantMatrix::new`].
+    /// [`ModelError::MatrixSize`] as for [`QuantMatrix::new`], and for a format
+    /// that is only read.
     pub fn quantize_from_f32(
         format: Format,
         rows: usize,
@@ -145,10 +146,11 @@ impl QuantMatrix {
         kernels::matmul_transposed_f32(self, dy, n, dx);
     }
 
-    /// The interleaved copy of a quantized matrix, made at the first call.
+    /// The interleaved copy for products with 8-bit activations, made at the
+    /// first call.
     pub(crate) fn packed(&self) -> Option<&PackedMatrix> {
         self.format()
-            .is_quantized()
+            .has_int8()
             .then(|| self.0.packed.get_or_init(|| PackedMatrix::new(self)))
     }
 
@@ -191,31 +193,22 @@ pub fn matmul_many(
     if n == 0 {
         return;
     }
-    let quantized = matrices.iter().all(|matrix| matrix.format().is_quantized());
+    let has_int8 = matrices.iter().all(|matrix| matrix.format().has_int8());
     let cols = matrices.first().map_or(0, |matrix| matrix.cols());
-    match precision {
-        Precision::Int8 if quantized => {
-            kernels::matmul_int8(matrices, &Activations::quantize(x, n, cols), ys);
-        }
-        Precision::Int8Twice if quantized => matmul_twice(matrices, x, n, ys),
-        _ => {
-            for (matrix, y) in matrices.iter().zip(ys) {
-                kernels::matmul_f32(matrix, x, n, y);
-            }
-        }
+    let passes = match precision {
+        Precision::Int8 => Passes::One,
+        Precision::Int8Twice => Passes::Two,
+        Precision::F32 => return products_f32(matrices, x, n, ys),
+    };
+    if has_int8 {
+        kernels::matmul_int8(matrices, &Activations::quantize(x, n, cols, passes), ys);
+    } else {
+        products_f32(matrices, x, n, ys);
     }
 }
 
-/// The product with the activations' codes plus that with what these leave.
-fn matmul_twice(matrices: &[&QuantMatrix], x: &[f32], n: usize, ys: &mut [&mut [f32]]) {
-    let cols = matrices.first().map_or(0, |matrix| matrix.cols());
-    let first = Activations::quantize(x, n, cols);
-    let rest = Activations::quantize(&first.residual(x), n, cols);
-    kernels::matmul_int8(matrices, &first, ys);
-    let mut rests: Vec<Vec<f32>> = ys.iter().map(|y| vec![0.0; y.len()]).collect();
-    let mut slices: Vec<&mut [f32]> = rests.iter_mut().map(Vec::as_mut_slice).collect();
-    kernels::matmul_int8(matrices, &rest, &mut slices);
-    for (y, rest) in ys.iter_mut().zip(&rests) {
-        kernels::add(y, rest);
+fn products_f32(matrices: &[&QuantMatrix], x: &[f32], n: usize, ys: &mut [&mut [f32]]) {
+    for (matrix, y) in matrices.iter().zip(ys) {
+        kernels::matmul_f32(matrix, x, n, y);
     }
 }

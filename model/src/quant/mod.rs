@@ -7,6 +7,8 @@
 mod blocks;
 mod bytes;
 mod format;
+mod k_blocks;
+mod k_quantize;
 mod matrix;
 mod packed;
 
@@ -14,7 +16,7 @@ pub use bytes::Bytes;
 pub use format::Format;
 pub use matrix::{Precision, QuantMatrix, matmul_many};
 
-pub(crate) use blocks::{BLOCK, dequantize as dequantize_body};
+pub(crate) use blocks::{BLOCK, dequantize as dequantize_body, dequantize_columns, quantize};
 pub(crate) use packed::{CodeWidth, GROUP, Line, PackedMatrix};
 
 #[cfg(test)]

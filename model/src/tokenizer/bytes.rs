@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::vocabulary::{TokenKind, Vocabulary};
+use super::sentencepiece::{self, SPACE};
+use super::vocabulary::{Scheme, TokenKind};
 
 /// The bytes of all tokens, one after the other.
 pub(super) struct TokenBytes {
@@ -12,14 +13,25 @@ pub(super) struct TokenBytes {
 }
 
 impl TokenBytes {
-    pub(super) fn of(vocabulary: &Vocabulary) -> Self {
+    pub(super) fn of(tokens: &[String], kinds: &[TokenKind], scheme: Scheme) -> Self {
         let alphabet: HashMap<char, u8> =
             (0..=u8::MAX).map(|byte| (byte_char(byte), byte)).collect();
         let mut bytes = Vec::new();
-        let mut ends = Vec::with_capacity(vocabulary.tokens.len());
-        for (token, kind) in vocabulary.tokens.iter().zip(&vocabulary.kinds) {
-            let special = *kind != TokenKind::Normal;
+        let mut ends = Vec::with_capacity(tokens.len());
+        for (token, kind) in tokens.iter().zip(kinds) {
+            let special = kind.is_special();
             let start = bytes.len();
+            if scheme == Scheme::SentencePiece {
+                match sentencepiece::byte_of(token).filter(|_| *kind == TokenKind::Byte) {
+                    Some(byte) => bytes.push(byte),
+                    None if *kind == TokenKind::Control => {
+                        bytes.extend_from_slice(token.as_bytes())
+                    }
+                    None => bytes.extend_from_slice(token.replace(SPACE, " ").as_bytes()),
+                }
+                ends.push((bytes.len(), special));
+                continue;
+            }
             let decoded = |c: char| alphabet.get(&c).copied();
             // A token with a character outside of the alphabet stands for itself.
             if special

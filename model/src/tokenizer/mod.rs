@@ -1,10 +1,12 @@
 //! Texts to token ids and back, with the vocabulary that the GGUF file carries.
 //!
-//! Byte-level BPE only; [`split`] knows how texts are cut before the merges.
+//! Byte-level BPE, of which [`split`] knows how texts are cut before the merges,
+//! and [`sentencepiece`]'s, which cuts nothing.
 //! Nothing is added before or after a text: a chat template writes the marks
 //! of the beginning and the end itself.
 
 mod bytes;
+mod sentencepiece;
 mod split;
 mod vocabulary;
 
@@ -15,7 +17,7 @@ use tokenizers::{NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedS
 use crate::ModelError;
 use crate::gguf::Gguf;
 use bytes::TokenBytes;
-use vocabulary::Vocabulary;
+use vocabulary::{Scheme, TokenKind, Vocabulary, end_of_generation};
 
 /// The longest text that is encoded at once, in bytes. Within it the splitting
 /// expressions stay inside of their own stack limit, beyond which they would
@@ -31,6 +33,17 @@ pub struct Tokenizer {
     eos: u32,
 }
 
+/// A tokenizer as the crate `tokenizers` reads it, and what it does not say.
+pub(crate) struct PublishedVocabulary {
+    pub(crate) inner: tokenizers::Tokenizer,
+    /// Whether tokens are texts with `▁` for spaces; else they are byte-level.
+    pub(crate) is_sentencepiece: bool,
+    /// One more than the highest id.
+    pub(crate) len: usize,
+    pub(crate) bos: Option<u32>,
+    pub(crate) eos: u32,
+}
+
 impl Tokenizer {
     /// Makes the tokenizer of a file.
     ///
@@ -40,12 +53,52 @@ impl Tokenizer {
     pub fn read(gguf: &Gguf) -> Result<Self, ModelError> {
         let vocabulary = Vocabulary::read(gguf)?;
         Ok(Self {
-            token_bytes: TokenBytes::of(&vocabulary),
-            end_of_generation: vocabulary.end_of_generation(),
+            token_bytes: TokenBytes::of(&vocabulary.tokens, &vocabulary.kinds, vocabulary.scheme),
+            end_of_generation: end_of_generation(
+                &vocabulary.tokens,
+                &vocabulary.kinds,
+                vocabulary.eos,
+            ),
             bos: vocabulary.bos,
             eos: vocabulary.eos,
             inner: vocabulary.into_tokenizer()?,
         })
+    }
+
+    /// A tokenizer that was published as such.
+    pub(crate) fn of_published(published: PublishedVocabulary) -> Self {
+        let PublishedVocabulary {
+            inner,
+            is_sentencepiece,
+            len,
+            bos,
+            eos,
+        } = published;
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+        let (mut tokens, mut kinds) = (Vec::with_capacity(len), Vec::with_capacity(len));
+        for id in (0u32..).take(len) {
+            let token = inner.id_to_token(id).unwrap_or_default();
+            kinds.push(match added.get(&id) {
+                Some(token) if token.special => TokenKind::Control,
+                Some(_) => TokenKind::UserDefined,
+                None if is_sentencepiece && sentencepiece::byte_of(&token).is_some() => {
+                    TokenKind::Byte
+                }
+                None => TokenKind::Normal,
+            });
+            tokens.push(token);
+        }
+        let scheme = match is_sentencepiece {
+            true => Scheme::SentencePiece,
+            false => Scheme::ByteLevel,
+        };
+        Self {
+            token_bytes: TokenBytes::of(&tokens, &kinds, scheme),
+            end_of_generation: end_of_generation(&tokens, &kinds, eos),
+            bos,
+            eos,
+            inner,
+        }
     }
 
     /// The token ids of `text`.

@@ -18,20 +18,29 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 
 /// A way to cut texts.
 pub(super) struct Splitting {
-    pub(super) pre_tokenizer: PreTokenizerWrapper,
+    pub(super) pre_tokenizer: Option<PreTokenizerWrapper>,
     pub(super) normalizer: Option<NormalizerWrapper>,
     /// Whether a word that is a token is taken as it is, whatever the merges say.
     pub(super) ignore_merges: bool,
 }
 
 impl Splitting {
+    /// No cutting: merges may cross words.
+    pub(super) fn none(normalizer: NormalizerWrapper) -> Self {
+        Self {
+            pre_tokenizer: None,
+            normalizer: Some(normalizer),
+            ignore_merges: false,
+        }
+    }
+
     /// The way that GGUF calls `name`.
     pub(super) fn named(name: &str) -> Result<Self, ModelError> {
         let plain = |first: Option<PreTokenizerWrapper>, use_regex| {
             let bytes = ByteLevel::new(false, true, use_regex).into();
             let steps = first.into_iter().chain([bytes]).collect();
             Self {
-                pre_tokenizer: Sequence::new(steps).into(),
+                pre_tokenizer: Some(Sequence::new(steps).into()),
                 normalizer: None,
                 ignore_merges: false,
             }
@@ -39,11 +48,11 @@ impl Splitting {
         match name {
             "gpt-2" | "default" => Ok(plain(None, true)),
             "smollm" => Ok(plain(Some(Digits::new(true).into()), true)),
-            "llama-bpe" => Ok(Self {
+            "llama-bpe" | "llama3" | "llama-v3" => Ok(Self {
                 ignore_merges: true,
                 ..plain(Some(expression(LLAMA3)?), false)
             }),
-            "qwen2" => Ok(Self {
+            "qwen2" | "deepseek-r1-qwen" => Ok(Self {
                 normalizer: Some(NFC.into()),
                 ..plain(Some(expression(QWEN2)?), false)
             }),
@@ -74,6 +83,7 @@ mod tests {
         Splitting::named(name)
             .unwrap()
             .pre_tokenizer
+            .unwrap()
             .pre_tokenize(&mut pieces)
             .unwrap();
         let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);

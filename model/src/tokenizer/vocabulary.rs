@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use tokenizers::AddedToken;
 use tokenizers::models::bpe::BPE;
-use tokenizers::{AddedToken, PreTokenizerWrapper};
 
+use super::sentencepiece;
 use super::split::Splitting;
 use crate::ModelError;
 use crate::config::VOCAB_SIZE_MAX;
@@ -24,6 +25,9 @@ const END_OF_GENERATION: [&str; 8] = [
     "</s>",
 ];
 
+/// What stands for characters without tokens or bytes (SentencePiece).
+const UNKNOWN: &str = "<unk>";
+
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenKind {
@@ -32,19 +36,38 @@ pub(super) enum TokenKind {
     Control,
     /// Put into the vocabulary by hand, found before the merges.
     UserDefined,
+    /// Stands for a byte that has no other token (SentencePiece).
+    Byte,
+}
+
+impl TokenKind {
+    /// Whether it is found in a text before the merges.
+    pub(super) fn is_special(self) -> bool {
+        matches!(self, Self::Control | Self::UserDefined)
+    }
+}
+
+/// How the vocabulary writes texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// Every byte as a character of GPT-2's alphabet.
+    ByteLevel,
+    /// As they are, spaces as `▁`.
+    SentencePiece,
 }
 
 /// A checked vocabulary.
 pub(super) struct Vocabulary {
     pub(super) tokens: Vec<String>,
     pub(super) kinds: Vec<TokenKind>,
+    pub(super) scheme: Scheme,
     merges: Vec<(String, String)>,
     pub(super) bos: Option<u32>,
     pub(super) eos: u32,
     splitting: Splitting,
 }
 
-fn wrong(key: &str, problem: &'static str) -> ModelError {
+pub(super) fn wrong(key: &str, problem: &'static str) -> ModelError {
     ModelError::Metadata {
         key: key.to_owned(),
         problem,
@@ -53,19 +76,26 @@ fn wrong(key: &str, problem: &'static str) -> ModelError {
 
 impl Vocabulary {
     pub(super) fn read(gguf: &Gguf) -> Result<Self, ModelError> {
-        if gguf.required("tokenizer.ggml.model", Value::as_str)? != "gpt2" {
-            return Err(wrong(
-                "tokenizer.ggml.model",
-                "is not gpt2 (byte-level BPE)",
-            ));
-        }
-        let pre = gguf
-            .optional("tokenizer.ggml.pre", Value::as_str)?
-            .unwrap_or("default");
-        let splitting = Splitting::named(pre)?;
+        let scheme = match gguf.required("tokenizer.ggml.model", Value::as_str)? {
+            "gpt2" => Scheme::ByteLevel,
+            "llama" => Scheme::SentencePiece,
+            _ => {
+                let problem = "is neither gpt2 (byte-level BPE) nor llama (SentencePiece)";
+                return Err(wrong("tokenizer.ggml.model", problem));
+            }
+        };
         let tokens = strings(gguf, "tokenizer.ggml.tokens", VOCAB_SIZE_MAX)?;
         let kinds = kinds(gguf, tokens.len())?;
-        let merges = merges(gguf)?;
+        let (splitting, merges) = match scheme {
+            Scheme::ByteLevel => {
+                let pre = gguf.optional("tokenizer.ggml.pre", Value::as_str)?;
+                (Splitting::named(pre.unwrap_or("default"))?, merges(gguf)?)
+            }
+            Scheme::SentencePiece => (
+                Splitting::none(sentencepiece::normalizer(gguf)?),
+                sentencepiece::merges(gguf, &tokens, &kinds)?,
+            ),
+        };
         let special = |key: &str| {
             let in_range = |value: &Value| {
                 let id = value.as_u64().and_then(|id| u32::try_from(id).ok())?;
@@ -79,6 +109,7 @@ impl Vocabulary {
         Ok(Self {
             tokens,
             kinds,
+            scheme,
             merges,
             bos,
             eos,
@@ -86,29 +117,12 @@ impl Vocabulary {
         })
     }
 
-    /// The ids that end an answer: the end token, and control tokens that are
-    /// written like one.
-    pub(super) fn end_of_generation(&self) -> Vec<u32> {
-        let named = self
-            .tokens
-            .iter()
-            .zip(&self.kinds)
-            .zip(0u32..)
-            .filter(|((token, kind), _)| {
-                **kind == TokenKind::Control && END_OF_GENERATION.contains(&token.as_str())
-            });
-        let mut ids: Vec<u32> = named.map(|(_, id)| id).chain([self.eos]).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-
     pub(super) fn into_tokenizer(self) -> Result<tokenizers::Tokenizer, ModelError> {
         let special: Vec<AddedToken> = self
             .tokens
             .iter()
             .zip(&self.kinds)
-            .filter(|(token, kind)| **kind != TokenKind::Normal && !token.is_empty())
+            .filter(|(token, kind)| kind.is_special() && !token.is_empty())
             .map(|(token, kind)| {
                 AddedToken::from(token.as_str(), *kind == TokenKind::Control).normalized(false)
             })
@@ -131,19 +145,38 @@ impl Vocabulary {
             ));
         }
         let failed = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
-        let bpe = BPE::builder()
+        let is_sentencepiece = self.scheme == Scheme::SentencePiece;
+        let unknown = vocab.get_key_value(UNKNOWN).map(|(text, _)| text.clone());
+        let mut bpe = BPE::builder()
             .vocab_and_merges(vocab.into_iter().collect::<VocabMap>(), self.merges)
             .ignore_merges(self.splitting.ignore_merges)
-            .build()
-            .map_err(failed)?;
+            .byte_fallback(is_sentencepiece)
+            .fuse_unk(is_sentencepiece);
+        if let Some(unknown) = unknown.filter(|_| is_sentencepiece) {
+            bpe = bpe.unk_token(unknown);
+        }
+        let bpe = bpe.build().map_err(failed)?;
         let mut tokenizer = tokenizers::Tokenizer::new(bpe);
         tokenizer
             .with_normalizer(self.splitting.normalizer)
             .map_err(failed)?;
-        tokenizer.with_pre_tokenizer(Some::<PreTokenizerWrapper>(self.splitting.pre_tokenizer));
+        tokenizer.with_pre_tokenizer(self.splitting.pre_tokenizer);
         tokenizer.add_tokens(special).map_err(failed)?;
         Ok(tokenizer)
     }
+}
+
+/// The ids that end an answer: the end token, and control tokens that are
+/// written like one.
+pub(super) fn end_of_generation(tokens: &[String], kinds: &[TokenKind], eos: u32) -> Vec<u32> {
+    let named = tokens.iter().zip(kinds).zip(0u32..);
+    let named = named.filter(|((token, kind), _)| {
+        **kind == TokenKind::Control && END_OF_GENERATION.contains(&token.as_str())
+    });
+    let mut ids: Vec<u32> = named.map(|(_, id)| id).chain([eos]).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 type VocabMap = tokenizers::models::bpe::Vocab;
@@ -182,6 +215,7 @@ fn kinds(gguf: &Gguf, count: usize) -> Result<Vec<TokenKind>, ModelError> {
     let kind = |value: &Value| match value.as_u64() {
         Some(2 | 3) => TokenKind::Control,
         Some(4) => TokenKind::UserDefined,
+        Some(6) => TokenKind::Byte,
         _ => TokenKind::Normal,
     };
     Ok(values.iter().map(kind).collect())

@@ -236,7 +236,16 @@ fn what_is_not_supported_is_refused_by_its_name() {
         matches!(found, Err(ModelError::UnsupportedFormat { tensor, format })
             if tensor == "blk.0.attn_q.weight" && format == expected)
     };
-    assert!(is_refused(q(9), "Q8_1"));
+    let others = [
+        (9, "Q8_1"),
+        (20, "IQ4_NL"),
+        (24, "I8"),
+        (28, "F64"),
+        (39, "MXFP4"),
+    ];
+    for (kind, name) in others {
+        assert!(is_refused(q(kind), name), "{name}");
+    }
     assert!(is_refused(q(99), "type 99"));
     let missing = replaced(b"blk.1.ffn_up.weight", b"blk.1.ffn_xp.weight");
     assert!(

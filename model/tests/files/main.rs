@@ -4,9 +4,12 @@
 
 mod chat;
 mod damaged;
+mod folder;
 mod gguf;
+mod k_quants;
 mod peft;
 mod refusals;
+mod split;
 mod tokenizer;
 
 use std::path::PathBuf;
@@ -64,7 +67,7 @@ fn the_real_model_is_what_its_metadata_says() {
         (9, 3, 64)
     );
     assert_eq!((config.vocab_size, config.context_length), (49152, 8192));
-    assert_eq!((config.rope_theta, config.rms_eps), (100_000.0, 1e-5));
+    assert_eq!((config.rope.theta, config.rms_eps), (100_000.0, 1e-5));
     assert!(model.weights.output.is_none(), "the head is the embedding");
     assert_eq!(model.weights.layers.len(), 30);
     assert_eq!(model.weights.layers[29].down.cols(), 1536);

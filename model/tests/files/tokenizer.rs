@@ -1,6 +1,7 @@
 //! Token ids and prompts as transformers has them.
 
-use model::TemplateMessage;
+use model::gguf::Gguf;
+use model::{ModelError, TemplateMessage, Tokenizer};
 use serde::Deserialize;
 
 use crate::{golden, real_model};
@@ -107,4 +108,65 @@ fn a_text_at_the_limit_is_encoded_and_one_above_is_not() {
         tokenizer.encode(&longer, true),
         Err(model::ModelError::Limit { .. })
     ));
+}
+
+#[derive(Deserialize)]
+struct SentencePieceText {
+    text: String,
+    ids: Vec<u32>,
+    without_prefix: Vec<u32>,
+}
+
+#[test]
+fn a_sentencepiece_vocabulary_encodes_as_its_conversion_by_transformers() {
+    let mut file = std::fs::read(golden("tokenizer/sentencepiece.gguf")).unwrap();
+    let tokenizer = Tokenizer::read(&Gguf::parse(&file).unwrap()).unwrap();
+    let key = b"tokenizer.ggml.add_space_prefix\x07\0\0\0";
+    let at = file.windows(key.len()).position(|w| w == key).unwrap() + key.len();
+    assert_eq!(std::mem::replace(&mut file[at], 0), 1);
+    let gemmas = Tokenizer::read(&Gguf::parse(&file).unwrap()).unwrap();
+    let rows: Vec<SentencePieceText> = rows("sentencepiece.jsonl");
+    assert_eq!(rows.len(), 204);
+    let (mut bytes, mut merged) = (0, 0);
+    for row in rows {
+        let ids = tokenizer.encode(&row.text, true).unwrap();
+        assert_eq!(ids, row.ids, "{:?}", row.text);
+        let ids = gemmas.encode(&row.text, true).unwrap();
+        assert_eq!(ids, row.without_prefix, "{:?}", row.text);
+        assert_eq!(gemmas.decode(&ids, false), row.text);
+        bytes += ids.iter().filter(|id| (3..259).contains(*id)).count();
+        merged += ids
+            .iter()
+            .filter(|id| gemmas.token_bytes(**id).len() > 4)
+            .count();
+    }
+    assert!(bytes > 500 && merged > 50, "{bytes} bytes, {merged} words");
+    assert!(tokenizer.is_end_of_generation(tokenizer.eos()));
+    assert_eq!(tokenizer.token_bytes(3 + 10), b"\n");
+    assert!(!tokenizer.is_special(3 + 10));
+}
+
+#[test]
+fn damaged_sentencepiece_vocabularies_are_refused() {
+    let file = std::fs::read(golden("tokenizer/sentencepiece.gguf")).unwrap();
+    let without = |key: &str| {
+        let mut file = file.clone();
+        let at = file
+            .windows(key.len())
+            .position(|w| w == key.as_bytes())
+            .unwrap();
+        file[at + key.len() - 1] = b'x';
+        match Tokenizer::read(&Gguf::parse(&file).unwrap()) {
+            Err(ModelError::Metadata { key, .. }) => key,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("was taken without {key}"),
+        }
+    };
+    for key in [
+        "tokenizer.ggml.scores",
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.model",
+    ] {
+        assert_eq!(without(key), key);
+    }
 }

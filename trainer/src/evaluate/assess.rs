@@ -114,7 +114,7 @@ impl Assessor {
         }
         let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
         crate::compute(self.threads, move || {
-            let model = FrozenModel::new(&base.weights, &base.config, tokens_max);
+            let model = FrozenModel::new(&base.weights, &base.config, tokens_max)?;
             let of = |adapter: Option<&LoraAdapter>| {
                 let parameters = adapter.map(Parameters::from_adapter).transpose()?;
                 score(&model, parameters.as_ref(), &encoded, rows)

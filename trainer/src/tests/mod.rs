@@ -37,7 +37,7 @@ fn tiny_adapter() -> LoraAdapter {
 }
 
 fn frozen(base: &BaseModel) -> FrozenModel {
-    FrozenModel::new(&base.weights, &base.config, 256)
+    FrozenModel::new(&base.weights, &base.config, 256).unwrap()
 }
 
 fn sequence(tokens: &[u32], completion_start: usize) -> Sequence {

@@ -25,7 +25,7 @@ fn noise(seed: u64, len: usize) -> Vec<f32> {
 
 fn product(level: Level, matrix: &QuantMatrix, x: &[f32], n: usize) -> Vec<f32> {
     let mut y = vec![f32::NAN; n * matrix.rows()];
-    let activations = Activations::quantize(x, n, matrix.cols());
+    let activations = Activations::quantize(x, n, matrix.cols(), Passes::One);
     matmul_int8_at(level, &[matrix], &activations, &mut [&mut y]);
     y
 }

@@ -1,0 +1,155 @@
+//! `flywheel bench`: the native engine's speed on this machine, without HTTP.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use engine::Engine as _;
+use engine::bench::{Bench, Mix};
+use engine::native::{NativeEngine, NativeOptions};
+use ids::AdapterDigest;
+use serde::Serialize;
+
+use super::CliError;
+use super::output::Output;
+
+/// The most adapters that a mix can have.
+const ADAPTERS_MAX: u32 = 64;
+
+/// What `flywheel bench` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct BenchArgs {
+    /// The GGUF file to measure.
+    #[arg(long, env = "FLYWHEEL_MODEL", value_name = "PATH")]
+    model: PathBuf,
+    /// Threads that compute; 0 is one for each CPU.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// How often each case is measured; medians are shown.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Random adapters that are loaded.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=i64::from(ADAPTERS_MAX)))]
+    adapters: u32,
+    /// Their rank.
+    #[arg(long, default_value_t = 16)]
+    rank: usize,
+    /// Only cases whose name has this text, for example `prefill 512`.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Prints JSON lines instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One case after all rounds, in tokens a second.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    #[serde(flatten)]
+    bench: Bench,
+    median: f64,
+    min: f64,
+    max: f64,
+    rounds: usize,
+}
+
+impl Row {
+    fn new(bench: Bench, mut rates: Vec<f64>) -> Self {
+        rates.sort_by(f64::total_cmp);
+        let at = |index: usize| rates.get(index).copied().unwrap_or_default();
+        let last = rates.len().saturating_sub(1);
+        Self {
+            name: bench.name(),
+            bench,
+            median: (at(last / 2) + at(rates.len() / 2)) / 2.0,
+            min: at(0),
+            max: at(last),
+            rounds: rates.len(),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let adapters = match self.bench.adapters {
+            Mix::Base => "none",
+            Mix::One => "one",
+            Mix::Mixed => "one each",
+        };
+        let rate = |rate: f64| format!("{rate:.1}");
+        let rates = [self.median, self.min, self.max].map(rate);
+        [self.name.clone(), adapters.to_owned()]
+            .into_iter()
+            .chain(rates)
+            .collect()
+    }
+}
+
+pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
+    let options = NativeOptions {
+        threads: args.threads,
+        // room for all of them, whatever their rank
+        adapter_bytes_max: u64::MAX,
+        // what is measured is computing, and cases begin with the same words
+        prefix_cache: false,
+        ..NativeOptions::default()
+    };
+    let failed = |error: &dyn std::error::Error| CliError::Bench(error.to_string());
+    let engine = NativeEngine::open(&args.model, options).map_err(|error| failed(&error))?;
+    let rows = measure(&engine, &args)
+        .await
+        .map_err(|error| failed(&error))?;
+    engine.shutdown().await;
+    if rows.is_empty() {
+        let only = args.only.unwrap_or_default();
+        return Err(CliError::Argument(format!(
+            "no case has {only:?} in its name"
+        )));
+    }
+    let head = ["case", "adapters", "tokens/s (median)", "least", "most"];
+    Output::new(args.json).rows(&rows, &head, Row::cells)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Round by round over all cases, so that other load meets them alike.
+async fn measure(engine: &NativeEngine, args: &BenchArgs) -> Result<Vec<Row>, engine::EngineError> {
+    let only = args.only.as_deref().unwrap_or_default();
+    let mut cases: Vec<(Bench, Vec<f64>)> = Bench::all()
+        .into_iter()
+        .filter(|bench| bench.name().contains(only))
+        .map(|bench| (bench, Vec::new()))
+        .collect();
+    let mut adapters: Vec<AdapterDigest> = Vec::new();
+    for seed in 0..u64::from(args.adapters) {
+        let package = engine.synthetic_adapter(args.rank, seed)?;
+        adapters.push(engine.load_adapter(package).await?.digest);
+    }
+    // the first round only warms up
+    for round in 0..=args.rounds {
+        for (bench, rates) in &mut cases {
+            let rate = bench.measure(engine, &adapters, round).await?;
+            if round > 0 {
+                rates.push(rate);
+            }
+        }
+    }
+    Ok(cases
+        .into_iter()
+        .map(|(bench, rates)| Row::new(bench, rates))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_the_median_of_its_rounds() {
+        let row = |rates: &[f64]| Row::new(Bench::all()[0], rates.to_vec());
+        assert!((row(&[3.0, 1.0, 2.0]).median - 2.0).abs() < 1e-9);
+        assert!((row(&[4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < 1e-9);
+        let one = row(&[7.0]);
+        assert_eq!(
+            (one.median, one.min, one.max, one.rounds),
+            (7.0, 7.0, 7.0, 1)
+        );
+    }
+}

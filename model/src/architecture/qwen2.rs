@@ -1,0 +1,15 @@
+//! Qwen2 and Qwen2.5: LLaMA's form with biases of queries, keys and values.
+
+use super::{Activation, Architecture, RopeOrder, Window};
+
+pub(super) static QWEN2: Architecture = Architecture {
+    gguf_name: "qwen2",
+    rope_order: RopeOrder::Halves,
+    qkv_bias: true,
+    head_norms: false,
+    post_norms: false,
+    fused: &[],
+    activation: Activation::Silu,
+    scales_embedding: false,
+    window: Window::None,
+};

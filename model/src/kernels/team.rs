@@ -1,0 +1,350 @@
+//! A team of threads for many short parallel regions, one after the other.
+//!
+//! A decoding step is some two hundred regions of a few microseconds; waking a
+//! sleeping thread for each would cost more than the work. A team's helpers
+//! therefore spin for a moment between regions before they sleep. A region
+//! never waits for a helper that has not begun: whoever is there takes the next
+//! task, and a helper that the system has put aside holds up nothing but the
+//! task it is in. Knows nothing of what the tasks compute.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+
+use parking_lot::Mutex;
+
+/// The most threads of a team.
+pub const TEAM_THREADS_MAX: usize = 256;
+/// Bits of a task's number in a ticket.
+const TASK_BITS: u32 = 20;
+const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
+/// The most tasks of a region; each thread may count one too many.
+const TASKS_MAX: usize = TASK_MASK as usize - TEAM_THREADS_MAX;
+/// How often a helper looks for work before it lets others run.
+const SPINS: u32 = 2_000;
+/// How often it lets others run before it sleeps.
+const YIELDS: u32 = 50;
+
+/// A region's work: called with the number of each task.
+type Job<'a> = &'a (dyn Fn(usize) + Sync);
+
+thread_local! {
+    static CURRENT: Cell<Current> = const { Cell::new(Current::Rayon) };
+}
+
+/// What a thread runs its parallel regions on.
+#[derive(Clone, Copy)]
+enum Current {
+    /// Rayon's current pool.
+    Rayon,
+    /// The team that it leads.
+    Leads(*const Team),
+    /// Itself: it is in a region already.
+    Itself,
+}
+
+/// Threads that run parallel regions for the thread that leads them.
+pub struct Team {
+    shared: Arc<Shared>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// Region number, tasks of the region, tasks taken: 24, 20 and 20 bits.
+    /// Whoever adds one has the task that was next, if there was one; the
+    /// region cannot end before that task has.
+    ticket: AtomicU64,
+    /// Where the region's [`Job`] lies.
+    job: AtomicPtr<()>,
+    /// Tasks that have ended in this region.
+    done: AtomicUsize,
+    sleeping: AtomicUsize,
+    stop: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// The fields of a ticket.
+#[derive(Clone, Copy)]
+struct Ticket(u64);
+
+impl Ticket {
+    fn next(self) -> usize {
+        (self.0 & TASK_MASK) as usize
+    }
+
+    fn tasks(self) -> usize {
+        (self.0 >> TASK_BITS & TASK_MASK) as usize
+    }
+
+    fn has_task(self) -> bool {
+        self.next() < self.tasks()
+    }
+
+    /// The first ticket of the region after this one's.
+    fn following(self, tasks: usize) -> Self {
+        let region = (self.0 >> (2 * TASK_BITS)).wrapping_add(1);
+        Self(region << (2 * TASK_BITS) | (tasks as u64) << TASK_BITS)
+    }
+}
+
+/// Sets what the thread runs on, and back again when it is dropped.
+struct Restore(Current);
+
+impl Restore {
+    fn after(current: Current) -> Self {
+        Self(CURRENT.replace(current))
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}
+
+impl Team {
+    /// A team of `threads`, the leading one included.
+    ///
+    /// # Errors
+    /// The system's, when it gives no thread.
+    pub fn new(threads: usize, name: &str) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            ticket: AtomicU64::new(0),
+            job: AtomicPtr::new(ptr::null_mut()),
+            done: AtomicUsize::new(0),
+            sleeping: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        let mut team = Self {
+            shared,
+            helpers: Vec::new(),
+        };
+        for i in 1..threads.clamp(1, TEAM_THREADS_MAX) {
+            let shared = Arc::clone(&team.shared);
+            let builder = thread::Builder::new().name(format!("{name}-{i}"));
+            team.helpers.push(builder.spawn(move || shared.help())?);
+        }
+        Ok(team)
+    }
+
+    /// Runs `work`; the parallel regions that this thread starts meanwhile run
+    /// on the team.
+    pub fn lead<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        let _restore = Restore::after(Current::Leads(self));
+        work()
+    }
+
+    /// Runs a region of at most [`TASKS_MAX`] tasks.
+    fn region(&self, tasks: usize, job: Job<'_>) {
+        let shared = &*self.shared;
+        let _restore = Restore::after(Current::Itself);
+        shared.done.store(0, Ordering::Relaxed);
+        let at: *const Job<'_> = &raw const job;
+        shared.job.store(at.cast_mut().cast(), Ordering::Relaxed);
+        let last = Ticket(shared.ticket.load(Ordering::Relaxed));
+        // publishes the job; in one order with the sleepers' count, so that
+        // either this thread sees a sleeper or the sleeper sees the ticket
+        shared
+            .ticket
+            .store(last.following(tasks).0, Ordering::SeqCst);
+        if shared.sleeping.load(Ordering::SeqCst) > 0 {
+            self.helpers
+                .iter()
+                .for_each(|helper| helper.thread().unpark());
+        }
+        shared.work();
+        // the job is borrowed until the last task has ended
+        let mut spins = 0u32;
+        while shared.done.load(Ordering::Acquire) < tasks {
+            spins = spins.saturating_add(1);
+            if spins < SPINS {
+                std::hint::spin_loop();
+            } else {
+                thread::yield_now();
+            }
+        }
+        if let Some(panic) = shared.panic.lock().take() {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for helper in self.helpers.drain(..) {
+            helper.thread().unpark();
+            // its tasks' panics were caught
+            let _ = helper.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Takes tasks of the current region until there is none.
+    fn work(&self) {
+        while Ticket(self.ticket.load(Ordering::Relaxed)).has_task() {
+            let ticket = Ticket(self.ticket.fetch_add(1, Ordering::AcqRel));
+            if !ticket.has_task() {
+                return;
+            }
+            // SAFETY: the task taken keeps its region from ending, and until
+            // then the leader keeps the job where the pointer says; the ticket
+            // was read after the pointer was written.
+            let job = unsafe { *self.job.load(Ordering::Relaxed).cast::<Job<'_>>() };
+            let ended = catch_unwind(AssertUnwindSafe(|| job(ticket.next())));
+            if let Err(panic) = ended {
+                self.panic.lock().get_or_insert(panic);
+            }
+            self.done.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// A helper's life.
+    fn help(&self) {
+        let _restore = Restore::after(Current::Itself);
+        while !self.stop.load(Ordering::Relaxed) {
+            self.work();
+            self.wait();
+        }
+    }
+
+    /// Until there may be work.
+    fn wait(&self) {
+        let is_work = |order| Ticket(self.ticket.load(order)).has_task();
+        for _ in 0..SPINS {
+            if is_work(Ordering::Relaxed) {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        for _ in 0..YIELDS {
+            if is_work(Ordering::Relaxed) {
+                return;
+            }
+            thread::yield_now();
+        }
+        self.sleeping.fetch_add(1, Ordering::SeqCst);
+        if !is_work(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst) {
+            thread::park();
+        }
+        self.sleeping.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Runs `task(0) … task(count − 1)` on this thread's team, or alone if it is in
+/// a region already; false, and nothing done, if it has none.
+pub(super) fn run(count: usize, task: Job<'_>) -> bool {
+    match CURRENT.get() {
+        Current::Rayon => return false,
+        Current::Itself => (0..count).for_each(task),
+        Current::Leads(team) => {
+            // SAFETY: `lead` borrows the team while the thread leads it.
+            let team = unsafe { &*team };
+            if count <= 1 || team.helpers.is_empty() {
+                (0..count).for_each(task);
+            } else {
+                for first in (0..count).step_by(TASKS_MAX) {
+                    let tasks = (count - first).min(TASKS_MAX);
+                    team.region(tasks, &|i| task(first + i));
+                }
+            }
+        }
+    }
+    true
+}
+
+/// Threads that this thread's regions run on; `None` if it has no team.
+pub(super) fn threads() -> Option<usize> {
+    match CURRENT.get() {
+        Current::Rayon => None,
+        Current::Itself => Some(1),
+        // SAFETY: as in `run`.
+        Current::Leads(team) => Some(unsafe { &*team }.helpers.len() + 1),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_in_every_region() {
+        let mut team = Team::new(3, "test").unwrap();
+        team.lead(|| {
+            for region in 0..20_000usize {
+                let count = region % 17;
+                let ran: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                assert!(run(count, &|i| {
+                    ran[i].fetch_add(1, Ordering::Relaxed);
+                }));
+                assert!(ran.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+            }
+        });
+    }
+
+    #[test]
+    fn helpers_wake_up_after_a_rest() {
+        let mut team = Team::new(2, "test").unwrap();
+        team.lead(|| {
+            for _ in 0..20 {
+                thread::sleep(Duration::from_millis(5));
+                let leader = thread::current().id();
+                let helped = AtomicBool::new(false);
+                // the leader's task ends only when the helper has had one
+                run(2, &|_| {
+                    if thread::current().id() == leader {
+                        while !helped.load(Ordering::Relaxed) {
+                            thread::yield_now();
+                        }
+                    } else {
+                        helped.store(true, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn regions_within_regions_run_alone_and_no_team_is_rayons_matter() {
+        assert!(!run(1, &|_| panic!("there is no team")));
+        assert_eq!(threads(), None);
+        let mut team = Team::new(2, "test").unwrap();
+        let inner = AtomicUsize::new(0);
+        team.lead(|| {
+            assert_eq!(threads(), Some(2));
+            run(4, &|_| {
+                assert_eq!(threads(), Some(1));
+                run(3, &|_| {
+                    inner.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+        });
+        assert_eq!(inner.into_inner(), 12);
+        assert_eq!(threads(), None);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_leader_and_the_team_goes_on() {
+        let mut team = Team::new(2, "test").unwrap();
+        team.lead(|| {
+            for bad in 0..8 {
+                let region = || run(8, &|i| assert!(i != bad));
+                assert!(catch_unwind(AssertUnwindSafe(region)).is_err());
+                let sum = AtomicUsize::new(0);
+                run(8, &|i| {
+                    sum.fetch_add(i, Ordering::Relaxed);
+                });
+                assert_eq!(sum.into_inner(), 28);
+            }
+        });
+    }
+}
