@@ -118,6 +118,11 @@ fn version(model: &BaseModel, seed: u64) -> Version {
     Version { digest, adapter }
 }
 
+fn laid_out(model: &BaseModel, version: &Version) -> DeviceAdapter {
+    let Version { digest, adapter } = version;
+    DeviceAdapter::new(*digest, adapter, &model.config, Precision::Int8)
+}
+
 impl Machine {
     fn new(model: &Arc<BaseModel>, blocks: BlockManager, adapter_bytes: u64) -> Self {
         let inbox = Arc::new(Inbox::new(WAITING_MAX));
@@ -144,12 +149,7 @@ impl Machine {
         if self.adapters.revive(&version.digest).is_some() {
             return Ok(());
         }
-        let adapter = DeviceAdapter::new(
-            version.digest,
-            &version.adapter,
-            &model.config,
-            Precision::Int8,
-        );
+        let adapter = laid_out(model, version);
         let reservation = self.adapters.reserve(adapter.byte_len())?;
         reservation.complete(adapter);
         Ok(())
@@ -217,15 +217,7 @@ impl Fuzz {
     fn new(seed: u64) -> Self {
         let model = tiny();
         let versions: Vec<Version> = (0..VERSIONS).map(|seed| version(&model, seed)).collect();
-        let size = |version: &Version| {
-            DeviceAdapter::new(
-                version.digest,
-                &version.adapter,
-                &model.config,
-                Precision::Int8,
-            )
-            .byte_len()
-        };
+        let size = |version: &Version| laid_out(&model, version).byte_len();
         let largest = versions.iter().map(size).max().unwrap();
         let alone = Machine::new(&model, BlockManager::new(PAGES, false), u64::MAX);
         for version in &versions {
@@ -374,11 +366,9 @@ impl Fuzz {
             37..47 => {
                 self.load();
             }
-            47..52 => {
-                if self.load() {
-                    self.seen.replaced += 1;
-                    self.unload();
-                }
+            47..52 if self.load() => {
+                self.seen.replaced += 1;
+                self.unload();
             }
             52..56 => self.unload(),
             56..59 => self.pin(),

@@ -12,7 +12,7 @@ mod constraint;
 mod engine;
 mod forward;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 mod fuzz;
 mod inbox;
 mod loading;

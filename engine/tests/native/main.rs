@@ -1,6 +1,11 @@
 //! The native engine on the real model, and on a tiny one.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod architectures;
 mod conformance;

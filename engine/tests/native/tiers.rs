@@ -35,7 +35,7 @@ async fn room_for(count: u64, package: &AdapterPackage, wait: Duration) -> Nativ
     let roomy = NativeEngine::start(tiny(), options()).unwrap();
     let bytes = roomy.load_adapter(package.clone()).await.unwrap().bytes;
     let options = NativeOptions {
-        adapter_bytes_max: count * bytes.max(package.safetensors.len() as u64),
+        adapter_bytes_max: count * bytes,
         adapter_wait_max: wait,
         running_max: 8,
         ..options()

@@ -88,6 +88,8 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         threads: args.threads,
         // room for all of them, whatever their rank
         adapter_bytes_max: u64::MAX,
+        // what is measured is computing, and cases begin with the same words
+        prefix_cache: false,
         ..NativeOptions::default()
     };
     let failed = |error: &dyn std::error::Error| CliError::Bench(error.to_string());
