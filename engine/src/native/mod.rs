@@ -1,9 +1,9 @@
 //! The native engine: the base model's forward pass on this machine's CPU,
 //! many sequences in one batch, each with its own adapter.
 //!
-//! One thread owns the device and its cache ([`worker`]); everything else
-//! talks to it through a bounded inbox. What runs next is [`scheduler`]'s
-//! decision and has no tensor in it; [`forward`] has no queue in it.
+//! One thread owns the device and its cache (`worker`); everything else
+//! talks to it through a bounded inbox. What runs next is `scheduler`'s
+//! decision and has no tensor in it; `forward` has no queue in it.
 
 mod adapters;
 mod blocks;

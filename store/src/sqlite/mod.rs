@@ -3,7 +3,7 @@
 //!
 //! Every SQLite call runs on a thread of its own or on the blocking pool,
 //! never on an async executor. Writes of this process go through one thread
-//! that commits those that wait together ([`writer`]), reads through a few
+//! that commits those that wait together (`writer`), reads through a few
 //! read-only connections.
 
 mod schema;

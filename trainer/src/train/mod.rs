@@ -1,6 +1,6 @@
 //! Training: preference pairs in, an adapter out.
 //!
-//! [`run`] is the loop over epochs and steps, [`step`] one optimizer step.
+//! `run` is the loop over epochs and steps, `step` one optimizer step.
 //! Knows tokens, not text; no store, no file, no clock but the one passed in.
 
 mod adamw;
