@@ -109,6 +109,7 @@ fn options(config: &EngineConfig) -> NativeOptions {
         adapter_bytes_max: config
             .adapter_bytes_max
             .unwrap_or(default.adapter_bytes_max),
+        quantize: config.quantize.unwrap_or(default.quantize),
         ..default
     }
 }

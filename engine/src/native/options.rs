@@ -1,5 +1,6 @@
 //! What the native engine may use.
 
+use model::FolderFormat;
 use model::quant::Precision;
 
 /// Limits of the native engine.
@@ -21,6 +22,8 @@ pub struct NativeOptions {
     pub prefill_chunk_tokens: u32,
     /// How products are computed.
     pub precision: Precision,
+    /// What the matrices of a published folder are quantized to.
+    pub quantize: FolderFormat,
 }
 
 impl Default for NativeOptions {
@@ -34,6 +37,7 @@ impl Default for NativeOptions {
             adapter_bytes_max: 512 << 20,
             prefill_chunk_tokens: 128,
             precision: Precision::Int8,
+            quantize: FolderFormat::default(),
         }
     }
 }

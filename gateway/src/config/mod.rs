@@ -79,6 +79,8 @@ pub struct EngineConfig {
     pub context_length_max: Option<u32>,
     /// The most bytes of resident adapters.
     pub adapter_bytes_max: Option<u64>,
+    /// What the matrices of a published folder are quantized to: `q8_0` or `q4_k`.
+    pub quantize: Option<engine::native::FolderFormat>,
 }
 
 /// Why a configuration was refused.

@@ -86,7 +86,7 @@ multiversion! {
 
 #[inline(always)]
 fn gelu_mul_body(gate: &mut [f32], up: &[f32]) {
-    const SQRT_8_BY_PI: f32 = 1.595_769_1;
+    const SQRT_8_BY_PI: f32 = 1.595_769;
     for (g, u) in gate.iter_mut().zip(up) {
         // (1 + tanh z) / 2 is the sigmoid of 2z
         let double = SQRT_8_BY_PI * (*g + 0.044_715 * *g * *g * *g);
