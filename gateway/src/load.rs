@@ -127,6 +127,7 @@ fn options(config: &EngineConfig) -> NativeOptions {
             .unwrap_or(default.adapter_bytes_max),
         adapter_wait_max: seconds(config.adapter_wait_seconds, default.adapter_wait_max),
         queue_wait_max: seconds(config.queue_wait_seconds, default.queue_wait_max),
+        quantize: config.quantize.unwrap_or(default.quantize),
         ..default
     }
 }

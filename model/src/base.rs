@@ -7,9 +7,8 @@ use ids::BaseDigest;
 use crate::ModelError;
 use crate::chat_template::{ChatTemplate, TemplateMessage};
 use crate::config::ModelConfig;
-use crate::folder;
+use crate::folder::{self, FolderFormat};
 use crate::gguf::{Gguf, GgufFiles, Value};
-use crate::quant::Format;
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 
@@ -44,17 +43,17 @@ impl BaseModel {
     /// A folder as models are published in (`config.json`, safetensors and
     /// `tokenizer.json`) is opened too; its matrices are quantized to Q8_0.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        Self::open_quantized(path, Format::Q8_0)
+        Self::open_quantized(path, FolderFormat::default())
     }
 
-    /// As [`Self::open`], with matrices of a folder in `format`: Q8_0 or Q4_K.
-    /// A GGUF file stays as it is.
+    /// As [`Self::open`], with the matrices of a folder quantized as given. A
+    /// GGUF file stays as it is.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_quantized(path: &Path, format: Format) -> Result<Self, ModelError> {
+    pub fn open_quantized(path: &Path, quantize: FolderFormat) -> Result<Self, ModelError> {
         if path.is_dir() {
-            return folder::open(path, format);
+            return folder::open(path, quantize);
         }
         let files = GgufFiles::open(path)?;
         let gguf = files.metadata();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ids::{BasisPoints, ModelName};
+use model::FolderFormat;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
@@ -18,8 +19,10 @@ const THREADS_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The GGUF file that is served.
+    /// The GGUF file or the folder that is served.
     pub model: Option<PathBuf>,
+    /// What the matrices of a folder are quantized to, as the gateway has it.
+    pub quantize: FolderFormat,
     /// The data folder that the gateway uses too.
     pub data: Option<PathBuf>,
     /// `embedded` or `redis[s]://HOST:PORT/DB`.

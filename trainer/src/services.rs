@@ -62,7 +62,9 @@ impl Services {
             .adapters
             .clone()
             .unwrap_or_else(|| data.join("adapters"));
-        let base = crate::blocking(move || Ok(BaseModel::open(&model)?)).await?;
+        let quantize = config.quantize;
+        let open = move || Ok(BaseModel::open_quantized(&model, quantize)?);
+        let base = crate::blocking(open).await?;
         tracing::info!("base {} {}", base.name, base.digest);
         Ok(Self {
             base: Arc::new(base),

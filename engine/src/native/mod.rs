@@ -32,6 +32,7 @@ mod text;
 mod worker;
 
 pub use engine::NativeEngine;
+pub use model::FolderFormat;
 pub use open::OpenError;
 pub use options::NativeOptions;
 pub use scoring::{TokenScore, logits, score};

@@ -20,12 +20,12 @@ pub enum OpenError {
 }
 
 impl NativeEngine {
-    /// Reads the GGUF file at `path` and starts an engine on it.
+    /// Reads the GGUF file or the published folder at `path` and starts an engine on it.
     ///
     /// # Errors
     /// What is wrong with the file, or why the engine did not start.
     pub fn open(path: &Path, options: NativeOptions) -> Result<Self, OpenError> {
-        let model = BaseModel::open(path)?;
+        let model = BaseModel::open_quantized(path, options.quantize)?;
         Ok(Self::start(Arc::new(model), options)?)
     }
 }

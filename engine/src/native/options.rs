@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use model::FolderFormat;
 use model::kernels::{KvLayout, PAGE_TOKENS};
 use model::quant::Precision;
 
@@ -35,6 +36,8 @@ pub struct NativeOptions {
     pub prefill_chunk_tokens: u32,
     /// How products are computed.
     pub precision: Precision,
+    /// What the matrices of a published folder are quantized to.
+    pub quantize: FolderFormat,
 }
 
 impl NativeOptions {
@@ -72,6 +75,7 @@ impl Default for NativeOptions {
             queue_wait_max: Duration::from_secs(60),
             prefill_chunk_tokens: 128,
             precision: Precision::Int8,
+            quantize: FolderFormat::default(),
         }
     }
 }

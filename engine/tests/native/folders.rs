@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::native;
-use model::BaseModel;
-use model::quant::{Format, Precision};
+use model::quant::Precision;
+use model::{BaseModel, FolderFormat};
 use safetensors::SafeTensors;
 
 fn folder(name: &str) -> PathBuf {
@@ -16,8 +16,8 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// The largest difference from the logits of transformers.
-fn difference(name: &str, format: Format) -> f32 {
-    let model = Arc::new(BaseModel::open_quantized(&folder(name), format).unwrap());
+fn difference(name: &str, quantize: FolderFormat) -> f32 {
+    let model = Arc::new(BaseModel::open_quantized(&folder(name), quantize).unwrap());
     assert_eq!(model.name, name);
     let file = std::fs::read(folder(name).join("logits.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&file).unwrap();
@@ -45,13 +45,13 @@ fn difference(name: &str, format: Format) -> f32 {
 #[test]
 fn logits_of_a_folder_are_those_of_transformers() {
     for name in ["llama3", "qwen2", "qwen3"] {
-        let difference = difference(name, Format::Q8_0);
+        let difference = difference(name, FolderFormat::Q8_0);
         assert!(difference < 1e-3, "{name}: off by {difference}");
     }
 }
 
 #[test]
 fn a_folder_in_q4_k_is_a_coarser_form_of_the_same_model() {
-    let difference = difference("llama3", Format::Q4K);
+    let difference = difference("llama3", FolderFormat::Q4K);
     assert!(difference > 1e-3 && difference < 1.0, "off by {difference}");
 }

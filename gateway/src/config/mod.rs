@@ -88,6 +88,8 @@ pub struct EngineConfig {
     pub adapter_wait_seconds: Option<u64>,
     /// How long a request waits for its first place in the batch.
     pub queue_wait_seconds: Option<u64>,
+    /// What the matrices of a published folder are quantized to: `q8_0` or `q4_k`.
+    pub quantize: Option<engine::native::FolderFormat>,
 }
 
 /// Why a configuration was refused.

@@ -162,7 +162,12 @@ impl Architecture {
         {
             return refuse(experts, "mixtures of experts are not supported");
         }
-        for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        for name in [
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "rope.scale_linear",
+            "rope.scaling.attn_factor",
+        ] {
             if gguf.value(&key(name)).is_some() {
                 return refuse(key(name), "is not supported");
             }

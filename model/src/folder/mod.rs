@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use ids::{BaseDigest, Sha256Digest};
 use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use crate::base::BaseModel;
@@ -36,12 +37,31 @@ fn wrong(key: &str, problem: &'static str) -> ModelError {
     }
 }
 
-/// Opens the folder with matrices of `format`; those whose rows are no whole
-/// blocks of it become Q8_0.
-pub(crate) fn open(folder: &Path, format: Format) -> Result<BaseModel, ModelError> {
-    if !matches!(format, Format::Q8_0 | Format::Q4K) {
-        return Err(wrong("quantize", "is neither Q8_0 nor Q4_K"));
+/// What the matrices of a folder are quantized to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum FolderFormat {
+    /// 8 bits: next to no loss.
+    #[default]
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// 4 bits and a half; matrices whose rows are no whole super-blocks of 256
+    /// become Q8_0.
+    #[serde(rename = "q4_k")]
+    Q4K,
+}
+
+impl FolderFormat {
+    fn format(self) -> Format {
+        match self {
+            Self::Q8_0 => Format::Q8_0,
+            Self::Q4K => Format::Q4K,
+        }
     }
+}
+
+/// Opens the folder, and quantizes its matrices.
+pub(crate) fn open(folder: &Path, quantize: FolderFormat) -> Result<BaseModel, ModelError> {
+    let format = quantize.format();
     let config_bytes = read_bytes(&folder.join("config.json"), CONFIG_BYTES_MAX)?;
     let json = parse("config.json", &config_bytes)?;
     let published = config::read(&json)?;
