@@ -18,7 +18,7 @@ use crate::constraint::{Constraint, Grammar};
 /// Grammars that are compiled at the same time.
 const COMPILING_MAX: usize = 2;
 /// How long a request waits for its grammar.
-const COMPILE_TIME_MAX: Duration = Duration::from_secs(5);
+const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 /// Stack of a compiling thread: the compiler is recursive, and this is several
 /// times what [`crate::GRAMMAR_NESTING_MAX`] levels take.
 const COMPILE_STACK_BYTES: usize = 16 << 20;
