@@ -146,7 +146,9 @@ impl Voter {
     }
 
     fn vote(&mut self, id: &str) {
-        writeln!(self.stdin, "{id}").unwrap();
+        // one write: in two, the voter may read half a line, and no call of it
+        // would show the whole id
+        self.stdin.write_all(format!("{id}\n").as_bytes()).unwrap();
         self.wait_for(&format!("2xx {id}"));
     }
 
