@@ -30,6 +30,9 @@ use crate::api::{
     EngineError,
 };
 
+/// Stack of the engine's thread; grammars recurse on it.
+const STACK_BYTES: usize = 8 << 20;
+
 /// Serves one base model on this machine's CPU.
 pub struct NativeEngine {
     model: Arc<BaseModel>,
@@ -215,6 +218,7 @@ fn spawn(mut worker: Worker, threads: usize) -> Result<JoinHandle<()>, EngineErr
     };
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
+        .stack_size(STACK_BYTES)
         .spawn(body)
         .map_err(|error| failed(&error))?;
     match is_ready.recv() {
@@ -248,7 +252,7 @@ impl Engine for NativeEngine {
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
         let grammar = match request.constraint.clone() {
-            Some(constraint) => Some(self.grammars.compile(constraint).await?),
+            Some(constraint) => Some(Arc::new(self.grammars.compile(constraint).await?)),
             None => None,
         };
         let (events, receiver) = mpsc::channel(events_max(request.n, max_tokens));

@@ -18,6 +18,9 @@ use super::adapters::{AdapterRegistry, NoRoom, Reservation};
 use super::lora::DeviceAdapter;
 use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
 
+/// The longest that a load waits, whatever is configured.
+const WAIT_MAX: Duration = Duration::from_secs(86_400);
+
 /// Loads versions into a registry.
 pub(super) struct Loader {
     pub(super) model: Arc<BaseModel>,
@@ -36,7 +39,7 @@ impl Loader {
         if let Some(resident) = self.adapters.revive(&package.digest) {
             return Ok(resident);
         }
-        let deadline = Instant::now() + self.wait_max;
+        let deadline = Instant::now() + self.wait_max.min(WAIT_MAX);
         let turn = tokio::time::timeout_at(deadline, self.turn.lock()).await;
         let _turn = turn.map_err(|_| self.timed_out())?;
         if let Some(resident) = self.adapters.revive(&package.digest) {

@@ -1,5 +1,6 @@
 //! A request inside the engine: where its events go and what it has cost.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -25,7 +26,7 @@ pub(super) struct Submission {
     pub(super) max_tokens: u32,
     pub(super) lease: Option<AdapterLease>,
     /// Where every choice begins in the request's grammar.
-    pub(super) grammar: Option<GrammarState>,
+    pub(super) grammar: Option<Arc<GrammarState>>,
     pub(super) events: EventSender,
     pub(super) arrived: Instant,
 }

@@ -1,6 +1,8 @@
 //! One completion on its way: its tokens, how far they are computed, and how
 //! it goes on.
 
+use std::sync::Arc;
+
 use model::Tokenizer;
 
 use super::adapters::AdapterLease;
@@ -26,6 +28,9 @@ pub(super) struct Sequence {
     pub(super) lease: Option<AdapterLease>,
     tokens_max: usize,
     sampler: Sampler,
+    /// Where the grammar begins, until the sequence runs for the first time:
+    /// those that wait share it.
+    grammar_start: Option<Arc<GrammarState>>,
     grammar: Option<GrammarState>,
     text: TextStream,
     top_logprobs: Option<u8>,
@@ -56,7 +61,8 @@ impl Sequence {
             lease: submission.lease.clone(),
             tokens_max: submission.prompt.len() + submission.max_tokens as usize,
             sampler: Sampler::new(&chat.sampling, choice, &submission.prompt),
-            grammar: submission.grammar.as_ref().map(GrammarState::fork),
+            grammar_start: submission.grammar.clone(),
+            grammar: None,
             text: TextStream::new(&chat.stop),
             top_logprobs: chat.top_logprobs,
             ignore_eos: chat.ignore_eos,
@@ -75,12 +81,15 @@ impl Sequence {
 
     /// Whether it is held to a grammar.
     pub(super) fn is_constrained(&self) -> bool {
-        self.grammar.is_some()
+        self.grammar.is_some() || self.grammar_start.is_some()
     }
 
     /// Finds out which tokens its grammar allows next: the part of
     /// [`Self::advance`] that several sequences can do at once.
     pub(super) fn prepare(&mut self) {
+        if let Some(start) = self.grammar_start.take() {
+            self.grammar = Some(start.fork());
+        }
         if let Some(grammar) = &mut self.grammar {
             grammar.prepare();
         }
@@ -93,6 +102,7 @@ impl Sequence {
         logits: &mut [f32],
         tokenizer: &Tokenizer,
     ) -> Result<Advance, EngineError> {
+        self.prepare();
         let original = self.top_logprobs.map(|_| logits.to_vec());
         let not_finite = || EngineError::Failed("the model's output is not finite".to_owned());
         let (token, completed) = match &mut self.grammar {

@@ -18,7 +18,7 @@ const ADAPTERS_MAX: u32 = 64;
 /// What `flywheel bench` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct BenchArgs {
-    /// The GGUF file to measure.
+    /// The GGUF file, or the folder as published (in Q8_0), to measure.
     #[arg(long, env = "FLYWHEEL_MODEL", value_name = "PATH")]
     model: PathBuf,
     /// Threads that compute; 0 is one for each CPU.

@@ -37,7 +37,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
         store: args.store,
         adapter_root: args.adapter_root,
     };
-    let config = Config::resolve(overrides, |name| std::env::var(name).ok())?;
+    let config = Config::resolve(overrides, |name| {
+        std::env::var(name).ok().filter(|value| !value.is_empty())
+    })?;
     log();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

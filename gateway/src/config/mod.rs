@@ -33,7 +33,7 @@ pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
 pub struct Config {
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// The GGUF file.
+    /// The GGUF file or published folder.
     pub model: PathBuf,
     /// The folder that holds the embedded store, the adapter store and the
     /// generated admin key.

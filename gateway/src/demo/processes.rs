@@ -42,6 +42,19 @@ pub(super) fn sibling(name: &str) -> Result<PathBuf, DemoError> {
     })
 }
 
+/// `program` without this shell's `FLYWHEEL_…` settings: the demo is at home in
+/// its own folder, and must never reach a store or a gateway in use.
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("FLYWHEEL_") && name != "FLYWHEEL_LOG" {
+            command.env_remove(name.as_ref());
+        }
+    }
+    command
+}
+
 impl Process {
     /// Starts `program`, with its output in `log`.
     pub(super) fn start(
@@ -53,7 +66,7 @@ impl Process {
     ) -> Result<Self, DemoError> {
         let file = File::create(&log).map_err(io(format!("creating {}", log.display())))?;
         let errors = file.try_clone().map_err(io("sharing a log file"))?;
-        let child = Command::new(program)
+        let child = command(program)
             .args(args)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
@@ -119,7 +132,7 @@ pub(super) async fn run(
     args: &[&str],
     env: &[(&str, &str)],
 ) -> Result<Output, DemoError> {
-    let output = Command::new(program)
+    let output = command(program)
         .args(args)
         .envs(env.iter().copied())
         .stdin(Stdio::null())

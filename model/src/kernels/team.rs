@@ -19,6 +19,8 @@ use parking_lot::Mutex;
 
 /// The most threads of a team.
 pub const TEAM_THREADS_MAX: usize = 256;
+/// Stack of a helper; grammars recurse on it.
+const STACK_BYTES: usize = 8 << 20;
 /// Bits of a task's number in a ticket.
 const TASK_BITS: u32 = 20;
 const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
@@ -126,7 +128,9 @@ impl Team {
         };
         for i in 1..threads.clamp(1, TEAM_THREADS_MAX) {
             let shared = Arc::clone(&team.shared);
-            let builder = thread::Builder::new().name(format!("{name}-{i}"));
+            let builder = thread::Builder::new()
+                .name(format!("{name}-{i}"))
+                .stack_size(STACK_BYTES);
             team.helpers.push(builder.spawn(move || shared.help())?);
         }
         Ok(team)

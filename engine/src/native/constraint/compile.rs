@@ -17,6 +17,8 @@ use crate::constraint::{Constraint, Grammar};
 
 /// Grammars that are compiled at the same time.
 const COMPILING_MAX: usize = 2;
+/// Requests that wait for a grammar or have one compiled; more are refused.
+const REQUESTS_MAX: usize = 32;
 /// How long a request waits for its grammar.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 /// Stack of a compiling thread: the compiler is recursive, and this is several
@@ -45,6 +47,7 @@ pub(in crate::native) struct Grammars {
     /// Made with the first grammar: the tree of all tokens takes some time.
     factory: Arc<OnceLock<Result<ParserFactory, String>>>,
     permits: Arc<Semaphore>,
+    places: Semaphore,
 }
 
 impl Grammars {
@@ -53,6 +56,7 @@ impl Grammars {
             model,
             factory: Arc::default(),
             permits: Arc::new(Semaphore::new(COMPILING_MAX)),
+            places: Semaphore::new(REQUESTS_MAX),
         }
     }
 
@@ -65,13 +69,17 @@ impl Grammars {
         constraint: Constraint,
     ) -> Result<GrammarState, EngineError> {
         constraint.check()?;
-        let permits = Arc::clone(&self.permits);
-        let Ok(Ok(permit)) = timeout(COMPILE_TIME_MAX, permits.acquire_owned()).await else {
-            let taken = u32::try_from(COMPILING_MAX).unwrap_or(u32::MAX);
-            return Err(EngineError::QueueFull {
+        let full = || {
+            let taken = u32::try_from(REQUESTS_MAX).unwrap_or(u32::MAX);
+            EngineError::QueueFull {
                 waiting: taken,
                 waiting_max: taken,
-            });
+            }
+        };
+        let _place = self.places.try_acquire().map_err(|_| full())?;
+        let permits = Arc::clone(&self.permits);
+        let Ok(Ok(permit)) = timeout(COMPILE_TIME_MAX, permits.acquire_owned()).await else {
+            return Err(full());
         };
         let (send, compiled) = oneshot::channel();
         let (model, factory) = (Arc::clone(&self.model), Arc::clone(&self.factory));
