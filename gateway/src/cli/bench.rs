@@ -33,7 +33,8 @@ pub(super) struct BenchArgs {
     /// Their rank.
     #[arg(long, default_value_t = 16)]
     rank: usize,
-    /// Only cases whose name has this text, for example `prefill 512`.
+    /// Only the case of this name, for example `prefill 512`, or those whose
+    /// names have the text.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Prints JSON lines instead of a table.
@@ -109,12 +110,22 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The cases of that name, or else those with the text in their names.
+fn selected(only: Option<&str>) -> Vec<Bench> {
+    let (all, only) = (Bench::all(), only.unwrap_or_default());
+    let exact = all.iter().any(|bench| bench.name() == only);
+    all.into_iter()
+        .filter(|bench| match exact {
+            true => bench.name() == only,
+            false => bench.name().contains(only),
+        })
+        .collect()
+}
+
 /// Round by round over all cases, so that other load meets them alike.
 async fn measure(engine: &NativeEngine, args: &BenchArgs) -> Result<Vec<Row>, engine::EngineError> {
-    let only = args.only.as_deref().unwrap_or_default();
-    let mut cases: Vec<(Bench, Vec<f64>)> = Bench::all()
+    let mut cases: Vec<(Bench, Vec<f64>)> = selected(args.only.as_deref())
         .into_iter()
-        .filter(|bench| bench.name().contains(only))
         .map(|bench| (bench, Vec::new()))
         .collect();
     let mut adapters: Vec<AdapterDigest> = Vec::new();
@@ -140,6 +151,14 @@ async fn measure(engine: &NativeEngine, args: &BenchArgs) -> Result<Vec<Row>, en
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_name_selects_its_case_alone() {
+        assert_eq!(selected(Some("decode 128 × 1")).len(), 2);
+        assert_eq!(selected(Some("decode")).len(), 11);
+        assert_eq!(selected(None), Bench::all());
+        assert!(selected(Some("nothing")).is_empty());
+    }
 
     #[test]
     fn a_row_has_the_median_of_its_rounds() {
