@@ -14,6 +14,7 @@ use ids::{AdapterDigest, BaseDigest};
 use serde::{Deserialize, Serialize};
 
 use crate::constraint::Constraint;
+use crate::tools::{ToolCall, ToolCallDelta, ToolUse};
 
 /// What an engine can do for the gateway.
 ///
@@ -27,9 +28,13 @@ pub trait Engine: Send + Sync {
     /// The base model that is served.
     fn base(&self) -> &BaseInfo;
 
-    /// How many prompt tokens `messages` make, template and all. Cheap: it is
-    /// asked before a request is admitted.
-    async fn count_prompt_tokens(&self, messages: &[ChatMessage]) -> Result<u32, EngineError>;
+    /// How many prompt tokens `messages` and the functions make, template and
+    /// all. Cheap: it is asked before a request is admitted.
+    async fn count_prompt_tokens(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<u32, EngineError>;
 
     /// Queues a request. Returns as soon as it is accepted, before the first token.
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError>;
@@ -90,6 +95,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A function that the model asked for.
+    Tool,
 }
 
 impl Role {
@@ -100,6 +107,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -111,6 +119,25 @@ pub struct ChatMessage {
     pub role: Role,
     /// What is said.
     pub content: String,
+    /// The calls of an assistant's message.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result a tool's message is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+impl ChatMessage {
+    /// A message that neither calls nor answers a call.
+    #[must_use]
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        }
+    }
 }
 
 /// How the next token is chosen. Values outside their range are refused by
@@ -184,8 +211,10 @@ pub struct ChatRequest {
     pub top_logprobs: Option<u8>,
     /// Goes on past the end-of-sequence token; for benchmarks.
     pub ignore_eos: bool,
-    /// What the completions' texts must be.
+    /// What the completions' texts must be; not together with `tools`.
     pub constraint: Option<Constraint>,
+    /// The functions that may be called.
+    pub tools: Option<ToolUse>,
 }
 
 /// The most stop texts of one request.
@@ -212,8 +241,10 @@ pub enum ChatEvent {
     Delta {
         /// Which completion.
         choice: u32,
-        /// The text, possibly empty when only log-probabilities are new.
+        /// The text, possibly empty when only calls or log-probabilities are new.
         text: String,
+        /// More of the calls; their markup is no text.
+        tool_calls: Vec<ToolCallDelta>,
         /// The tokens behind the text, where log-probabilities were asked for.
         logprobs: Vec<TokenLogprob>,
     },
@@ -252,6 +283,8 @@ pub enum FinishReason {
     Stop,
     /// The token limit or the context's end was reached.
     Length,
+    /// As `Stop`, and functions were called.
+    ToolCalls,
 }
 
 /// Tokens and times of one request.

@@ -143,13 +143,10 @@ async fn conversation(
 ) -> Result<Vec<ChatMessage>, EngineError> {
     let message = |words: u32| {
         let content = "one two three four five six seven eight ".repeat(words as usize / 8);
-        vec![ChatMessage {
-            role: Role::System,
-            content: format!("{number} {content}"),
-        }]
+        vec![ChatMessage::new(Role::System, format!("{number} {content}"))]
     };
     let mut words = 0;
-    while engine.count_prompt_tokens(&message(words)).await? < tokens {
+    while engine.count_prompt_tokens(&message(words), None).await? < tokens {
         words += 8;
     }
     Ok(message(words))
@@ -170,6 +167,7 @@ fn request(
         top_logprobs: None,
         ignore_eos: true,
         constraint: None,
+        tools: None,
     }
 }
 

@@ -21,3 +21,4 @@ mod limits;
 mod rollouts;
 mod start;
 mod structured;
+mod tools;

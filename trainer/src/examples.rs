@@ -131,8 +131,5 @@ fn chat_message(message: &Message) -> Option<engine::ChatMessage> {
         "assistant" => engine::Role::Assistant,
         _ => return None,
     };
-    Some(engine::ChatMessage {
-        role,
-        content: message.content.clone(),
-    })
+    Some(engine::ChatMessage::new(role, message.content.as_str()))
 }

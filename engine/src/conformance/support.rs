@@ -16,10 +16,7 @@ const POLLS_MAX: u32 = 4000;
 /// A greedy request with log-probabilities.
 pub(super) fn request(text: &str, max_tokens: u32) -> ChatRequest {
     ChatRequest {
-        messages: vec![ChatMessage {
-            role: Role::User,
-            content: text.to_owned(),
-        }],
+        messages: vec![ChatMessage::new(Role::User, text)],
         adapter: None,
         sampling: SamplingParams::greedy(),
         max_tokens: Some(max_tokens),
@@ -28,6 +25,7 @@ pub(super) fn request(text: &str, max_tokens: u32) -> ChatRequest {
         top_logprobs: Some(3),
         ignore_eos: false,
         constraint: None,
+        tools: None,
     }
 }
 
@@ -63,6 +61,7 @@ pub(super) async fn gather(mut stream: ChatStream, n: u32) -> Result<Answer, Vio
                 choice,
                 text,
                 logprobs,
+                ..
             } => {
                 let choice = choice_mut(&mut choices, choice)?;
                 expect(

@@ -10,7 +10,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
-use model::{BaseModel, ModelError, TemplateMessage};
+use model::{BaseModel, ModelError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,7 @@ use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, Mode};
 use super::loading::Loader;
 use super::options::NativeOptions;
+use super::prompt;
 use super::request::{Submission, events_max};
 use super::scheduler::Scheduler;
 use super::worker::{Gauges, Worker};
@@ -29,6 +30,7 @@ use crate::api::{
     AdapterInfo, AdapterPackage, BaseInfo, Capacity, ChatMessage, ChatRequest, ChatStream, Engine,
     EngineError,
 };
+use crate::tools::ToolUse;
 
 /// Stack of the engine's thread; grammars recurse on it.
 const STACK_BYTES: usize = 8 << 20;
@@ -129,19 +131,14 @@ impl NativeEngine {
         self.gauges.steps.load(Ordering::Relaxed)
     }
 
-    async fn encode(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, EngineError> {
+    async fn encode(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<Vec<u32>, EngineError> {
         let model = Arc::clone(&self.model);
-        let messages = messages.to_vec();
-        let encode = move || {
-            let messages: Vec<TemplateMessage<'_>> = messages
-                .iter()
-                .map(|m| TemplateMessage {
-                    role: m.role.as_str(),
-                    content: &m.content,
-                })
-                .collect();
-            model.encode_chat(&messages, true)
-        };
+        let (messages, tools) = (messages.to_vec(), tools.cloned());
+        let encode = move || prompt::encode(&model, &messages, tools.as_ref());
         let tokens = run_blocking(encode)
             .await?
             .map_err(|error| invalid_messages(&error))?;
@@ -234,8 +231,12 @@ impl Engine for NativeEngine {
         &self.info
     }
 
-    async fn count_prompt_tokens(&self, messages: &[ChatMessage]) -> Result<u32, EngineError> {
-        Ok(u32::try_from(self.encode(messages).await?.len()).unwrap_or(u32::MAX))
+    async fn count_prompt_tokens(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<u32, EngineError> {
+        Ok(u32::try_from(self.encode(messages, tools).await?.len()).unwrap_or(u32::MAX))
     }
 
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
@@ -248,10 +249,13 @@ impl Engine for NativeEngine {
             .as_ref()
             .map(|d| self.adapters.lease(d))
             .transpose()?;
-        let prompt = self.encode(&request.messages).await?;
+        let prompt = self
+            .encode(&request.messages, request.tools.as_ref())
+            .await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
-        let grammar = match request.constraint.clone() {
+        let forced = request.tools.as_ref().and_then(ToolUse::constraint);
+        let grammar = match request.constraint.clone().or(forced) {
             Some(constraint) => Some(Arc::new(self.grammars.compile(constraint).await?)),
             None => None,
         };

@@ -20,6 +20,7 @@ mod lora;
 mod open;
 mod options;
 mod prefix;
+mod prompt;
 mod request;
 mod rope;
 mod sampler;

@@ -9,6 +9,7 @@ use super::adapters::AdapterLease;
 use super::constraint::GrammarState;
 use super::sequence::Sequence;
 use crate::api::{ChatEvent, ChatRequest, EngineError, FinishReason, TokenLogprob, Usage, Wait};
+use crate::tools::Read;
 
 /// Names a request within the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,11 +94,13 @@ impl RequestState {
         }
     }
 
-    pub(super) fn delta(&self, choice: u32, text: String, logprobs: Vec<TokenLogprob>) {
-        if !text.is_empty() || !logprobs.is_empty() {
+    pub(super) fn delta(&self, choice: u32, read: Read, logprobs: Vec<TokenLogprob>) {
+        let (text, tool_calls) = (read.text, read.calls);
+        if !text.is_empty() || !tool_calls.is_empty() || !logprobs.is_empty() {
             self.send(Ok(ChatEvent::Delta {
                 choice,
                 text,
+                tool_calls,
                 logprobs,
             }));
         }

@@ -12,6 +12,7 @@ use super::request::{RequestId, Submission};
 use super::sampler::{self, Sampler};
 use super::text::TextStream;
 use crate::api::{EngineError, FinishReason, TokenLogprob};
+use crate::tools::{Read, ToolReader};
 
 /// One choice of a request.
 pub(super) struct Sequence {
@@ -33,13 +34,14 @@ pub(super) struct Sequence {
     grammar_start: Option<Arc<GrammarState>>,
     grammar: Option<GrammarState>,
     text: TextStream,
+    tools: Option<ToolReader>,
     top_logprobs: Option<u8>,
     ignore_eos: bool,
 }
 
 /// What a sampled token means for a sequence.
 pub(super) struct Advance {
-    pub(super) text: String,
+    pub(super) read: Read,
     pub(super) logprobs: Vec<TokenLogprob>,
     pub(super) finished: Option<FinishReason>,
 }
@@ -64,6 +66,7 @@ impl Sequence {
             grammar_start: submission.grammar.clone(),
             grammar: None,
             text: TextStream::new(&chat.stop),
+            tools: chat.tools.as_ref().map(ToolReader::new),
             top_logprobs: chat.top_logprobs,
             ignore_eos: chat.ignore_eos,
         }
@@ -124,26 +127,47 @@ impl Sequence {
             tokenizer.token_bytes(token)
         };
         let visible = self.text.push(if ended { &[] } else { shown });
-        let finished = if visible.stopped || ended || completed {
-            Some(FinishReason::Stop)
-        } else if self.tokens.len() >= self.tokens_max {
-            Some(FinishReason::Length)
-        } else {
-            None
-        };
+        let stopped = visible.stopped || ended || completed;
+        let is_last = stopped || self.tokens.len() >= self.tokens_max;
         let mut text = visible.text;
-        if finished.is_some() && !visible.stopped {
+        if is_last && !visible.stopped {
             text.push_str(&self.text.finish());
         }
+        let read = self.read_calls(text, is_last);
+        let finished = match &self.tools {
+            Some(tools) if tools.calls() > 0 && (stopped || tools.is_done()) => {
+                Some(FinishReason::ToolCalls)
+            }
+            _ if stopped => Some(FinishReason::Stop),
+            _ if is_last => Some(FinishReason::Length),
+            _ => None,
+        };
         let logprobs = match (self.top_logprobs, original) {
             (Some(top), Some(logits)) if !ended => vec![describe(&logits, token, top, tokenizer)],
             _ => Vec::new(),
         };
         Ok(Advance {
-            text,
+            read,
             logprobs,
             finished,
         })
+    }
+}
+
+impl Sequence {
+    /// Separates calls from text, where there are functions.
+    fn read_calls(&mut self, text: String, is_last: bool) -> Read {
+        let Some(tools) = &mut self.tools else {
+            return Read {
+                text,
+                calls: Vec::new(),
+            };
+        };
+        let mut read = tools.push(&text);
+        if is_last {
+            read.text.push_str(&tools.finish().text);
+        }
+        read
     }
 }
 

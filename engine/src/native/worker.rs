@@ -156,7 +156,7 @@ impl Worker {
             self.gauges
                 .generation_tokens
                 .fetch_add(1, Ordering::Relaxed);
-            request.delta(sequence.choice, advance.text, advance.logprobs);
+            request.delta(sequence.choice, advance.read, advance.logprobs);
             if let Some(reason) = advance.finished {
                 ended.push((sequence.request, sequence.choice));
                 if request.finish(sequence.choice, reason) {

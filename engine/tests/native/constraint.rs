@@ -16,10 +16,7 @@ const PARAM: &str = "structured_outputs";
 
 fn held_to(text: &str, grammar: Grammar, max_tokens: u32) -> ChatRequest {
     ChatRequest {
-        messages: vec![ChatMessage {
-            role: Role::User,
-            content: text.to_owned(),
-        }],
+        messages: vec![ChatMessage::new(Role::User, text)],
         adapter: None,
         sampling: SamplingParams::greedy(),
         max_tokens: Some(max_tokens),
@@ -27,6 +24,7 @@ fn held_to(text: &str, grammar: Grammar, max_tokens: u32) -> ChatRequest {
         n: 1,
         top_logprobs: None,
         ignore_eos: false,
+        tools: None,
         constraint: Some(Constraint {
             param: PARAM,
             grammar,
@@ -50,6 +48,7 @@ async fn answers(engine: &NativeEngine, request: ChatRequest) -> Result<Vec<Answ
                 choice,
                 text,
                 logprobs,
+                ..
             } => {
                 answers[choice as usize].text.push_str(&text);
                 answers[choice as usize].logprobs.extend(logprobs);

@@ -9,10 +9,7 @@ use crate::support::model;
 
 fn request(text: &str, max_tokens: u32) -> ChatRequest {
     ChatRequest {
-        messages: vec![ChatMessage {
-            role: Role::User,
-            content: text.to_owned(),
-        }],
+        messages: vec![ChatMessage::new(Role::User, text)],
         adapter: None,
         sampling: SamplingParams::greedy(),
         max_tokens: Some(max_tokens),
@@ -21,6 +18,7 @@ fn request(text: &str, max_tokens: u32) -> ChatRequest {
         top_logprobs: None,
         ignore_eos: true,
         constraint: None,
+        tools: None,
     }
 }
 

@@ -112,6 +112,7 @@ impl Generator {
                 top_logprobs: None,
                 ignore_eos: false,
                 constraint: None,
+                tools: None,
             })
             .await?;
         let mut answer = Answer {

@@ -94,12 +94,7 @@ pub fn read_replay(path: &Path) -> Result<Vec<ReplayPrompt>, TrainerError> {
             return Err(wrong(format!("more than {REPLAY_LINES_MAX} prompts")));
         }
         let line: Line = serde_json::from_str(&line).map_err(|e| wrong(e.to_string()))?;
-        let user = |content| {
-            vec![ChatMessage {
-                role: Role::User,
-                content,
-            }]
-        };
+        let user = |content| vec![ChatMessage::new(Role::User, content)];
         let messages = line.messages.or(line.prompt.map(user)).unwrap_or_default();
         let expect = match line.expect {
             OneOrMore::One(text) => vec![text],
