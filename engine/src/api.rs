@@ -217,6 +217,25 @@ pub struct ChatRequest {
     pub tools: Option<ToolUse>,
 }
 
+impl ChatRequest {
+    /// One greedy answer to `messages`, with nothing else asked for.
+    #[must_use]
+    pub fn greedy(messages: Vec<ChatMessage>, max_tokens: u32) -> Self {
+        Self {
+            messages,
+            adapter: None,
+            sampling: SamplingParams::greedy(),
+            max_tokens: Some(max_tokens),
+            stop: Vec::new(),
+            n: 1,
+            top_logprobs: None,
+            ignore_eos: false,
+            constraint: None,
+            tools: None,
+        }
+    }
+}
+
 /// The most stop texts of one request.
 pub const MAX_STOPS: usize = 4;
 /// The most completions of one request.

@@ -10,9 +10,7 @@ use futures::future::try_join_all;
 use ids::AdapterDigest;
 use serde::Serialize;
 
-use crate::api::{
-    ChatEvent, ChatMessage, ChatRequest, ChatStream, Engine, EngineError, Role, SamplingParams,
-};
+use crate::api::{ChatEvent, ChatMessage, ChatRequest, ChatStream, Engine, EngineError, Role};
 
 /// Prompt tokens before a decoding measurement, at least.
 const DECODE_PROMPT_TOKENS: u32 = 40;
@@ -143,7 +141,10 @@ async fn conversation(
 ) -> Result<Vec<ChatMessage>, EngineError> {
     let message = |words: u32| {
         let content = "one two three four five six seven eight ".repeat(words as usize / 8);
-        vec![ChatMessage::new(Role::System, format!("{number} {content}"))]
+        vec![ChatMessage::new(
+            Role::System,
+            format!("{number} {content}"),
+        )]
     };
     let mut words = 0;
     while engine.count_prompt_tokens(&message(words), None).await? < tokens {
@@ -158,16 +159,9 @@ fn request(
     completion_tokens: u32,
 ) -> ChatRequest {
     ChatRequest {
-        messages,
         adapter,
-        sampling: SamplingParams::greedy(),
-        max_tokens: Some(completion_tokens),
-        stop: Vec::new(),
-        n: 1,
-        top_logprobs: None,
         ignore_eos: true,
-        constraint: None,
-        tools: None,
+        ..ChatRequest::greedy(messages, completion_tokens)
     }
 }
 

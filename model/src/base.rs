@@ -102,7 +102,7 @@ impl BaseModel {
     }
 
     /// Like [`Self::encode_chat`] for messages with calls and results, and with
-    /// functions; for a template that [takes tools](ChatTemplate::takes_tools).
+    /// functions; for a template that [takes tools](ChatTemplate::tool_markup).
     ///
     /// # Errors
     /// As [`Self::encode_chat`].

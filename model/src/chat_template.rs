@@ -27,8 +27,22 @@ pub const PROMPT_BYTES_MAX: usize = crate::tokenizer::TEXT_BYTES_MAX;
 const NAME: &str = "chat";
 /// The most spaces of one level of indented JSON.
 const INDENT_MAX: usize = 8;
-/// How calls begin in the one markup that is read from answers.
-const TOOL_CALL_MARK: &str = "<tool_call>";
+/// What a template has that writes calls as [`ToolMarkup::Tagged`].
+const TAGGED_MARK: &str = "<tool_call>";
+/// What Llama's templates have: the key of a call's arguments, and the role of
+/// results.
+const BARE_MARKS: [&str; 2] = ["\"parameters\": ", "ipython"];
+
+/// How a model writes its calls of functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolMarkup {
+    /// Hermes, Qwen, SmolLM: `<tool_call>`, an object with `name` and
+    /// `arguments`, `</tool_call>`; text may come before.
+    Tagged,
+    /// Llama 3.1 and later: the whole answer is an object with `name` and
+    /// `parameters`.
+    Bare,
+}
 
 /// One message as templates see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -44,7 +58,7 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos_token: String,
     eos_token: String,
-    takes_tools: bool,
+    tool_markup: Option<ToolMarkup>,
 }
 
 impl ChatTemplate {
@@ -95,14 +109,14 @@ impl ChatTemplate {
             .map_err(|e| template_error(&e))?;
         let takes_tools = environment
             .get_template(NAME)
-            .is_ok_and(|template| template.undeclared_variables(false).contains("tools"))
-            && source.contains(TOOL_CALL_MARK);
+            .is_ok_and(|template| template.undeclared_variables(false).contains("tools"));
+        let tool_markup = markup_of(source).filter(|_| takes_tools);
         let (bos_token, eos_token) = (bos_token.to_owned(), eos_token.to_owned());
         Ok(Self {
             environment,
             bos_token,
             eos_token,
-            takes_tools,
+            tool_markup,
         })
     }
 
@@ -121,11 +135,11 @@ impl ChatTemplate {
         self.render_values(messages, Value::from(()), add_generation_prompt)
     }
 
-    /// Whether the template describes functions and writes calls as Hermes and
-    /// Qwen do, so that they can be given to [`Self::render_json`].
+    /// How the template writes calls, where it describes functions and its
+    /// markup is known, so that they can be given to [`Self::render_json`].
     #[must_use]
-    pub fn takes_tools(&self) -> bool {
-        self.takes_tools
+    pub fn tool_markup(&self) -> Option<ToolMarkup> {
+        self.tool_markup
     }
 
     /// Like [`Self::render`], of messages with any fields, and of functions.
@@ -211,6 +225,16 @@ fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
         None => python_json(&value),
         Some(indent) => python_json_indented(&value, indent.min(INDENT_MAX)),
     })
+}
+
+fn markup_of(source: &str) -> Option<ToolMarkup> {
+    if source.contains(TAGGED_MARK) {
+        Some(ToolMarkup::Tagged)
+    } else if BARE_MARKS.iter().all(|mark| source.contains(mark)) {
+        Some(ToolMarkup::Bare)
+    } else {
+        None
+    }
 }
 
 fn raise_exception(message: String) -> Result<String, Error> {
@@ -308,7 +332,7 @@ mod tests {
             {% for m in messages %}[{{ m.role }}]{% for c in m.tool_calls or [] %}\
             <tool_call>{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}{% endfor %}";
         let template = ChatTemplate::new(source, "", "").unwrap();
-        assert!(template.takes_tools());
+        assert_eq!(template.tool_markup(), Some(ToolMarkup::Tagged));
         let call = serde_json::json!({"function": {"name": "f", "arguments": {"a": "b"}}});
         let messages = [
             serde_json::json!({"role": "assistant", "content": "", "tool_calls": [call]}),
@@ -318,11 +342,15 @@ mod tests {
         let prompt = template.render_json(&messages, Some(&tools), true).unwrap();
         let expected = "{\"name\": \"f\"}[assistant]<tool_call>f {\"a\": \"b\"}[tool]";
         assert_eq!(prompt, expected);
-        for other in ["{{ messages }}<tool_call>", "{{ tools }}"] {
-            assert!(
-                !ChatTemplate::new(other, "", "").unwrap().takes_tools(),
-                "{other}"
-            );
+        let llama = "{% for t in tools %}{{ t | tojson(indent=4) }}{% endfor %}\
+            {% if messages[0].role == 'ipython' %}{% endif %}{\"name\": \"f\", {{ '\"parameters\": ' }}{}}";
+        for (source, markup) in [
+            (llama, Some(ToolMarkup::Bare)),
+            ("{{ messages }}<tool_call>", None),
+            ("{{ tools }}", None),
+        ] {
+            let template = ChatTemplate::new(source, "", "").unwrap();
+            assert_eq!(template.tool_markup(), markup, "{source}");
         }
     }
 }

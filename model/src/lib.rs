@@ -24,7 +24,7 @@ mod weights;
 pub use architecture::{Activation, Architecture, Fused, RopeOrder, Window};
 pub use base::{BaseModel, PromptAndCompletion};
 pub use chat_template::{
-    ChatTemplate, PROMPT_BYTES_MAX, TEMPLATE_BYTES_MAX, TEMPLATE_FUEL, TemplateMessage,
+    ChatTemplate, PROMPT_BYTES_MAX, TEMPLATE_BYTES_MAX, TEMPLATE_FUEL, TemplateMessage, ToolMarkup,
 };
 pub use config::{ModelConfig, SlidingWindow};
 pub use error::ModelError;

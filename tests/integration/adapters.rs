@@ -128,6 +128,64 @@ async fn a_running_stream_keeps_its_version_while_its_alias_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_alias_may_lead_to_a_stored_version_which_is_loaded_when_it_is_asked_for() {
+    let app = TestApp::start().await;
+    app.adapter("one", 1).await;
+    let list = app.admin(Method::GET, "/admin/v1/adapters", None).await;
+    let bytes = list.ok()["data"][0]["resident_bytes"].as_u64().unwrap();
+    app.stop().await;
+    let app = TestApp::with(|config| config.engine.adapter_bytes_max = Some(3 * bytes)).await;
+    let mut digests = Vec::new();
+    for seed in 1..=6 {
+        let digest = app.adapter(&format!("seed-{seed}"), seed).await;
+        digests.push(json!(digest));
+    }
+    let resident = async || {
+        let list = app
+            .admin(Method::GET, "/admin/v1/adapters", None)
+            .await
+            .ok();
+        let cards = list["data"].as_array().unwrap().clone();
+        let loaded = cards.iter().filter(|card| card["resident"] == json!(true));
+        (
+            cards.len(),
+            loaded
+                .map(|card| card["digest"].clone())
+                .collect::<Vec<_>>(),
+        )
+    };
+    let (stored, loaded) = resident().await;
+    assert_eq!(stored, 6, "all are stored");
+    assert!(
+        loaded.len() <= 3 && !loaded.contains(&digests[0]),
+        "{loaded:?}"
+    );
+    // many at once: one load, and each answer names the version of its alias
+    let asks = (0..12).map(|i| {
+        let (client, seed) = (app.client.clone(), i % 6);
+        async move {
+            let reply = client
+                .ask(&format!("seed-{}", seed + 1), None, 2)
+                .await
+                .ok();
+            (seed, reply["adapter_digest"].clone())
+        }
+    });
+    for (seed, digest) in futures::future::join_all(asks).await {
+        assert_eq!(digest, digests[seed], "seed {seed}");
+    }
+    let first = app.answers("seed-1", None).await;
+    assert_eq!(first, digests[0]);
+    let (stored, loaded) = resident().await;
+    assert!(
+        loaded.contains(&digests[0]) && loaded.len() <= 3,
+        "{loaded:?}"
+    );
+    assert_eq!(stored, 6);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_loaded_changes_nothing() {
     let app = TestApp::start().await;
     let good = app.adapter("good", 1).await;

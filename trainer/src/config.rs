@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use engine::native::THREADS_MAX;
 use ids::{BasisPoints, ModelName};
 use model::FolderFormat;
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,6 @@ use crate::train::TrainConfig;
 
 /// The longest configuration file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// The most threads that may be asked for.
-const THREADS_MAX: usize = 1024;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]

@@ -54,8 +54,8 @@ impl NativeEngine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if the cache has no room or threads cannot be
-    /// started.
+    /// [`EngineError::Failed`] if the cache has no room, or threads are too many
+    /// or cannot be started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
         let layout = kv_layout(&model);
         let pages = options.kv_pages(layout)?;
@@ -82,7 +82,7 @@ impl NativeEngine {
             next_request: 0,
             queue_wait_max: options.queue_wait_max,
         };
-        let thread = spawn(worker, options.threads)?;
+        let thread = spawn(worker, options.threads()?)?;
         let info = BaseInfo {
             name: model.name.clone(),
             digest: model.digest,
@@ -199,8 +199,6 @@ fn invalid_messages(error: &ModelError) -> EngineError {
 fn spawn(mut worker: Worker, threads: usize) -> Result<JoinHandle<()>, EngineError> {
     let failed = |error: &dyn std::fmt::Display| EngineError::Failed(error.to_string());
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if threads == 0 { cpus() } else { threads };
     let body = move || {
         let team = Team::new(threads, "engine");
         let started = team.as_ref().map(|_| ()).map_err(ToString::to_string);
@@ -254,7 +252,9 @@ impl Engine for NativeEngine {
             .await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
-        let forced = request.tools.as_ref().and_then(ToolUse::constraint);
+        let tool_markup = prompt::tool_markup(&self.model);
+        let tools = request.tools.as_ref();
+        let forced = tools.and_then(|tools| tools.constraint(tool_markup));
         let grammar = match request.constraint.clone().or(forced) {
             Some(constraint) => Some(Arc::new(self.grammars.compile(constraint).await?)),
             None => None,
@@ -267,6 +267,7 @@ impl Engine for NativeEngine {
             max_tokens,
             lease,
             grammar,
+            tool_markup,
             events,
             arrived,
         };

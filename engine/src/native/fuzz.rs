@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ids::{AdapterDigest, Sha256Digest};
-use model::BaseModel;
 use model::kernels::Team;
 use model::lora::{LoraAdapter, LoraConfig};
 use model::quant::Precision;
+use model::{BaseModel, ToolMarkup};
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
@@ -29,7 +29,7 @@ use super::lora::DeviceAdapter;
 use super::request::{Submission, events_max};
 use super::scheduler::Scheduler;
 use super::worker::{Gauges, Worker};
-use crate::api::{ChatEvent, ChatRequest, EngineError, SamplingParams, TokenLogprob};
+use crate::api::{ChatEvent, ChatRequest, EngineError, TokenLogprob};
 
 const STEPS: u64 = 500;
 const VERSIONS: u64 = 7;
@@ -165,16 +165,13 @@ impl Machine {
         let (events, receiver) = mpsc::channel(events_max(n, question.max_tokens));
         self.inbox.submit(Submission {
             grammar: None,
+            tool_markup: ToolMarkup::Tagged,
             request: ChatRequest {
-                messages: Vec::new(),
                 adapter: digest,
-                sampling: SamplingParams::greedy(),
-                max_tokens: Some(question.max_tokens),
-                stop: Vec::new(),
                 n,
                 top_logprobs: Some(1),
                 ignore_eos: true,
-                constraint: None,
+                ..ChatRequest::greedy(Vec::new(), question.max_tokens)
             },
             prompt: question.prompt.clone(),
             max_tokens: question.max_tokens,

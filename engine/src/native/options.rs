@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use model::FolderFormat;
-use model::kernels::{KvLayout, PAGE_TOKENS};
+use model::kernels::{KvLayout, PAGE_TOKENS, TEAM_THREADS_MAX};
 use model::quant::Precision;
 
 use crate::api::EngineError;
 
+/// The most threads that compute.
+pub const THREADS_MAX: usize = TEAM_THREADS_MAX;
+
 /// Limits of the native engine.
 #[derive(Debug, Clone)]
 pub struct NativeOptions {
-    /// Threads that compute; 0 takes as many as there are CPUs.
+    /// Threads that compute, at most [`THREADS_MAX`]; 0 takes as many as there
+    /// are CPUs.
     pub threads: usize,
     /// The most sequences in a batch.
     pub running_max: u32,
@@ -41,6 +45,21 @@ pub struct NativeOptions {
 }
 
 impl NativeOptions {
+    /// Threads that compute.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] if more are asked for than [`THREADS_MAX`].
+    pub(super) fn threads(&self) -> Result<usize, EngineError> {
+        let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+        match self.threads {
+            0 => Ok(cpus().min(THREADS_MAX)),
+            threads if threads <= THREADS_MAX => Ok(threads),
+            threads => Err(EngineError::Failed(format!(
+                "{threads} threads are more than {THREADS_MAX}"
+            ))),
+        }
+    }
+
     /// Pages of the key-value cache, at least one.
     ///
     /// # Errors
@@ -77,5 +96,23 @@ impl Default for NativeOptions {
             precision: Precision::Int8,
             quantize: FolderFormat::default(),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_threads_than_a_team_can_have_are_refused() {
+        let options = |threads| NativeOptions {
+            threads,
+            ..NativeOptions::default()
+        };
+        assert!((1..=THREADS_MAX).contains(&options(0).threads().unwrap()));
+        assert_eq!(options(THREADS_MAX).threads().unwrap(), THREADS_MAX);
+        let error = options(THREADS_MAX + 1).threads().unwrap_err().to_string();
+        assert!(error.contains("257 threads are more than 256"), "{error}");
     }
 }

@@ -1,10 +1,15 @@
 //! A conversation, and the functions it may use, as prompt tokens.
 
-use model::{BaseModel, ModelError, TemplateMessage};
+use model::{BaseModel, ModelError, TemplateMessage, ToolMarkup};
 use serde_json::{Map, Value, json};
 
 use crate::api::{ChatMessage, Role};
 use crate::tools::{Tool, ToolUse, flatten};
+
+/// How the model writes calls: as its template does, or as [`flatten`] tells it.
+pub(super) fn tool_markup(model: &BaseModel) -> ToolMarkup {
+    model.template.tool_markup().unwrap_or(ToolMarkup::Tagged)
+}
 
 /// By the model's own template where that knows functions; else they are told
 /// in plain messages.
@@ -14,7 +19,8 @@ pub(super) fn encode(
     tools: Option<&ToolUse>,
 ) -> Result<Vec<u32>, ModelError> {
     let is_plain = |m: &ChatMessage| m.role != Role::Tool && m.tool_calls.is_empty();
-    if model.template.takes_tools() && (tools.is_some() || !messages.iter().all(is_plain)) {
+    if model.template.tool_markup().is_some() && (tools.is_some() || !messages.iter().all(is_plain))
+    {
         let messages: Vec<Value> = messages.iter().map(to_json).collect();
         let tools: Option<Vec<Value>> =
             tools.map(|tools| tools.tools.iter().map(Tool::to_json).collect());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::ToolMarkup;
 use tokio::sync::mpsc;
 
 use super::adapters::AdapterLease;
@@ -28,6 +29,8 @@ pub(super) struct Submission {
     pub(super) lease: Option<AdapterLease>,
     /// Where every choice begins in the request's grammar.
     pub(super) grammar: Option<Arc<GrammarState>>,
+    /// How calls are written, where the request has functions.
+    pub(super) tool_markup: ToolMarkup,
     pub(super) events: EventSender,
     pub(super) arrived: Instant,
 }

@@ -202,10 +202,11 @@ impl Sequence {
 mod tests {
     use std::time::Instant;
 
+    use model::ToolMarkup;
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::api::{ChatRequest, SamplingParams};
+    use crate::api::ChatRequest;
     use crate::native::request::{RequestId, Submission};
 
     fn scheduler(pages: usize, prefill_tokens_max: usize) -> Scheduler {
@@ -217,16 +218,10 @@ mod tests {
         let start = u32::try_from(id).unwrap() * 10_000;
         let submission = Submission {
             grammar: None,
+            tool_markup: ToolMarkup::Tagged,
             request: ChatRequest {
-                messages: Vec::new(),
-                adapter: None,
-                sampling: SamplingParams::greedy(),
-                max_tokens: None,
-                stop: Vec::new(),
-                n: 1,
-                top_logprobs: None,
                 ignore_eos: true,
-                constraint: None,
+                ..ChatRequest::greedy(Vec::new(), 1000)
             },
             prompt: (start..).take(tokens).collect(),
             max_tokens: 1000,

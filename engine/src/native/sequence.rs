@@ -8,9 +8,9 @@ use model::Tokenizer;
 use super::adapters::AdapterLease;
 use super::blocks::PageTable;
 use super::constraint::GrammarState;
+use super::reading::Reading;
 use super::request::{RequestId, Submission};
 use super::sampler::{self, Sampler};
-use super::text::TextStream;
 use crate::api::{EngineError, FinishReason, TokenLogprob};
 use crate::tools::{Read, ToolReader};
 
@@ -33,8 +33,7 @@ pub(super) struct Sequence {
     /// those that wait share it.
     grammar_start: Option<Arc<GrammarState>>,
     grammar: Option<GrammarState>,
-    text: TextStream,
-    tools: Option<ToolReader>,
+    reading: Reading,
     top_logprobs: Option<u8>,
     ignore_eos: bool,
 }
@@ -52,6 +51,8 @@ impl Sequence {
         let chat = &submission.request;
         let lease = submission.lease.as_ref();
         let adapter = lease.map(|lease| lease.adapter().digest);
+        let tools = chat.tools.as_ref();
+        let reader = tools.map(|tools| ToolReader::new(tools, submission.tool_markup));
         Self {
             request,
             choice,
@@ -65,8 +66,7 @@ impl Sequence {
             sampler: Sampler::new(&chat.sampling, choice, &submission.prompt),
             grammar_start: submission.grammar.clone(),
             grammar: None,
-            text: TextStream::new(&chat.stop),
-            tools: chat.tools.as_ref().map(ToolReader::new),
+            reading: Reading::new(&chat.stop, reader),
             top_logprobs: chat.top_logprobs,
             ignore_eos: chat.ignore_eos,
         }
@@ -126,21 +126,21 @@ impl Sequence {
         } else {
             tokenizer.token_bytes(token)
         };
-        let visible = self.text.push(if ended { &[] } else { shown });
-        let stopped = visible.stopped || ended || completed;
-        let is_last = stopped || self.tokens.len() >= self.tokens_max;
-        let mut text = visible.text;
-        if is_last && !visible.stopped {
-            text.push_str(&self.text.finish());
+        let mut read = self.reading.push(if ended { &[] } else { shown });
+        if self.reading.is_done() || ended || completed || self.tokens.len() >= self.tokens_max {
+            let rest = self.reading.finish();
+            read.text.push_str(&rest.text);
+            read.calls.extend(rest.calls);
         }
-        let read = self.read_calls(text, is_last);
-        let finished = match &self.tools {
-            Some(tools) if tools.calls() > 0 && (stopped || tools.is_done()) => {
-                Some(FinishReason::ToolCalls)
-            }
-            _ if stopped => Some(FinishReason::Stop),
-            _ if is_last => Some(FinishReason::Length),
-            _ => None,
+        let stopped = self.reading.is_done() || ended || completed;
+        let finished = if stopped && self.reading.has_calls() {
+            Some(FinishReason::ToolCalls)
+        } else if stopped {
+            Some(FinishReason::Stop)
+        } else if self.tokens.len() >= self.tokens_max {
+            Some(FinishReason::Length)
+        } else {
+            None
         };
         let logprobs = match (self.top_logprobs, original) {
             (Some(top), Some(logits)) if !ended => vec![describe(&logits, token, top, tokenizer)],
@@ -151,23 +151,6 @@ impl Sequence {
             logprobs,
             finished,
         })
-    }
-}
-
-impl Sequence {
-    /// Separates calls from text, where there are functions.
-    fn read_calls(&mut self, text: String, is_last: bool) -> Read {
-        let Some(tools) = &mut self.tools else {
-            return Read {
-                text,
-                calls: Vec::new(),
-            };
-        };
-        let mut read = tools.push(&text);
-        if is_last {
-            read.text.push_str(&tools.finish().text);
-        }
-        read
     }
 }
 

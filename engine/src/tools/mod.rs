@@ -2,8 +2,9 @@
 //! to a model whose template does not know them, what a forced call must look
 //! like, and how calls are read from the text as it comes.
 //!
-//! The markup is that of Hermes and Qwen: `<tool_call>`, an object with `name`
-//! and `arguments`, `</tool_call>`. Nothing here runs a function.
+//! The markup is the model's own where its template shows one that is known
+//! ([`model::ToolMarkup`]), else that of Hermes and Qwen. Nothing here runs a
+//! function.
 
 mod forced;
 mod prompt;
@@ -21,8 +22,8 @@ pub(crate) use reader::{Read, ToolReader};
 pub const TOOLS_MAX: usize = 128;
 /// The longest name of a function.
 pub const TOOL_NAME_BYTES_MAX: usize = 64;
-/// The most calls of one forced answer.
-pub const FORCED_CALLS_MAX: u32 = 8;
+/// The most calls of an answer that is held to their schemas.
+pub const HELD_CALLS_MAX: u32 = 8;
 
 /// What opens and closes a call in a text.
 const OPEN: &str = "<tool_call>";
@@ -37,6 +38,9 @@ pub struct Tool {
     pub description: Option<String>,
     /// The JSON schema of its arguments, an object.
     pub parameters: Value,
+    /// Whether calls that the model makes by itself are held to it too; forced
+    /// ones always are.
+    pub is_strict: bool,
 }
 
 impl Tool {
@@ -71,7 +75,7 @@ pub struct ToolUse {
     pub tools: Vec<Tool>,
     /// Whether one must be called.
     pub choice: ToolChoice,
-    /// Whether a required call may be several.
+    /// Whether an answer may have several calls.
     pub is_parallel: bool,
 }
 

@@ -99,6 +99,7 @@ mod tests {
                 name: "tide".to_owned(),
                 description: Some("High water".to_owned()),
                 parameters: json!({"type": "object"}),
+                is_strict: false,
             }],
             choice: ToolChoice::Auto,
             is_parallel: true,

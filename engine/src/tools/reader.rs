@@ -4,9 +4,10 @@
 //! What looks like a call and is none (another form, a function that does not
 //! exist) stays text.
 
+use model::ToolMarkup;
 use serde_json::Value;
 
-use super::{CLOSE, OPEN, ToolCallDelta, ToolUse};
+use super::{CLOSE, OPEN, ToolCallDelta, ToolChoice, ToolUse};
 
 /// What a piece of text turned out to be.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,7 @@ pub(crate) struct Read {
 /// Reads the text of one completion.
 pub(crate) struct ToolReader {
     names: Vec<String>,
+    markup: ToolMarkup,
     state: State,
     /// What has come and is not yet told.
     held: String,
@@ -27,26 +29,37 @@ pub(crate) struct ToolReader {
 }
 
 enum State {
+    /// Nothing but white space so far, where a text that is a call has no mark.
+    Start,
     /// Outside of calls.
     Text,
-    /// After the opening mark, up to the arguments.
-    Head,
+    /// Where a call begins, up to its arguments; the first of its block, or a
+    /// further one.
+    Head { is_first: bool },
     /// Within the arguments.
     Arguments(Nesting),
-    /// After the arguments, up to the closing mark.
-    Tail,
+    /// After the arguments, up to the end of the call.
+    Tail(Nesting),
+    /// After a call, within its block.
+    Between,
+    /// Within a block that goes on with something else.
+    Skipped,
     /// Within something that does not begin like a call; it is looked at whole.
-    Odd,
+    Odd { is_first: bool },
 }
 
 impl ToolReader {
-    pub(crate) fn new(tools: &ToolUse) -> Self {
+    pub(crate) fn new(tools: &ToolUse, markup: ToolMarkup) -> Self {
         Self {
             names: tools.tools.iter().map(|tool| tool.name.clone()).collect(),
-            state: State::Text,
+            markup,
+            state: match markup {
+                ToolMarkup::Tagged => State::Text,
+                ToolMarkup::Bare => State::Start,
+            },
             held: String::new(),
             calls: 0,
-            is_parallel: tools.is_parallel,
+            is_parallel: tools.is_parallel && !matches!(tools.choice, ToolChoice::Named(_)),
         }
     }
 
@@ -57,7 +70,7 @@ impl ToolReader {
 
     /// Whether nothing may follow: there is one call, and may be only one.
     pub(crate) fn is_done(&self) -> bool {
-        !self.is_parallel && self.calls > 0 && matches!(self.state, State::Text)
+        !self.is_parallel && self.calls > 0 && matches!(self.state, State::Text | State::Between)
     }
 
     /// Takes the next piece of text.
@@ -70,45 +83,30 @@ impl ToolReader {
 
     /// What is left at the end of the text: half a call is text.
     pub(crate) fn finish(&mut self) -> Read {
+        let mut read = Read::default();
         let held = std::mem::take(&mut self.held);
-        let text = match self.state {
-            State::Text if self.calls > 0 => held.trim_end().to_owned(),
-            State::Text => held,
-            State::Head | State::Odd => format!("{OPEN}{held}"),
-            State::Arguments(_) | State::Tail => String::new(),
-        };
+        match self.state {
+            _ if self.is_done() => {}
+            State::Text if self.calls > 0 => read.text = held.trim_end().to_owned(),
+            State::Start | State::Text => read.text = held,
+            State::Head { is_first } | State::Odd { is_first } => {
+                self.odd(&mut read, &held, is_first, "");
+            }
+            State::Arguments(_) | State::Tail(_) | State::Between | State::Skipped => {}
+        }
         self.state = State::Text;
-        let calls = Vec::new();
-        Read { text, calls }
+        read
     }
 
     /// Tells what can be told; true if there may be more.
     fn step(&mut self, read: &mut Read) -> bool {
         match &mut self.state {
-            State::Text => {
-                if let Some((before, after)) = self.held.split_once(OPEN) {
-                    read.text.push_str(before.trim_end());
-                    self.held = after.to_owned();
-                    self.state = State::Head;
-                    return true;
-                }
-                let rest = self.held.split_off(self.held.len() - undecided(&self.held));
-                read.text.push_str(&std::mem::replace(&mut self.held, rest));
-                false
+            State::Start => self.start(),
+            State::Text => self.text(read),
+            State::Head { is_first } => {
+                let is_first = *is_first;
+                self.head(read, is_first)
             }
-            State::Head => match head(&self.held) {
-                Head::Unfinished => false,
-                Head::Call { name, arguments } if self.names.contains(&name) => {
-                    self.held.drain(..arguments);
-                    self.begin(read, name, String::new());
-                    self.state = State::Arguments(Nesting::default());
-                    true
-                }
-                Head::Call { .. } | Head::Other => {
-                    self.state = State::Odd;
-                    true
-                }
-            },
             State::Arguments(nesting) => {
                 let end = nesting.end(&self.held);
                 let piece = match end {
@@ -117,39 +115,143 @@ impl ToolReader {
                 };
                 self.extend(read, piece);
                 if end.is_some() {
-                    self.state = State::Tail;
+                    self.state = State::Tail(Nesting::within_object());
                 }
                 end.is_some()
             }
-            State::Tail => self.leave(|_, _, _| {}, read),
-            State::Odd => self.leave(Self::odd, read),
+            State::Tail(nesting) => {
+                let end = nesting.end(&self.held);
+                self.held.drain(..end.unwrap_or(self.held.len()));
+                if end.is_some() {
+                    self.state = State::Between;
+                }
+                end.is_some()
+            }
+            State::Between => self.between(),
+            State::Skipped => self.leave().is_some(),
+            State::Odd { is_first } => {
+                let is_first = *is_first;
+                let inner = self.leave();
+                if let Some(inner) = &inner {
+                    self.odd(read, inner, is_first, CLOSE);
+                }
+                inner.is_some()
+            }
         }
     }
 
-    /// Goes on behind the closing mark, once it is there.
-    fn leave(&mut self, tell: fn(&mut Self, &mut Read, &str), read: &mut Read) -> bool {
-        let Some((inner, after)) = self.held.split_once(CLOSE) else {
-            return false;
+    fn start(&mut self) -> bool {
+        self.state = match self.held.trim_start().chars().next() {
+            None => return false,
+            Some('{') => State::Head { is_first: true },
+            Some(_) => State::Text,
         };
-        let (inner, after) = (inner.to_owned(), after.to_owned());
-        tell(self, read, &inner);
-        self.held = after;
-        self.state = State::Text;
         true
     }
 
-    /// A call with its fields in another order, or text after all.
-    fn odd(&mut self, read: &mut Read, inner: &str) {
-        let call: Option<Value> = serde_json::from_str(inner.trim()).ok();
-        let name = call.as_ref().and_then(|call| call["name"].as_str());
-        let arguments = call.as_ref().map(|call| &call["arguments"]);
-        match (name, arguments) {
-            (Some(name), Some(arguments @ Value::Object(_)))
-                if self.names.iter().any(|known| known == name) =>
-            {
-                self.begin(read, name.to_owned(), arguments.to_string());
+    fn text(&mut self, read: &mut Read) -> bool {
+        if self.markup == ToolMarkup::Bare {
+            read.text.push_str(&std::mem::take(&mut self.held));
+            return false;
+        }
+        if let Some((before, after)) = self.held.split_once(OPEN) {
+            read.text.push_str(before.trim_end());
+            self.held = after.to_owned();
+            self.state = State::Head { is_first: true };
+            return true;
+        }
+        let rest = self.held.split_off(self.held.len() - undecided(&self.held));
+        read.text.push_str(&std::mem::replace(&mut self.held, rest));
+        false
+    }
+
+    fn head(&mut self, read: &mut Read, is_first: bool) -> bool {
+        match head(&self.held, is_first) {
+            Err(NoHead::Unfinished) => return false,
+            Ok((name, arguments)) if self.names.contains(&name) => {
+                self.held.drain(..arguments);
+                self.begin(read, name, String::new());
+                self.state = State::Arguments(Nesting::default());
             }
-            _ => read.text.push_str(&format!("{OPEN}{inner}{CLOSE}")),
+            Ok(_) | Err(NoHead::Other) => self.state = State::Odd { is_first },
+        }
+        true
+    }
+
+    /// After a call: another one, or the end of the block.
+    fn between(&mut self) -> bool {
+        let rest = self.held.trim_start();
+        let at = self.held.len() - rest.len();
+        let (used, state) = match rest.chars().next() {
+            None => return false,
+            Some(',' | ';') => (1, State::Head { is_first: false }),
+            Some('{') => (0, State::Head { is_first: false }),
+            Some(']') => (1, State::Between),
+            Some(_) if self.markup == ToolMarkup::Bare => (0, State::Text),
+            Some(_) if rest.starts_with(CLOSE) => (CLOSE.len(), State::Text),
+            Some(_) if CLOSE.starts_with(rest) => return false,
+            Some(_) => (0, State::Skipped),
+        };
+        self.held.drain(..at + used);
+        self.state = state;
+        true
+    }
+
+    /// Takes what stands before the closing mark, once that is there, and goes
+    /// on behind it. A markup without one is looked at when the text ends.
+    fn leave(&mut self) -> Option<String> {
+        if self.markup == ToolMarkup::Bare {
+            return None;
+        }
+        let (inner, after) = self.held.split_once(CLOSE)?;
+        let (inner, after) = (inner.to_owned(), after.to_owned());
+        self.held = after;
+        self.state = State::Text;
+        Some(inner)
+    }
+
+    /// Calls with their fields in another order, or text after all.
+    fn odd(&mut self, read: &mut Read, inner: &str, is_first: bool, close: &str) {
+        let json = if is_first {
+            inner.trim()
+        } else {
+            inner.trim().trim_end_matches(']')
+        };
+        let found = serde_json::from_str(json)
+            .ok()
+            .and_then(|value| self.whole_calls(&value));
+        let Some(calls) = found else {
+            if is_first && self.markup == ToolMarkup::Tagged {
+                read.text.push_str(OPEN);
+            }
+            read.text.push_str(inner);
+            read.text.push_str(close);
+            return;
+        };
+        let count = if self.is_parallel { calls.len() } else { 1 };
+        for (name, arguments) in calls.into_iter().take(count) {
+            self.begin(read, name, arguments);
+        }
+    }
+
+    /// The names and arguments of one call or a list of them; none if one of
+    /// them cannot be made.
+    fn whole_calls(&self, value: &Value) -> Option<Vec<(String, String)>> {
+        let one = |call: &Value| {
+            let name = call.get("name")?.as_str()?;
+            let known = self.names.iter().find(|known| *known == name)?;
+            let arguments = match call.get("arguments").or_else(|| call.get("parameters")) {
+                None => Value::Object(serde_json::Map::new()),
+                Some(Value::String(text)) => serde_json::from_str(text).ok()?,
+                Some(arguments) => arguments.clone(),
+            };
+            arguments
+                .is_object()
+                .then(|| (known.clone(), arguments.to_string()))
+        };
+        match value {
+            Value::Array(items) if !items.is_empty() => items.iter().map(one).collect(),
+            other => Some(vec![one(other)?]),
         }
     }
 
@@ -187,47 +289,46 @@ fn undecided(text: &str) -> usize {
     mark + before.len() - before.trim_end().len()
 }
 
-/// What follows an opening mark.
-enum Head {
-    /// It may become a call.
+/// Why a text is not the head of a call.
+enum NoHead {
+    /// It may become one.
     Unfinished,
-    /// A call of this function, whose arguments begin at this byte.
-    Call { name: String, arguments: usize },
-    /// Something else.
+    /// It is something else.
     Other,
 }
 
-/// Reads `{"name": "…", "arguments": {`, with any white space.
-fn head(text: &str) -> Head {
+/// Reads `{"name": "…", "arguments": {` with any white space, after a `[` where
+/// a list may begin: the name, and the byte at which the arguments begin.
+fn head(text: &str, may_be_list: bool) -> Result<(String, usize), NoHead> {
     let mut rest = text.trim_start();
-    for part in ["{", "\"name\"", ":", "\""] {
-        match rest.strip_prefix(part) {
-            Some(after) => rest = after.trim_start(),
-            None if part.starts_with(rest) => return Head::Unfinished,
-            None => return Head::Other,
-        }
+    if may_be_list {
+        rest = rest.strip_prefix('[').unwrap_or(rest);
+    }
+    for word in ["{", "\"name\"", ":", "\""] {
+        rest = eat(rest, &[word])?;
     }
     // Names need no escapes: with one, it is no function of ours.
-    let Some((name, mut rest)) = rest.split_once('"') else {
-        return Head::Unfinished;
-    };
-    for part in [",", "\"arguments\"", ":"] {
-        rest = rest.trim_start();
-        match rest.strip_prefix(part) {
-            Some(after) => rest = after,
-            None if part.starts_with(rest) => return Head::Unfinished,
-            None => return Head::Other,
-        }
+    let (name, mut rest) = rest.split_once('"').ok_or(NoHead::Unfinished)?;
+    for words in [[",", ","], ["\"arguments\"", "\"parameters\""], [":", ":"]] {
+        rest = eat(rest, &words)?;
     }
-    rest = rest.trim_start();
+    let rest = rest.trim_start();
     match rest.chars().next() {
-        None => Head::Unfinished,
-        Some('{') => Head::Call {
-            name: name.to_owned(),
-            arguments: text.len() - rest.len(),
-        },
-        Some(_) => Head::Other,
+        None => Err(NoHead::Unfinished),
+        Some('{') => Ok((name.to_owned(), text.len() - rest.len())),
+        Some(_) => Err(NoHead::Other),
     }
+}
+
+/// What follows one of `words`, and white space before it.
+fn eat<'a>(text: &'a str, words: &[&str]) -> Result<&'a str, NoHead> {
+    let text = text.trim_start();
+    let after = words.iter().find_map(|word| text.strip_prefix(word));
+    after.ok_or(if words.iter().any(|word| word.starts_with(text)) {
+        NoHead::Unfinished
+    } else {
+        NoHead::Other
+    })
 }
 
 /// How deep in an object a text is.
@@ -239,6 +340,14 @@ struct Nesting {
 }
 
 impl Nesting {
+    /// Behind a field of an object.
+    fn within_object() -> Self {
+        Self {
+            depth: 1,
+            ..Self::default()
+        }
+    }
+
     /// Goes over `text`; where the object ends, if it does within.
     fn end(&mut self, text: &str) -> Option<usize> {
         for (i, byte) in text.bytes().enumerate() {
@@ -262,96 +371,4 @@ impl Nesting {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Tool, ToolChoice};
-    use super::*;
-
-    fn reader() -> ToolReader {
-        let tool = |name: &str| Tool {
-            name: name.to_owned(),
-            description: None,
-            parameters: Value::Null,
-        };
-        ToolReader::new(&ToolUse {
-            tools: vec![tool("find"), tool("buy")],
-            choice: ToolChoice::Auto,
-            is_parallel: true,
-        })
-    }
-
-    /// The text and the calls of `text`, which comes in pieces of `size` characters.
-    fn read(text: &str, size: usize) -> (String, Vec<(String, String)>) {
-        let mut reader = reader();
-        let characters: Vec<char> = text.chars().collect();
-        let mut pieces: Vec<Read> = characters
-            .chunks(size)
-            .map(|piece| reader.push(&piece.iter().collect::<String>()))
-            .collect();
-        pieces.push(reader.finish());
-        let (mut said, mut calls) = (String::new(), Vec::<(String, String)>::new());
-        for piece in pieces {
-            said.push_str(&piece.text);
-            for delta in piece.calls {
-                if let Some(name) = delta.name {
-                    calls.push((name, String::new()));
-                }
-                assert_eq!(delta.index as usize + 1, calls.len());
-                if let Some(last) = calls.last_mut() {
-                    last.1.push_str(&delta.arguments);
-                }
-            }
-        }
-        assert_eq!(calls.len(), reader.calls() as usize);
-        (said, calls)
-    }
-
-    #[test]
-    fn calls_are_found_however_the_text_is_cut() {
-        let braces = r#"{"a": "}\"{", "b": [{}, "é🙂"]}"#;
-        let two = format!(
-            "Let me see. \n<tool_call>\n{{\"name\": \"find\", \"arguments\": {braces}}}\n</tool_call>\n<tool_call>{{ \"name\":\"buy\" , \"arguments\" : {{}} }}</tool_call>\n"
-        );
-        let odd = "<tool_call>{\"arguments\": {\"x\": 1}, \"name\": \"buy\"}</tool_call>";
-        let call = |name: &str, arguments: &str| (name.to_owned(), arguments.to_owned());
-        for size in 1..20 {
-            let (said, calls) = read(&two, size);
-            assert_eq!(said, "Let me see.", "{size}");
-            assert_eq!(calls, [call("find", braces), call("buy", "{}")], "{size}");
-            assert_eq!(
-                read(odd, size),
-                (String::new(), vec![call("buy", "{\"x\":1}")])
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_no_call_stays_text() {
-        let texts = [
-            "plain text, 1 < 2, <tool, <tool_cal",
-            "ends with space \n",
-            "<tool_call>{\"name\": \"sell\", \"arguments\": {}}</tool_call> and more",
-            "<tool_call>nothing</tool_call>",
-            "<tool_call>{\"name\": \"find\", \"arguments\": 5}</tool_call>",
-            "<tool_call>\n{\"name\": \"fi",
-            "<tool_call>",
-        ];
-        for text in texts {
-            for size in 1..12 {
-                assert_eq!(read(text, size), (text.to_owned(), Vec::new()), "{size}");
-            }
-        }
-    }
-
-    #[test]
-    fn arguments_are_told_as_they_come() {
-        let mut reader = reader();
-        let first = reader.push("<tool_call>\n{\"name\": \"find\", \"arguments\": {\"to");
-        assert_eq!(first.calls[0].name.as_deref(), Some("find"));
-        assert_eq!(first.calls[0].arguments, "{\"to");
-        let second = reader.push("wn\": ");
-        assert_eq!(second.calls[0].name, None);
-        assert_eq!(second.calls[0].arguments, "wn\": ");
-        // cut off in the middle, nothing is made up
-        assert_eq!(reader.finish(), Read::default());
-    }
-}
+mod tests;

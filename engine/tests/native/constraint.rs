@@ -16,19 +16,11 @@ const PARAM: &str = "structured_outputs";
 
 fn held_to(text: &str, grammar: Grammar, max_tokens: u32) -> ChatRequest {
     ChatRequest {
-        messages: vec![ChatMessage::new(Role::User, text)],
-        adapter: None,
-        sampling: SamplingParams::greedy(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        n: 1,
-        top_logprobs: None,
-        ignore_eos: false,
-        tools: None,
         constraint: Some(Constraint {
             param: PARAM,
             grammar,
         }),
+        ..ChatRequest::greedy(vec![ChatMessage::new(Role::User, text)], max_tokens)
     }
 }
 

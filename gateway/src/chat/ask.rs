@@ -45,6 +45,7 @@ fn tools(tools: &RequestTools) -> ToolUse {
         name: function.name.clone(),
         description: function.description.clone(),
         parameters: function.parameters.clone(),
+        is_strict: function.is_strict,
     };
     ToolUse {
         tools: tools.functions.iter().map(tool).collect(),

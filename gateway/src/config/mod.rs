@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::native::THREADS_MAX;
 use ids::ModelName;
 use store::{Durability, RedisCredentials};
 
@@ -67,7 +68,7 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineConfig {
-    /// Threads that compute.
+    /// Threads that compute, at most [`engine::native::THREADS_MAX`].
     pub threads: Option<usize>,
     /// The most sequences in a batch.
     pub running_max: Option<u32>,
@@ -152,10 +153,18 @@ impl Config {
     /// Checks what only shows when all options are together.
     ///
     /// # Errors
-    /// [`ConfigError::OpenToAll`], and names that occur twice.
+    /// [`ConfigError::OpenToAll`], names that occur twice, and more threads than
+    /// the engine can have.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.keys.is_empty() && !self.listen.ip().is_loopback() {
             return Err(ConfigError::OpenToAll(self.listen));
+        }
+        let threads = self.engine.threads.unwrap_or(0);
+        if threads > THREADS_MAX {
+            return Err(ConfigError::Value {
+                name: "engine.threads".to_owned(),
+                reason: format!("{threads} is more than {THREADS_MAX}"),
+            });
         }
         let twice = |name: &str, value: &str| ConfigError::Value {
             name: name.to_owned(),

@@ -31,6 +31,8 @@ pub struct RequestFunction {
     pub description: Option<String>,
     /// The schema of its arguments.
     pub parameters: Value,
+    /// Whether calls that the model makes by itself are held to it too.
+    pub is_strict: bool,
 }
 
 /// Whether a function must be called. Where none may be, a request has none.
@@ -104,10 +106,8 @@ fn function(param: &str, item: Value) -> Result<RequestFunction, RequestError> {
         name: function_name(&name_param, function.required("name")?)?,
         description: function.text("description", limits::DESCRIPTION_BYTES_MAX)?,
         parameters: schema(&function.param("parameters"), function.take("parameters"))?,
+        is_strict: function.boolean("strict")?.unwrap_or(false),
     };
-    // A forced call always keeps to the schema; one that the model makes by
-    // itself, never surely.
-    function.boolean("strict")?;
     function.finish()?;
     Ok(read)
 }
@@ -237,7 +237,8 @@ pub struct FunctionBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Map<String, Value>>,
-    /// Without effect: forced calls always keep to the schema.
+    /// Whether calls that the model makes by itself are held to the schema;
+    /// forced ones always are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
 }

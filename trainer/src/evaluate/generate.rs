@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use engine::{
     AdapterPackage, ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, FinishReason,
-    SamplingParams,
 };
 use futures::{StreamExt, TryStreamExt};
 use ids::{AdapterDigest, Sha256Digest};
@@ -103,16 +102,8 @@ impl Generator {
         let mut stream = self
             .engine
             .chat(ChatRequest {
-                messages,
                 adapter,
-                sampling: SamplingParams::greedy(),
-                max_tokens: Some(self.max_tokens),
-                stop: Vec::new(),
-                n: 1,
-                top_logprobs: None,
-                ignore_eos: false,
-                constraint: None,
-                tools: None,
+                ..ChatRequest::greedy(messages, self.max_tokens)
             })
             .await?;
         let mut answer = Answer {
