@@ -7,7 +7,7 @@ use engine::{ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, Tok
 use model::BaseModel;
 
 /// Where the model is, as `make model` puts it.
-fn path() -> PathBuf {
+pub(crate) fn path() -> PathBuf {
     if let Some(path) = std::env::var_os("FLYWHEEL_TEST_MODEL") {
         return path.into();
     }
