@@ -201,6 +201,7 @@ fn functions_calls_and_results_arrive() {
     let names: Vec<&str> = tools.functions.iter().map(|f| f.name.as_str()).collect();
     assert_eq!(names, ["find", "buy-2"]);
     assert_eq!(tools.functions[0].description.as_deref(), Some("Finds."));
+    assert!(tools.functions[0].is_strict && !tools.functions[1].is_strict);
     assert_eq!(tools.functions[1].parameters, json!({"type": "object"}));
     assert_eq!(tools.choice, RequestToolChoice::Named("buy-2".to_owned()));
     assert!(!tools.is_parallel);

@@ -138,3 +138,54 @@ pub struct ToolCallDelta {
     /// The arguments' next piece.
     pub arguments: String,
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn with(names: impl Iterator<Item = String>) -> ToolUse {
+        let tool = |name| Tool {
+            name,
+            description: None,
+            parameters: Value::Null,
+            is_strict: false,
+        };
+        ToolUse {
+            tools: names.map(tool).collect(),
+            choice: ToolChoice::Auto,
+            is_parallel: true,
+        }
+    }
+
+    #[test]
+    fn functions_are_taken_up_to_their_limits() {
+        let numbered = |count: usize| with((0..count).map(|i| format!("f{i}")));
+        numbered(TOOLS_MAX).check().unwrap();
+        assert!(numbered(TOOLS_MAX + 1).check().is_err());
+        assert!(numbered(0).check().is_err());
+        let long = |bytes: usize| with(std::iter::once("n".repeat(bytes)));
+        long(TOOL_NAME_BYTES_MAX).check().unwrap();
+        assert!(long(TOOL_NAME_BYTES_MAX + 1).check().is_err());
+        assert!(long(0).check().is_err());
+    }
+
+    #[test]
+    fn as_many_schemas_as_a_grammar_can_have_are_held() {
+        let mut tools = with(std::iter::once("f".to_owned()));
+        tools.choice = ToolChoice::Required;
+        let held = |tools: &ToolUse| {
+            let constraint = tools.constraint(model::ToolMarkup::Tagged).unwrap();
+            constraint.check()
+        };
+        let described = |bytes: usize| serde_json::json!({"description": "d".repeat(bytes)});
+        tools.tools[0].parameters = described(crate::GRAMMAR_BYTES_MAX - 1000);
+        held(&tools).unwrap();
+        tools.tools[0].parameters = described(crate::GRAMMAR_BYTES_MAX);
+        let refused = held(&tools).unwrap_err();
+        assert!(
+            matches!(refused, EngineError::InvalidRequest { param: "tools", .. }),
+            "{refused}"
+        );
+    }
+}
