@@ -90,7 +90,7 @@ fn config(facts: &Facts) -> TrainConfig {
 }
 
 /// The gradients as a PEFT file has them: q and k in the published row order.
-fn as_peft(parameters: &Parameters, sums: &[Vec<f32>]) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn as_peft(parameters: &Parameters, sums: &[Vec<f32>]) -> BTreeMap<String, Vec<f32>> {
     let mut adapter = parameters.to_adapter().unwrap();
     let named: BTreeMap<String, Vec<f32>> = parameters
         .named(sums)
@@ -104,7 +104,7 @@ fn as_peft(parameters: &Parameters, sums: &[Vec<f32>]) -> BTreeMap<String, Vec<f
     read_tensors(&files.safetensors)
 }
 
-fn read_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn read_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<f32>> {
     let tensors = SafeTensors::deserialize(bytes).unwrap();
     let values = |data: &[u8]| {
         data.chunks_exact(4)

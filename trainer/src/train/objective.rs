@@ -64,18 +64,19 @@ impl<'a> Objective<'a> {
             .collect()
     }
 
-    /// Each prompt with the answer to the one before it, for KTO's estimate;
-    /// none where nothing is rated, or where there is only one.
+    /// Each prompt with the answer to the one before it in the dataset, for
+    /// KTO's estimate; none where nothing is rated, or where there is only one.
+    /// The pairing stays the same over epochs, so that the reference's
+    /// log-probabilities are computed once.
     pub(crate) fn mismatched(&self) -> Vec<Sequence> {
         let Items::Rated(rated) = &self.examples.train else {
             return Vec::new();
         };
-        let items = &self.micro.items;
-        if items.len() < 2 {
+        if rated.len() < 2 {
             return Vec::new();
         }
-        let before = items.iter().cycle().skip(items.len() - 1);
-        let mismatched = items.iter().zip(before).map(|(&item, &before)| {
+        let mismatched = self.micro.items.iter().map(|&item| {
+            let before = (item + rated.len() - 1) % rated.len();
             let (own, other) = (&rated[item].sequence, &rated[before].sequence);
             let prompt = &own.tokens[..own.completion_start];
             let answer = &other.tokens[other.completion_start..];
