@@ -85,6 +85,14 @@ name!(
     /// One vote.
     FeedbackId, "feedback id", 96, "-_"
 );
+name!(
+    /// A training file.
+    FileId, "file id", 64, "-_"
+);
+name!(
+    /// A fine-tuning job.
+    JobId, "fine-tuning job id", 64, "-_"
+);
 
 /// Who voted: opaque, any text of 1 to 256 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -163,6 +171,22 @@ impl FeedbackId {
     #[must_use]
     pub fn generate() -> Self {
         Self(format!("fb-{}", uuid::Uuid::now_v7().simple()))
+    }
+}
+
+impl FileId {
+    /// A new id, `file-` and a time-ordered UUID.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(format!("file-{}", uuid::Uuid::now_v7().simple()))
+    }
+}
+
+impl JobId {
+    /// A new id, `ftjob-` and a time-ordered UUID.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(format!("ftjob-{}", uuid::Uuid::now_v7().simple()))
     }
 }
 

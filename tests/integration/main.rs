@@ -16,6 +16,7 @@ mod crash;
 mod durability;
 mod errors;
 mod feedback;
+mod fine_tuning;
 mod fixtures;
 mod limits;
 mod rollouts;

@@ -113,7 +113,7 @@ fn main() {
         parameter_report(&model, &Parameters::from_adapter(&start).unwrap())
     );
     let examples = Examples {
-        train: pairs(&base, count),
+        train: pairs(&base, count).into(),
         ..Examples::default()
     };
     let config = TrainConfig {

@@ -7,7 +7,7 @@ use model::{BaseModel, ModelError, TemplateMessage};
 use crate::TrainerError;
 use crate::evaluate::HeldOutPrompt;
 use crate::pack::Sequence;
-use crate::train::{Examples, PairExample, PlainExample};
+use crate::train::{Examples, Items, PairExample, PlainExample};
 
 /// The tag whose text a right answer contains.
 const EXPECT_TAG: &str = "expect";
@@ -30,7 +30,7 @@ pub(crate) fn encode(
         (&dataset.held_out, &mut examples.validation),
     ] {
         let (encoded, long) = encode_pairs(base, pairs, tokens_max)?;
-        *into = encoded;
+        *into = Items::Pairs(encoded);
         left_out += long;
     }
     for example in dataset

@@ -32,7 +32,7 @@ pub use error::TrainerError;
 pub use forward::FrozenModel;
 pub use journal::{Journal, State, Status};
 pub use judge::judge;
-pub use loss::{PairLogProbs, PairTerm, dpo_sigmoid};
+pub use loss::{PairLogProbs, PairTerm, PreferenceLoss, RatedTerm, kto};
 pub use ops::head::Target;
 pub use pack::Sequence;
 pub use parameters::Parameters;

@@ -45,6 +45,11 @@ impl ApiError {
                 | Self::Control(ControlError::Conflict { .. })
                 | Self::Feedback(FeedbackError::IdConflict(_))
                 | Self::Rollout(_)
+                | Self::FineTuning(
+                    fine_tuning::FineTuningError::FileInUse { .. }
+                        | fine_tuning::FineTuningError::TooManyFiles(_)
+                        | fine_tuning::FineTuningError::Impossible { .. }
+                )
         ) || matches!(self.engine_error(), Some(EngineError::AdapterMemory { .. }))
     }
 

@@ -6,6 +6,7 @@ mod adamw;
 mod real_model;
 mod run;
 mod tiny_model;
+mod trl;
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};

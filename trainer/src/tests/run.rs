@@ -7,7 +7,8 @@ use model::lora::{LoraAdapter, LoraConfig};
 use super::{frozen, sequence, tiny, tiny_adapter};
 use crate::TrainerError;
 use crate::train::{
-    EpochMetrics, Examples, Observer, Outcome, PairExample, Silent, StepMetrics, TrainConfig, train,
+    EpochMetrics, Examples, Items, Observer, Outcome, PairExample, Silent, StepMetrics,
+    TrainConfig, train,
 };
 
 #[derive(Default)]
@@ -33,8 +34,8 @@ fn examples() -> Examples {
         rejected: sequence(&[1, 30, 40 + i, 31, 150, 151, 152 + i, 2], 4),
     };
     Examples {
-        train: (0..8).map(pair).collect(),
-        validation: (8..11).map(pair).collect(),
+        train: Items::Pairs((0..8).map(pair).collect()),
+        validation: Items::Pairs((8..11).map(pair).collect()),
         retained: Vec::new(),
     }
 }
@@ -139,7 +140,7 @@ fn what_is_not_finite_stops_the_run() {
     let stop = AtomicBool::new(false);
     let (model, digest) = (frozen(tiny()), tiny().digest);
     let mut examples = examples();
-    examples.validation.clear();
+    examples.validation = Items::default();
     let failed = train(
         &model,
         digest,

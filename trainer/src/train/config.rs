@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::adamw::AdamWConfig;
 use super::schedule::Decay;
 use crate::TrainerError;
+use crate::loss::PreferenceLoss;
 
 /// The most epochs, ranks, pairs and rows that a recipe may ask for.
 const EPOCHS_MAX: usize = 100;
@@ -26,7 +27,7 @@ pub struct TrainConfig {
     pub warmup_ratio: f64,
     /// How the rate falls.
     pub decay: Decay,
-    /// Pairs of one micro-batch, over which the loss is a mean.
+    /// Pairs, or other examples, of one micro-batch, over which the loss is a mean.
     pub micro_batch_pairs: usize,
     /// Micro-batches of one optimizer step, whose means are averaged.
     pub micro_batches: usize,
@@ -34,9 +35,13 @@ pub struct TrainConfig {
     pub pack_rows_max: usize,
     /// Tokens of one sequence; longer examples are left out.
     pub sequence_tokens_max: usize,
-    /// DPO's β.
+    /// Which loss pairs have.
+    pub loss: PreferenceLoss,
+    /// β of the losses of pairs and of KTO.
     pub beta: f64,
-    /// Weight of the cross entropy on the chosen answers.
+    /// What good and bad answers weigh in KTO.
+    pub kto: KtoWeights,
+    /// Weight of the cross entropy on the chosen answers of pairs.
     pub sft_weight: f64,
     /// Plain examples against forgetting.
     pub retention: Retention,
@@ -62,6 +67,26 @@ pub struct LoraRecipe {
     pub use_rslora: bool,
     /// Which projections.
     pub target: Vec<model::Projection>,
+}
+
+/// What good and bad answers weigh in KTO. With unequal numbers of them,
+/// weight times number should be about the same on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KtoWeights {
+    /// Of a good answer.
+    pub desirable_weight: f64,
+    /// Of a bad one.
+    pub undesirable_weight: f64,
+}
+
+impl Default for KtoWeights {
+    fn default() -> Self {
+        Self {
+            desirable_weight: 1.0,
+            undesirable_weight: 1.0,
+        }
+    }
 }
 
 /// Plain examples (good answers, and answers of the base to general prompts)
@@ -108,7 +133,9 @@ impl Default for TrainConfig {
             micro_batches: 1,
             pack_rows_max: 1024,
             sequence_tokens_max: 1024,
+            loss: PreferenceLoss::default(),
             beta: 0.1,
+            kto: KtoWeights::default(),
             sft_weight: 1.0,
             retention: Retention::default(),
             gradient_norm_max: 1.0,
@@ -169,6 +196,17 @@ impl TrainConfig {
             }),
         };
         weight("training.warmup_ratio", self.warmup_ratio, 0.9)?;
+        let kto = self.kto;
+        weight("training.kto.desirable_weight", kto.desirable_weight, 1e3)?;
+        weight(
+            "training.kto.undesirable_weight",
+            kto.undesirable_weight,
+            1e3,
+        )?;
+        if let Some(problem) = self.loss.problem() {
+            let key = "training.loss";
+            return Err(TrainerError::Config { key, problem });
+        }
         weight("training.sft_weight", self.sft_weight, 1e3)?;
         weight("training.retention.weight", self.retention.weight, 1e3)
     }

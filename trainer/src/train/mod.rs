@@ -1,4 +1,4 @@
-//! Training: preference pairs in, an adapter out.
+//! Training: preference pairs, answers or rated answers in, an adapter out.
 //!
 //! `run` is the loop over epochs and steps, `step` one optimizer step.
 //! Knows tokens, not text; no store, no file, no clock but the one passed in.
@@ -7,6 +7,7 @@ mod adamw;
 mod batch;
 mod config;
 mod metrics;
+mod objective;
 mod reference;
 mod run;
 mod schedule;
@@ -14,8 +15,8 @@ mod step;
 mod validation;
 
 pub use adamw::{AdamW, AdamWConfig, Moments};
-pub use batch::{Examples, PairExample, PlainExample};
-pub use config::{LoraRecipe, Retention, TrainConfig};
+pub use batch::{Examples, Items, PairExample, PlainExample, RatedExample};
+pub use config::{KtoWeights, LoraRecipe, Retention, TrainConfig};
 pub use metrics::{EpochMetrics, Observer, Silent, StepMetrics, parameter_report};
 pub use reference::ReferenceCache;
 pub use run::{Outcome, Trained, train};

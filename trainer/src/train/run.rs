@@ -8,15 +8,14 @@ use model::lora::LoraAdapter;
 
 use super::TrainConfig;
 use super::adamw::AdamW;
-use super::batch::{Examples, epoch};
+use super::batch::{Examples, Items, epoch};
 use super::metrics::{EpochMetrics, Observer, StepMetrics};
 use super::reference::ReferenceCache;
 use super::schedule::learning_rate;
 use super::step::StepInput;
-use super::validation::{Scores, score};
+use super::validation::{Sums, judge, sums};
 use crate::TrainerError;
 use crate::forward::FrozenModel;
-use crate::loss::{PairLogProbs, dpo_sigmoid};
 use crate::parameters::Parameters;
 
 /// How a run ended.
@@ -119,8 +118,7 @@ pub fn train(
 struct Best {
     adapter: LoraAdapter,
     epoch: usize,
-    accuracy: f64,
-    loss: f64,
+    rank: (f64, f64),
 }
 
 struct Run<'a> {
@@ -130,7 +128,7 @@ struct Run<'a> {
     parameters: Parameters,
     start: Parameters,
     references: ReferenceCache,
-    validation_reference: Scores,
+    validation_reference: Sums,
     optimizer: AdamW,
     best: Option<Best>,
     step: usize,
@@ -149,7 +147,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, TrainerError> {
         config.check()?;
         if examples.train.is_empty() {
-            return Err(TrainerError::NotEnoughData("no pair to train on".into()));
+            return Err(TrainerError::NotEnoughData("nothing to train on".into()));
         }
         let parameters = Parameters::from_adapter(start)?;
         let start = Parameters::from_adapter(start)?;
@@ -157,7 +155,7 @@ impl<'a> Run<'a> {
         let steps = micro_batches.div_ceil(config.micro_batches) * config.epochs;
         let began = Instant::now();
         let rows = config.pack_rows_max;
-        let validation_reference = score(model, Some(&start), &examples.validation, rows)?;
+        let validation_reference = sums(model, Some(&start), &examples.validation, rows)?;
         let optimizer = AdamW::new(config.adamw, parameters.lengths());
         let references = ReferenceCache::new(base, start.digest()?);
         Ok(Self {
@@ -204,8 +202,8 @@ impl<'a> Run<'a> {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<(), TrainerError> {
-        let (pairs, retained) = (self.examples.train.len(), self.examples.retained.len());
-        let order = epoch(pairs, retained, done, self.config);
+        let (items, retained) = (self.examples.train.len(), self.examples.retained.len());
+        let order = epoch(items, retained, done, self.config);
         let per_epoch = order.len().div_ceil(self.config.micro_batches);
         for (index, micro_batches) in order.chunks(self.config.micro_batches).enumerate() {
             if stop.load(Ordering::Relaxed) {
@@ -268,50 +266,30 @@ impl<'a> Run<'a> {
     }
 
     fn validate(&mut self, finished: usize) -> Result<EpochMetrics, TrainerError> {
-        let pairs = &self.examples.validation;
-        let rows = self.config.pack_rows_max;
-        let policy = score(self.model, Some(&self.parameters), pairs, rows)?;
+        let (items, rows) = (&self.examples.validation, self.config.pack_rows_max);
+        let policy = sums(self.model, Some(&self.parameters), items, rows)?;
+        let judged = judge(items, &policy, &self.validation_reference, self.config);
         let mut metrics = EpochMetrics {
             epoch: finished,
-            accuracy: 0.0,
-            margin: 0.0,
-            loss: 0.0,
-            chosen_shift_per_token: 0.0,
-            best: false,
+            ..judged
         };
-        let share = 1.0 / pairs.len() as f64;
-        for (policy, reference) in policy.iter().zip(&self.validation_reference) {
-            let pair = PairLogProbs {
-                policy_chosen: policy.chosen,
-                policy_rejected: policy.rejected,
-                reference_chosen: reference.chosen,
-                reference_rejected: reference.rejected,
-            };
-            let per_token = 1.0 / policy.chosen_tokens.max(1) as f64;
-            metrics.accuracy += if pair.delta() > 0.0 { share } else { 0.0 };
-            metrics.margin += share * self.config.beta * pair.delta();
-            metrics.loss += share * dpo_sigmoid(&pair, self.config.beta).value
-                - share * self.config.sft_weight * policy.chosen * per_token;
-            metrics.chosen_shift_per_token += share * pair.chosen_ratio() * per_token;
-        }
         if !metrics.loss.is_finite() {
             return Err(TrainerError::NonFinite {
                 step: self.step,
                 what: "validation loss",
             });
         }
-        metrics.best = self
-            .best
-            .as_ref()
-            .is_none_or(|best| (metrics.accuracy, -metrics.loss) > (best.accuracy, -best.loss));
+        let rank = match items {
+            // what is imitated may move the right way and still be unlikely
+            Items::Plain(_) => (-metrics.loss, metrics.accuracy),
+            _ => (metrics.accuracy, -metrics.loss),
+        };
+        metrics.best = self.best.as_ref().is_none_or(|best| rank > best.rank);
         if metrics.best {
-            let adapter = self.parameters.to_adapter()?;
-            let (accuracy, loss) = (metrics.accuracy, metrics.loss);
             self.best = Some(Best {
-                adapter,
+                adapter: self.parameters.to_adapter()?,
                 epoch: finished,
-                accuracy,
-                loss,
+                rank,
             });
         }
         Ok(metrics)
