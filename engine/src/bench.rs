@@ -162,6 +162,7 @@ fn request(
 ) -> ChatRequest {
     ChatRequest {
         messages,
+        tenant: None,
         adapter,
         sampling: SamplingParams::greedy(),
         max_tokens: Some(completion_tokens),

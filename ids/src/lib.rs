@@ -11,7 +11,7 @@ mod units;
 
 pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
 pub use digest::{AdapterDigest, BaseDigest, DatasetDigest, Sha256Digest};
-pub use name::{AliasName, FeedbackId, InferenceId, ModelName, RaterId, UnitId};
+pub use name::{AliasName, FeedbackId, InferenceId, ModelName, RaterId, TenantId, UnitId};
 pub use units::{BasisPoints, Revision};
 
 /// Why a text is not the identity or unit that it was read as.

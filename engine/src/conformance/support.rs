@@ -20,6 +20,7 @@ pub(super) fn request(text: &str, max_tokens: u32) -> ChatRequest {
             role: Role::User,
             content: text.to_owned(),
         }],
+        tenant: None,
         adapter: None,
         sampling: SamplingParams::greedy(),
         max_tokens: Some(max_tokens),

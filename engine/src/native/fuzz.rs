@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ids::{AdapterDigest, Sha256Digest};
+use ids::{AdapterDigest, Sha256Digest, TenantId};
 use model::BaseModel;
 use model::kernels::Team;
 use model::lora::{LoraAdapter, LoraConfig};
@@ -24,7 +24,7 @@ use super::adapters::{AdapterRegistry, NoRoom};
 use super::blocks::BlockManager;
 use super::cache::KvCache;
 use super::forward::{Forward, kv_layout};
-use super::inbox::Inbox;
+use super::inbox::{Inbox, QueueLimits};
 use super::lora::DeviceAdapter;
 use super::request::{Submission, events_max};
 use super::scheduler::Scheduler;
@@ -36,7 +36,11 @@ const VERSIONS: u64 = 7;
 /// How many of them fit, about.
 const RESIDENT: u64 = 3;
 const PAGES: usize = 14;
-const WAITING_MAX: u32 = 12;
+const LIMITS: QueueLimits = QueueLimits {
+    waiting_max: 12,
+    waiting_per_tenant_max: 8,
+};
+const TENANTS: usize = 3;
 const STEMS: usize = 4;
 
 type Events = mpsc::Receiver<Result<ChatEvent, EngineError>>;
@@ -92,13 +96,14 @@ struct Seen {
     unloads_in_use: u64,
     cancelled: u64,
     refused: u64,
+    refused_to_tenant: u64,
 }
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-fn tiny() -> Arc<BaseModel> {
+pub(super) fn tiny() -> Arc<BaseModel> {
     let path =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_llama/model.gguf");
     Arc::new(BaseModel::open(&path).unwrap())
@@ -125,7 +130,7 @@ fn laid_out(model: &BaseModel, version: &Version) -> DeviceAdapter {
 
 impl Machine {
     fn new(model: &Arc<BaseModel>, blocks: BlockManager, adapter_bytes: u64) -> Self {
-        let inbox = Arc::new(Inbox::new(WAITING_MAX));
+        let inbox = Arc::new(Inbox::new(LIMITS));
         let context_length = model.config.context_length;
         let worker = Worker {
             model: Arc::clone(model),
@@ -158,7 +163,7 @@ impl Machine {
     fn ask(
         &self,
         question: &Question,
-        n: u32,
+        (n, tenant): (u32, usize),
         digest: Option<AdapterDigest>,
     ) -> Result<Events, EngineError> {
         let lease = digest.map(|d| self.adapters.lease(&d)).transpose()?;
@@ -167,6 +172,7 @@ impl Machine {
             grammar: None,
             request: ChatRequest {
                 messages: Vec::new(),
+                tenant: TenantId::new(&tenant.to_string()).ok(),
                 adapter: digest,
                 sampling: SamplingParams::greedy(),
                 max_tokens: Some(question.max_tokens),
@@ -274,13 +280,15 @@ impl Fuzz {
         };
         let n = 1 + u32::try_from(self.pick(3)).unwrap();
         let digest = version.map(|version| self.versions[version].digest);
-        match self.machine.ask(&question, n, digest) {
+        let tenant = self.pick(TENANTS);
+        match self.machine.ask(&question, (n, tenant), digest) {
             Ok(events) => self.open.push(Open {
                 question,
                 events,
                 answers: vec![Answer::new(); n as usize],
             }),
             Err(EngineError::QueueFull { .. }) => self.seen.refused += 1,
+            Err(EngineError::TenantQueueFull { .. }) => self.seen.refused_to_tenant += 1,
             Err(error) => panic!("{error}"),
         }
     }
@@ -339,7 +347,7 @@ impl Fuzz {
             .map(|version| self.versions[version].digest);
         let mut open = Open {
             question: question.clone(),
-            events: self.alone.ask(question, 1, digest).unwrap(),
+            events: self.alone.ask(question, (1, 0), digest).unwrap(),
             answers: vec![Answer::new()],
         };
         while !open.drain() {
@@ -461,6 +469,7 @@ fn run() {
         seen.replaced,
         seen.unloads_in_use,
         seen.cancelled,
+        seen.refused_to_tenant,
         evictions,
         counters.preemptions,
         counters.prefix_hits,

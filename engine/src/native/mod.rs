@@ -20,6 +20,7 @@ mod lora;
 mod open;
 mod options;
 mod prefix;
+mod queue;
 mod request;
 mod rope;
 mod sampler;

@@ -6,6 +6,7 @@ use model::FolderFormat;
 use model::kernels::{KvLayout, PAGE_TOKENS};
 use model::quant::Precision;
 
+use super::inbox::QueueLimits;
 use crate::api::EngineError;
 
 /// Limits of the native engine.
@@ -17,6 +18,8 @@ pub struct NativeOptions {
     pub running_max: u32,
     /// The most sequences that wait.
     pub waiting_max: u32,
+    /// The most of them that may be one tenant's; none is as many as may wait.
+    pub waiting_per_tenant_max: Option<u32>,
     /// Tokens that the key-value cache holds, all sequences together.
     pub kv_tokens_max: u32,
     /// Bytes that it may take, where that is less than its tokens need.
@@ -41,6 +44,15 @@ pub struct NativeOptions {
 }
 
 impl NativeOptions {
+    /// How many sequences may wait.
+    pub(super) fn queue_limits(&self) -> QueueLimits {
+        let per_tenant = self.waiting_per_tenant_max.unwrap_or(u32::MAX);
+        QueueLimits {
+            waiting_max: self.waiting_max,
+            waiting_per_tenant_max: per_tenant.min(self.waiting_max),
+        }
+    }
+
     /// Pages of the key-value cache, at least one.
     ///
     /// # Errors
@@ -66,6 +78,7 @@ impl Default for NativeOptions {
             threads: 0,
             running_max: 16,
             waiting_max: 256,
+            waiting_per_tenant_max: None,
             kv_tokens_max: 32 * 1024,
             kv_bytes_max: None,
             prefix_cache: true,

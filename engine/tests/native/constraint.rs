@@ -20,6 +20,7 @@ fn held_to(text: &str, grammar: Grammar, max_tokens: u32) -> ChatRequest {
             role: Role::User,
             content: text.to_owned(),
         }],
+        tenant: None,
         adapter: None,
         sampling: SamplingParams::greedy(),
         max_tokens: Some(max_tokens),

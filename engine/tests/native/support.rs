@@ -60,6 +60,7 @@ pub(crate) fn request(text: &str, max_tokens: u32) -> ChatRequest {
             role: Role::User,
             content: text.to_owned(),
         }],
+        tenant: None,
         adapter: None,
         sampling: SamplingParams::greedy(),
         max_tokens: Some(max_tokens),

@@ -38,6 +38,7 @@ pub(super) fn question(request: &ChatCompletionRequest, seed: u64) -> ChatReques
     };
     ChatRequest {
         messages: request.messages.iter().map(message).collect(),
+        tenant: None,
         adapter: None,
         sampling: SamplingParams {
             temperature: request.temperature,

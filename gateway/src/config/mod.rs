@@ -73,6 +73,9 @@ pub struct EngineConfig {
     pub running_max: Option<u32>,
     /// The most sequences that may wait.
     pub waiting_max: Option<u32>,
+    /// The most of them with one API key; with several keys a half by default,
+    /// else as many as may wait.
+    pub waiting_per_tenant_max: Option<u32>,
     /// The most tokens in the key-value cache; without it and with
     /// `kv_bytes_max` only the bytes count.
     pub kv_tokens_max: Option<u32>,

@@ -104,6 +104,7 @@ impl Generator {
             .engine
             .chat(ChatRequest {
                 messages,
+                tenant: None,
                 adapter,
                 sampling: SamplingParams::greedy(),
                 max_tokens: Some(self.max_tokens),
