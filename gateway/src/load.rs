@@ -124,6 +124,7 @@ fn options(config: &EngineConfig, keys: usize) -> NativeOptions {
         waiting_per_tenant_max: config.waiting_per_tenant_max.or(half),
         kv_tokens_max: config.kv_tokens_max.unwrap_or(kv_tokens_default),
         kv_bytes_max: config.kv_bytes_max.or(default.kv_bytes_max),
+        kv_cache: config.kv_cache.unwrap_or(default.kv_cache),
         prefix_cache: config.prefix_cache.unwrap_or(default.prefix_cache),
         context_length_max: config.context_length_max.or(default.context_length_max),
         adapter_bytes_max: config

@@ -55,7 +55,7 @@ impl NativeEngine {
     /// [`EngineError::Failed`] if the cache has no room or threads cannot be
     /// started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
-        let layout = kv_layout(&model);
+        let layout = kv_layout(&model, options.kv_cache);
         let pages = options.kv_pages(layout)?;
         let cache_tokens = pages.saturating_mul(PAGE_TOKENS);
         let context_length = options

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ids::{AdapterDigest, Sha256Digest, TenantId};
 use model::BaseModel;
-use model::kernels::Team;
+use model::kernels::{KvFormat, Team};
 use model::lora::{LoraAdapter, LoraConfig};
 use model::quant::Precision;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
@@ -129,7 +129,12 @@ fn laid_out(model: &BaseModel, version: &Version) -> DeviceAdapter {
 }
 
 impl Machine {
-    fn new(model: &Arc<BaseModel>, blocks: BlockManager, adapter_bytes: u64) -> Self {
+    fn new(
+        model: &Arc<BaseModel>,
+        kv_cache: KvFormat,
+        blocks: BlockManager,
+        adapter_bytes: u64,
+    ) -> Self {
         let inbox = Arc::new(Inbox::new(LIMITS));
         let context_length = model.config.context_length;
         let worker = Worker {
@@ -137,7 +142,7 @@ impl Machine {
             inbox: Arc::clone(&inbox),
             gauges: Arc::new(Gauges::default()),
             forward: Forward::new(Arc::clone(model), context_length, Precision::Int8),
-            cache: KvCache::new(kv_layout(model)),
+            cache: KvCache::new(kv_layout(model, kv_cache)),
             scheduler: Scheduler::new(blocks, 6, 40),
             requests: BTreeMap::new(),
             next_request: 0,
@@ -220,12 +225,12 @@ impl Open {
 }
 
 impl Fuzz {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, kv_cache: KvFormat) -> Self {
         let model = tiny();
         let versions: Vec<Version> = (0..VERSIONS).map(|seed| version(&model, seed)).collect();
         let size = |version: &Version| laid_out(&model, version).byte_len();
         let largest = versions.iter().map(size).max().unwrap();
-        let alone = Machine::new(&model, BlockManager::new(PAGES, false), u64::MAX);
+        let alone = Machine::new(&model, kv_cache, BlockManager::new(PAGES, false), u64::MAX);
         for version in &versions {
             alone.load(&model, version).unwrap();
         }
@@ -237,7 +242,12 @@ impl Fuzz {
         });
         let stems = stems.collect();
         Self {
-            machine: Machine::new(&model, BlockManager::new(PAGES, true), RESIDENT * largest),
+            machine: Machine::new(
+                &model,
+                kv_cache,
+                BlockManager::new(PAGES, true),
+                RESIDENT * largest,
+            ),
             alone,
             random,
             model,
@@ -419,16 +429,21 @@ impl Fuzz {
 #[test]
 fn every_answer_is_its_versions_alone() {
     // so small a model is computed fastest by one thread, this one
-    Team::new(1, "fuzz").unwrap().lead(run);
+    Team::new(1, "fuzz").unwrap().lead(|| run(KvFormat::F32));
 }
 
-fn run() {
+#[test]
+fn every_answer_is_its_versions_alone_with_keys_and_values_in_eight_bits() {
+    Team::new(1, "fuzz").unwrap().lead(|| run(KvFormat::Q8_0));
+}
+
+fn run(kv_cache: KvFormat) {
     let (steps, seed) = (
         number("FLYWHEEL_FUZZ_STEPS", STEPS),
         number("FLYWHEEL_FUZZ_SEED", 1),
     );
     let started = Instant::now();
-    let mut fuzz = Fuzz::new(seed);
+    let mut fuzz = Fuzz::new(seed, kv_cache);
     let different: Vec<Answer> = (0..fuzz.versions.len())
         .map(Some)
         .chain([None])
@@ -457,7 +472,7 @@ fn run() {
     let counters = fuzz.machine.worker.scheduler.counters;
     let evictions = fuzz.machine.adapters.evictions();
     println!(
-        "{steps} steps from seed {seed} in {:.1} s: {:?}, {counters:?}, {evictions} evictions",
+        "{steps} steps from seed {seed} with {kv_cache:?} in {:.1} s: {:?}, {counters:?}, {evictions} evictions",
         started.elapsed().as_secs_f64(),
         fuzz.seen
     );

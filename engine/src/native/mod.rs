@@ -34,6 +34,7 @@ mod worker;
 
 pub use engine::NativeEngine;
 pub use model::FolderFormat;
+pub use model::kernels::KvFormat;
 pub use open::OpenError;
 pub use options::NativeOptions;
-pub use scoring::{TokenScore, logits, score};
+pub use scoring::{TokenScore, logits, logits_with_cache, score};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::FolderFormat;
-use model::kernels::{KvLayout, PAGE_TOKENS};
+use model::kernels::{KvFormat, KvLayout, PAGE_TOKENS};
 use model::quant::Precision;
 
 use super::inbox::QueueLimits;
@@ -24,6 +24,8 @@ pub struct NativeOptions {
     pub kv_tokens_max: u32,
     /// Bytes that it may take, where that is less than its tokens need.
     pub kv_bytes_max: Option<u64>,
+    /// How they are kept there.
+    pub kv_cache: KvFormat,
     /// Whether sequences with the same adapter version and the same beginning
     /// share its keys and values, at the same time and one after the other.
     pub prefix_cache: bool,
@@ -81,6 +83,7 @@ impl Default for NativeOptions {
             waiting_per_tenant_max: None,
             kv_tokens_max: 32 * 1024,
             kv_bytes_max: None,
+            kv_cache: KvFormat::default(),
             prefix_cache: true,
             context_length_max: None,
             adapter_bytes_max: 512 << 20,

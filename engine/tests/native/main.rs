@@ -12,6 +12,7 @@ mod conformance;
 mod constraint;
 mod folders;
 mod golden;
+mod kv_cache;
 mod lifecycle;
 mod peft;
 mod prefix;

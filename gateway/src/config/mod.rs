@@ -81,6 +81,8 @@ pub struct EngineConfig {
     pub kv_tokens_max: Option<u32>,
     /// The most bytes of the key-value cache.
     pub kv_bytes_max: Option<u64>,
+    /// How keys and values are kept: `f32` or `q8_0`.
+    pub kv_cache: Option<engine::native::KvFormat>,
     /// Whether requests share the keys and values of a common beginning.
     pub prefix_cache: Option<bool>,
     /// A shorter context than the model's own.
