@@ -103,7 +103,8 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
 }
 
 fn open(path: &Path, options: NativeOptions) -> Result<NativeEngine, String> {
-    NativeEngine::open(path, options).map_err(|error| error.to_string())
+    let path = hub::resolve_and_log(path).map_err(|error| error.to_string())?;
+    NativeEngine::open(&path, options).map_err(|error| error.to_string())
 }
 
 fn options(config: &EngineConfig, keys: usize) -> NativeOptions {

@@ -106,7 +106,8 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         ..NativeOptions::default()
     };
     let failed = |error: &dyn std::error::Error| CliError::Bench(error.to_string());
-    let engine = NativeEngine::open(&args.model, options).map_err(|error| failed(&error))?;
+    let path = hub::resolve_and_log(&args.model).map_err(|error| failed(&error))?;
+    let engine = NativeEngine::open(&path, options).map_err(|error| failed(&error))?;
     let rows = measure(&engine, &args)
         .await
         .map_err(|error| failed(&error))?;
