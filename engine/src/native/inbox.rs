@@ -159,3 +159,57 @@ impl State {
         count(&self.submitted).saturating_add(count(&self.scheduled))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ids::TenantId;
+
+    use super::*;
+    use crate::native::scheduler::tests::submission;
+
+    const LIMITS: QueueLimits = QueueLimits {
+        waiting_max: 6,
+        waiting_per_tenant_max: 4,
+    };
+
+    fn submit(inbox: &Inbox, tenant: &str, n: u32) -> Result<(), EngineError> {
+        let tenant = TenantId::new(tenant).ok();
+        let mut submission = submission(tenant, 0, 10);
+        submission.request.n = n;
+        inbox.submit(submission)
+    }
+
+    #[test]
+    fn places_are_bounded_in_all_and_for_each_tenant() {
+        let inbox = Inbox::new(LIMITS);
+        submit(&inbox, "a", 1).unwrap();
+        // taken by the thread or not, they wait
+        assert!(inbox.take(false).is_some());
+        for _ in 0..3 {
+            submit(&inbox, "a", 1).unwrap();
+        }
+        let full = EngineError::TenantQueueFull {
+            waiting: 4,
+            waiting_max: 4,
+        };
+        assert_eq!(submit(&inbox, "a", 1), Err(full));
+        submit(&inbox, "b", 2).unwrap();
+        let full = EngineError::QueueFull {
+            waiting: 6,
+            waiting_max: 6,
+        };
+        assert_eq!(submit(&inbox, "c", 1), Err(full));
+        assert_eq!((inbox.waiting(), inbox.waiting_tenants()), (6, 2));
+        while inbox.take(false).is_some() {}
+        assert_eq!((inbox.waiting(), inbox.waiting_tenants()), (6, 2));
+        let left = BTreeMap::from([(TenantId::new("a").ok(), 1)]);
+        inbox.set_scheduled(left);
+        assert_eq!((inbox.waiting(), inbox.waiting_tenants()), (1, 1));
+        // all completions of a request or none
+        assert!(submit(&inbox, "a", 4).is_err());
+        submit(&inbox, "a", 3).unwrap();
+        inbox.close(Mode::Stopped);
+        assert_eq!(inbox.waiting(), 0);
+    }
+}

@@ -20,8 +20,13 @@ pub(in crate::native) fn sequence(id: u64, tokens: usize) -> Sequence {
 
 /// The same of a tenant.
 pub(in crate::native) fn sequence_of(tenant: Tenant, id: u64, tokens: usize) -> Sequence {
+    Sequence::new(RequestId(id), 0, &submission(tenant, id, tokens))
+}
+
+/// A request for one of them.
+pub(in crate::native) fn submission(tenant: Tenant, id: u64, tokens: usize) -> Submission {
     let start = u32::try_from(id).unwrap() * 10_000;
-    let submission = Submission {
+    Submission {
         grammar: None,
         request: ChatRequest {
             messages: Vec::new(),
@@ -40,8 +45,7 @@ pub(in crate::native) fn sequence_of(tenant: Tenant, id: u64, tokens: usize) -> 
         lease: None,
         events: mpsc::channel(1).0,
         arrived: Instant::now(),
-    };
-    Sequence::new(RequestId(id), 0, &submission)
+    }
 }
 
 /// One step: every sequence whose tokens are all computed gets another.
