@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ids::{AdapterDigest, BaseDigest};
+use ids::{AdapterDigest, BaseDigest, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::constraint::Constraint;
@@ -196,6 +196,9 @@ impl SamplingParams {
 pub struct ChatRequest {
     /// The conversation, at least one message.
     pub messages: Vec<ChatMessage>,
+    /// Whose request it is. An engine that queues is fair among tenants; `None`
+    /// is one tenant like any other.
+    pub tenant: Option<TenantId>,
     /// The adapter version to use; `None` is the bare base.
     pub adapter: Option<AdapterDigest>,
     /// How tokens are chosen.
@@ -223,6 +226,7 @@ impl ChatRequest {
     pub fn greedy(messages: Vec<ChatMessage>, max_tokens: u32) -> Self {
         Self {
             messages,
+            tenant: None,
             adapter: None,
             sampling: SamplingParams::greedy(),
             max_tokens: Some(max_tokens),
@@ -362,6 +366,10 @@ pub struct Capacity {
     pub waiting: u32,
     /// The most sequences that may wait.
     pub waiting_max: u32,
+    /// The most of them that may be one tenant's.
+    pub waiting_per_tenant_max: u32,
+    /// Tenants that have sequences waiting.
+    pub waiting_tenants: u32,
     /// The most sequences in a batch.
     pub running_max: u32,
     /// Share of the key-value cache in use, 0 to 1.
@@ -416,6 +424,14 @@ pub enum EngineError {
     #[error("the engine's queue is full: {waiting} of {waiting_max} places are taken")]
     QueueFull {
         /// Sequences that wait.
+        waiting: u32,
+        /// The most that may.
+        waiting_max: u32,
+    },
+    /// The tenant has its share of the queue; try again later.
+    #[error("{waiting} of this tenant's {waiting_max} places in the queue are taken")]
+    TenantQueueFull {
+        /// Sequences of the tenant that wait.
         waiting: u32,
         /// The most that may.
         waiting_max: u32,

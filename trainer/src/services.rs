@@ -63,7 +63,13 @@ impl Services {
             .clone()
             .unwrap_or_else(|| data.join("adapters"));
         let quantize = config.quantize;
-        let open = move || Ok(BaseModel::open_quantized(&model, quantize)?);
+        let open = move || {
+            let model = hub::resolve_and_log(&model).map_err(|error| TrainerError::Config {
+                key: "model",
+                problem: error.to_string(),
+            })?;
+            Ok(BaseModel::open_quantized(&model, quantize)?)
+        };
         let base = crate::blocking(open).await?;
         tracing::info!("base {} {}", base.name, base.digest);
         Ok(Self {

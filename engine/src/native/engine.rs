@@ -57,7 +57,7 @@ impl NativeEngine {
     /// [`EngineError::Failed`] if the cache has no room, or threads are too many
     /// or cannot be started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
-        let layout = kv_layout(&model);
+        let layout = kv_layout(&model, options.kv_cache);
         let pages = options.kv_pages(layout)?;
         let cache_tokens = pages.saturating_mul(PAGE_TOKENS);
         let context_length = options
@@ -65,7 +65,7 @@ impl NativeEngine {
             .map_or(model.config.context_length, |max| max as usize)
             .min(model.config.context_length)
             .min(cache_tokens);
-        let inbox = Arc::new(Inbox::new(options.waiting_max));
+        let inbox = Arc::new(Inbox::new(options.queue_limits()));
         let gauges = Arc::new(Gauges::default());
         let worker = Worker {
             model: Arc::clone(&model),
@@ -300,7 +300,9 @@ impl Engine for NativeEngine {
         Capacity {
             running: u32::try_from(gauge(&self.gauges.running)).unwrap_or(u32::MAX),
             waiting: self.inbox.waiting(),
-            waiting_max: self.inbox.waiting_max(),
+            waiting_max: self.inbox.limits().waiting_max,
+            waiting_per_tenant_max: self.inbox.limits().waiting_per_tenant_max,
+            waiting_tenants: u32::try_from(self.inbox.waiting_tenants()).unwrap_or(u32::MAX),
             running_max: self.running_max,
             kv_cache_usage: f64::from_bits(gauge(&self.gauges.kv_cache_usage)),
             kv_tokens_max: self.kv_tokens_max,

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::kernels::{self, KvLayout, LowRankTerm, Query, for_rows};
+use model::kernels::{self, KvFormat, KvLayout, LowRankTerm, Query, for_rows};
 use model::quant::{Precision, matmul_many};
 use model::{Activation, BaseModel, LayerWeights, Projection};
 
@@ -84,12 +84,13 @@ impl Batch<'_> {
 }
 
 /// The sizes that the cache needs of a model.
-pub(super) fn kv_layout(model: &BaseModel) -> KvLayout {
+pub(super) fn kv_layout(model: &BaseModel, format: KvFormat) -> KvLayout {
     KvLayout {
         layers: model.config.layer_count,
         kv_heads: model.config.kv_head_count,
         heads: model.config.head_count,
         head_dim: model.config.head_dim,
+        format,
     }
 }
 

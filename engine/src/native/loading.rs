@@ -56,12 +56,15 @@ impl Loader {
 
     /// Sets bytes aside, and waits for them until the deadline.
     async fn reserve(&self, bytes: u64, deadline: Instant) -> Result<Reservation, EngineError> {
+        let mut waiting = None;
         loop {
             match self.adapters.reserve(bytes) {
                 Ok(reservation) => return Ok(reservation),
                 Err(NoRoom::Ever(error)) => return Err(error),
                 Err(NoRoom::Now) if Instant::now() >= deadline => return Err(self.timed_out()),
                 Err(NoRoom::Now) => {
+                    // from here on requests for what is resident pass it by, but not for ever
+                    waiting.get_or_insert_with(|| self.adapters.wait_for(bytes));
                     // woken or not, it is looked at again; late means refused
                     let _ = tokio::time::timeout_at(deadline, self.adapters.freed()).await;
                 }

@@ -21,6 +21,7 @@ mod open;
 mod options;
 mod prefix;
 mod prompt;
+mod queue;
 mod reading;
 mod request;
 mod rope;
@@ -35,6 +36,7 @@ mod worker;
 
 pub use engine::NativeEngine;
 pub use model::FolderFormat;
+pub use model::kernels::KvFormat;
 pub use open::OpenError;
 pub use options::{NativeOptions, THREADS_MAX};
-pub use scoring::{TokenScore, logits, score};
+pub use scoring::{TokenScore, logits, logits_with_cache, score};

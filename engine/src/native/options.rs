@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use model::FolderFormat;
-use model::kernels::{KvLayout, PAGE_TOKENS, TEAM_THREADS_MAX};
+use model::kernels::{KvFormat, KvLayout, PAGE_TOKENS, TEAM_THREADS_MAX};
 use model::quant::Precision;
 
+use super::inbox::QueueLimits;
 use crate::api::EngineError;
 
 /// The most threads that compute.
@@ -21,10 +22,14 @@ pub struct NativeOptions {
     pub running_max: u32,
     /// The most sequences that wait.
     pub waiting_max: u32,
+    /// The most of them that may be one tenant's; none is as many as may wait.
+    pub waiting_per_tenant_max: Option<u32>,
     /// Tokens that the key-value cache holds, all sequences together.
     pub kv_tokens_max: u32,
     /// Bytes that it may take, where that is less than its tokens need.
     pub kv_bytes_max: Option<u64>,
+    /// How they are kept there.
+    pub kv_cache: KvFormat,
     /// Whether sequences with the same adapter version and the same beginning
     /// share its keys and values, at the same time and one after the other.
     pub prefix_cache: bool,
@@ -60,6 +65,15 @@ impl NativeOptions {
         }
     }
 
+    /// How many sequences may wait.
+    pub(super) fn queue_limits(&self) -> QueueLimits {
+        let per_tenant = self.waiting_per_tenant_max.unwrap_or(u32::MAX);
+        QueueLimits {
+            waiting_max: self.waiting_max,
+            waiting_per_tenant_max: per_tenant.min(self.waiting_max),
+        }
+    }
+
     /// Pages of the key-value cache, at least one.
     ///
     /// # Errors
@@ -85,8 +99,10 @@ impl Default for NativeOptions {
             threads: 0,
             running_max: 16,
             waiting_max: 256,
+            waiting_per_tenant_max: None,
             kv_tokens_max: 32 * 1024,
             kv_bytes_max: None,
+            kv_cache: KvFormat::default(),
             prefix_cache: true,
             context_length_max: None,
             adapter_bytes_max: 512 << 20,

@@ -8,6 +8,7 @@ use model::Tokenizer;
 use super::adapters::AdapterLease;
 use super::blocks::PageTable;
 use super::constraint::GrammarState;
+use super::queue::Tenant;
 use super::reading::Reading;
 use super::request::{RequestId, Submission};
 use super::sampler::{self, Sampler};
@@ -27,6 +28,11 @@ pub(super) struct Sequence {
     pub(super) cached_tokens: Option<u32>,
     pub(super) prompt_tokens: usize,
     pub(super) lease: Option<AdapterLease>,
+    pub(super) tenant: Tenant,
+    /// The number of its first admission; none before.
+    pub(super) ticket: Option<u64>,
+    /// Tokens that its tenant was charged for.
+    pub(super) served: usize,
     tokens_max: usize,
     sampler: Sampler,
     /// Where the grammar begins, until the sequence runs for the first time:
@@ -62,6 +68,9 @@ impl Sequence {
             cached_tokens: None,
             prompt_tokens: submission.prompt.len(),
             lease: submission.lease.clone(),
+            tenant: chat.tenant.clone(),
+            ticket: None,
+            served: 0,
             tokens_max: submission.prompt.len() + submission.max_tokens as usize,
             sampler: Sampler::new(&chat.sampling, choice, &submission.prompt),
             grammar_start: submission.grammar.clone(),

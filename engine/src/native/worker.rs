@@ -82,7 +82,7 @@ impl Worker {
         for choice in 0..submission.request.n {
             self.scheduler
                 .waiting
-                .push_back(Sequence::new(id, choice, submission));
+                .push(Sequence::new(id, choice, submission));
         }
     }
 
@@ -195,8 +195,7 @@ impl Worker {
         store(&gauges.preemptions, counters.preemptions);
         store(&gauges.kv_bytes, self.cache.byte_len());
         gauges.steps.fetch_add(1, Ordering::Relaxed);
-        let waiting = u32::try_from(self.scheduler.waiting.len()).unwrap_or(u32::MAX);
-        self.inbox.set_scheduled(waiting);
+        self.inbox.set_scheduled(self.scheduler.waiting.by_tenant());
     }
 
     /// Tells every listener that the engine has stopped.

@@ -74,6 +74,7 @@ pub(super) fn question(request: &ChatCompletionRequest, seed: u64) -> ChatReques
     ChatRequest {
         messages: request.messages.iter().map(message).collect(),
         tools: request.tools.as_ref().map(tools),
+        tenant: None,
         adapter: None,
         sampling: SamplingParams {
             temperature: request.temperature,

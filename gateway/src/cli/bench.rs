@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use engine::Engine as _;
 use engine::bench::{Bench, Mix};
-use engine::native::{NativeEngine, NativeOptions};
+use engine::native::{KvFormat, NativeEngine, NativeOptions};
 use ids::AdapterDigest;
 use serde::Serialize;
 
@@ -37,9 +37,20 @@ pub(super) struct BenchArgs {
     /// names have the text.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// How keys and values are kept: `f32` or `q8_0`.
+    #[arg(long, default_value = "f32", value_parser = kv_format)]
+    kv_cache: KvFormat,
     /// Prints JSON lines instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+fn kv_format(text: &str) -> Result<KvFormat, String> {
+    match text {
+        "f32" => Ok(KvFormat::F32),
+        "q8_0" => Ok(KvFormat::Q8_0),
+        _ => Err("it is f32 or q8_0".to_owned()),
+    }
 }
 
 /// One case after all rounds, in tokens a second.
@@ -91,10 +102,12 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         adapter_bytes_max: u64::MAX,
         // what is measured is computing, and cases begin with the same words
         prefix_cache: false,
+        kv_cache: args.kv_cache,
         ..NativeOptions::default()
     };
     let failed = |error: &dyn std::error::Error| CliError::Bench(error.to_string());
-    let engine = NativeEngine::open(&args.model, options).map_err(|error| failed(&error))?;
+    let path = hub::resolve_and_log(&args.model).map_err(|error| failed(&error))?;
+    let engine = NativeEngine::open(&path, options).map_err(|error| failed(&error))?;
     let rows = measure(&engine, &args)
         .await
         .map_err(|error| failed(&error))?;

@@ -74,11 +74,16 @@ pub struct EngineConfig {
     pub running_max: Option<u32>,
     /// The most sequences that may wait.
     pub waiting_max: Option<u32>,
+    /// The most of them with one API key; with several keys a half by default,
+    /// else as many as may wait.
+    pub waiting_per_tenant_max: Option<u32>,
     /// The most tokens in the key-value cache; without it and with
     /// `kv_bytes_max` only the bytes count.
     pub kv_tokens_max: Option<u32>,
     /// The most bytes of the key-value cache.
     pub kv_bytes_max: Option<u64>,
+    /// How keys and values are kept: `f32` or `q8_0`.
+    pub kv_cache: Option<engine::native::KvFormat>,
     /// Whether requests share the keys and values of a common beginning.
     pub prefix_cache: Option<bool>,
     /// A shorter context than the model's own.

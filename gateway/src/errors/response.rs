@@ -58,9 +58,11 @@ impl ApiError {
             return Some((*after, Some(levels)));
         }
         match self.engine_error() {
-            Some(EngineError::QueueFull { .. } | EngineError::TimedOut { .. }) => {
-                Some((QUEUE_RETRY, None))
-            }
+            Some(
+                EngineError::QueueFull { .. }
+                | EngineError::TenantQueueFull { .. }
+                | EngineError::TimedOut { .. },
+            ) => Some((QUEUE_RETRY, None)),
             _ => None,
         }
     }

@@ -176,6 +176,9 @@ fn engine(error: &EngineError) -> Row {
     use StatusCode as S;
     match error {
         EngineError::QueueFull { .. } => row(S::TOO_MANY_REQUESTS, LIMIT, "queue_full"),
+        EngineError::TenantQueueFull { .. } => {
+            row(S::TOO_MANY_REQUESTS, LIMIT, "tenant_queue_full")
+        }
         EngineError::ContextOverflow { .. } => {
             row(S::BAD_REQUEST, REQUEST, "context_length_exceeded").param("messages")
         }

@@ -19,6 +19,7 @@ mod int8_avx512;
 #[cfg(target_arch = "aarch64")]
 mod int8_neon;
 mod int8_scalar;
+mod kv_quant;
 mod low_rank;
 mod math;
 mod multiversion;
@@ -26,7 +27,7 @@ mod panels;
 mod parallel;
 mod team;
 
-pub use attention::{KvLayout, KvPage, PAGE_TOKENS, Query, attend};
+pub use attention::{KvFormat, KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
 pub use factor::{Factor, FactorFormat};
 pub use low_rank::{LowRankPair, LowRankTerm, add_low_rank};

@@ -38,7 +38,7 @@ struct Common {
     /// A TOML file with everything that can be set.
     #[arg(long, env = "FLYWHEEL_TRAINER_CONFIG")]
     config: Option<PathBuf>,
-    /// The GGUF file that is served.
+    /// The GGUF file that is served, or `hf:ORG/REPO/FILE`.
     #[arg(long, env = "FLYWHEEL_MODEL")]
     model: Option<PathBuf>,
     /// The data folder that the gateway uses too.
