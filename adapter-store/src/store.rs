@@ -108,6 +108,28 @@ pub struct AdapterStore {
     pub(crate) root: Option<PathBuf>,
 }
 
+/// Files that are those of the manifest's version. The version's digest covers
+/// every byte of both; those of the single files only tell what is wrong.
+fn verified(manifest: Manifest, files: AdapterFiles) -> Result<StoredAdapter, AdapterStoreError> {
+    let digest = manifest.digest;
+    if files.digest() == digest {
+        return Ok(StoredAdapter {
+            digest,
+            files,
+            manifest,
+        });
+    }
+    let has_changed = |(name, content, _): (&str, &Bytes, u64)| {
+        let recorded = manifest.file(name).map(|entry| entry.digest);
+        recorded != Some(Sha256Digest::of(content))
+    };
+    let what = match files.each().into_iter().any(has_changed) {
+        true => "a file's content has changed",
+        false => "the files are not this version's",
+    };
+    Err(AdapterStoreError::Damaged { digest, what })
+}
+
 fn manifest_path(digest: &AdapterDigest) -> Path {
     Path::from_iter(["manifests", &digest.hex()])
 }
@@ -193,18 +215,11 @@ impl AdapterStore {
             config_json,
             safetensors,
         };
-        if files.digest() != *digest {
-            let what = "the files are not this version's";
-            return Err(AdapterStoreError::Damaged {
-                digest: *digest,
-                what,
-            });
-        }
-        Ok(StoredAdapter {
-            digest: *digest,
-            files,
-            manifest,
-        })
+        // some ten milliseconds of work, which would hold up whoever else this
+        // thread answers
+        let verify = move || verified(manifest, files);
+        let verified = tokio::task::spawn_blocking(verify).await;
+        verified.map_err(std::io::Error::other)?
     }
 
     /// What is recorded about a version, verified.
@@ -322,11 +337,7 @@ impl AdapterStore {
             .ok_or_else(|| damaged("the manifest lacks a file"))?;
         let path = file_path(&digest, &entry.digest);
         let content = self.read(&path, max.min(entry.bytes), digest).await?;
-        let content = content.ok_or_else(|| damaged("a file is missing"))?;
-        if Sha256Digest::of(&content) != entry.digest {
-            return Err(damaged("a file's content has changed"));
-        }
-        Ok(content)
+        content.ok_or_else(|| damaged("a file is missing"))
     }
 
     /// Reads one object of at most `max` bytes; `None` where there is none.

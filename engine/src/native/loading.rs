@@ -1,8 +1,9 @@
 //! Loading an adapter version: its files are checked and laid out; then it
 //! waits, within a deadline, for room in the adapters' memory.
 //!
-//! Never runs on the device thread. One load at a time, in the order in which
-//! they came, so that what is laid out but has no room yet is one adapter.
+//! Never runs on the device thread, and gives way to it (see
+//! [`super::background`]). One load at a time, in the order in which they came, so
+//! that what is laid out but has no room yet is one adapter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::adapters::{AdapterRegistry, NoRoom, Reservation};
+use super::background::Background;
 use super::lora::DeviceAdapter;
 use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
 
@@ -29,6 +31,8 @@ pub(super) struct Loader {
     pub(super) precision: Precision,
     /// How long a load waits for sequences to let go of others' memory.
     pub(super) wait_max: Duration,
+    /// Where versions are checked and laid out.
+    pub(super) background: Background,
     /// Held by the load whose turn it is.
     pub(super) turn: Mutex<()>,
 }
@@ -49,7 +53,7 @@ impl Loader {
         // bounds what that can be
         let (model, precision) = (Arc::clone(&self.model), self.precision);
         let lay_out = move || lay_out(&package, &model, precision);
-        let adapter = super::engine::run_blocking(lay_out).await??;
+        let adapter = self.background.run(lay_out).await??;
         let reservation = self.reserve(adapter.byte_len(), deadline).await?;
         Ok(reservation.complete(adapter))
     }

@@ -27,7 +27,7 @@ use crate::projection::Projection;
 
 pub use config::LoraConfig;
 pub use error::LoraError;
-pub use export::PeftFiles;
+pub use export::{PeftFiles, PeftValues};
 pub use import::{ADAPTER_BYTES_MAX, CONFIG_BYTES_MAX};
 
 pub(crate) use permute::to_gguf as interleave_heads;
