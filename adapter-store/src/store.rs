@@ -89,7 +89,7 @@ impl std::fmt::Debug for AdapterFiles {
     }
 }
 
-/// A version as it was read, verified.
+/// A version as it was read.
 #[derive(Debug, Clone)]
 pub struct StoredAdapter {
     /// The version.
@@ -100,34 +100,32 @@ pub struct StoredAdapter {
     pub manifest: Manifest,
 }
 
+impl StoredAdapter {
+    /// The same, if the files are those of the version. The version's digest covers
+    /// every byte of both; those of the single files only tell what is wrong.
+    fn verified(self) -> Result<Self, AdapterStoreError> {
+        if self.files.digest() == self.digest {
+            return Ok(self);
+        }
+        let has_changed = |(name, content, _): (&str, &Bytes, u64)| {
+            let recorded = self.manifest.file(name).map(|entry| entry.digest);
+            recorded != Some(Sha256Digest::of(content))
+        };
+        let what = match self.files.each().into_iter().any(has_changed) {
+            true => "a file's content has changed",
+            false => "the files are not this version's",
+        };
+        let digest = self.digest;
+        Err(AdapterStoreError::Damaged { digest, what })
+    }
+}
+
 /// Adapter versions at some place.
 #[derive(Debug, Clone)]
 pub struct AdapterStore {
     pub(crate) objects: Arc<dyn ObjectStore>,
     /// The folder, where the place is local.
     pub(crate) root: Option<PathBuf>,
-}
-
-/// Files that are those of the manifest's version. The version's digest covers
-/// every byte of both; those of the single files only tell what is wrong.
-fn verified(manifest: Manifest, files: AdapterFiles) -> Result<StoredAdapter, AdapterStoreError> {
-    let digest = manifest.digest;
-    if files.digest() == digest {
-        return Ok(StoredAdapter {
-            digest,
-            files,
-            manifest,
-        });
-    }
-    let has_changed = |(name, content, _): (&str, &Bytes, u64)| {
-        let recorded = manifest.file(name).map(|entry| entry.digest);
-        recorded != Some(Sha256Digest::of(content))
-    };
-    let what = match files.each().into_iter().any(has_changed) {
-        true => "a file's content has changed",
-        false => "the files are not this version's",
-    };
-    Err(AdapterStoreError::Damaged { digest, what })
 }
 
 fn manifest_path(digest: &AdapterDigest) -> Path {
@@ -206,6 +204,22 @@ impl AdapterStore {
     /// [`AdapterStoreError::NotFound`], [`AdapterStoreError::Damaged`], or the
     /// storage failed.
     pub async fn get(&self, digest: &AdapterDigest) -> Result<StoredAdapter, AdapterStoreError> {
+        let stored = self.get_unverified(digest).await?;
+        // some ten milliseconds of work, which would hold up whoever else this
+        // thread answers
+        let verified = tokio::task::spawn_blocking(move || stored.verified()).await;
+        verified.map_err(std::io::Error::other)?
+    }
+
+    /// Reads a version as it lies there, for whoever checks it against its digest
+    /// in any case. Only the manifest is verified.
+    ///
+    /// # Errors
+    /// As [`Self::get`], but for changed files.
+    pub async fn get_unverified(
+        &self,
+        digest: &AdapterDigest,
+    ) -> Result<StoredAdapter, AdapterStoreError> {
         let manifest = self.manifest(digest).await?;
         let config_json = self.file(&manifest, CONFIG_NAME, CONFIG_BYTES_MAX).await?;
         let safetensors = self
@@ -215,11 +229,11 @@ impl AdapterStore {
             config_json,
             safetensors,
         };
-        // some ten milliseconds of work, which would hold up whoever else this
-        // thread answers
-        let verify = move || verified(manifest, files);
-        let verified = tokio::task::spawn_blocking(verify).await;
-        verified.map_err(std::io::Error::other)?
+        Ok(StoredAdapter {
+            digest: *digest,
+            files,
+            manifest,
+        })
     }
 
     /// What is recorded about a version, verified.

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use ids::AdapterDigest;
 use tokio::task::JoinHandle;
 
-use crate::api::{ChatEvent, ChatRequest, Engine, EngineError};
+use crate::api::{ChatEvent, ChatRequest, Engine, EngineError, Usage};
 
 /// What a stream said, and when.
 #[derive(Debug, Clone)]
@@ -19,29 +19,21 @@ pub struct Heard {
     pub adapter: Option<AdapterDigest>,
     /// Its text so far.
     pub text: String,
-    /// When it was asked for.
-    pub asked: Instant,
     /// When each piece of text came.
     pub times: Vec<Instant>,
-    /// Whether it was heard to its end.
-    pub whole: bool,
+    /// What it cost, if it was heard to its end.
+    pub usage: Option<Usage>,
     /// The place that it ran in.
     pub place: usize,
 }
 
 impl Heard {
-    /// From the question to the first piece of text.
-    #[must_use]
-    pub fn first(&self) -> Option<Duration> {
-        self.times.first().map(|first| *first - self.asked)
-    }
-
     /// Whether it said what `other`, a whole one, says, as far as it was heard.
     #[must_use]
     pub fn agrees_with(&self, other: &Self) -> bool {
-        match self.whole {
-            true => self.text == other.text,
-            false => other.text.starts_with(&self.text),
+        match self.usage {
+            Some(_) => self.text == other.text,
+            None => other.text.starts_with(&self.text),
         }
     }
 
@@ -65,14 +57,12 @@ pub async fn hear(
     pieces: &AtomicU64,
     stop: &AtomicBool,
 ) -> Result<Heard, EngineError> {
-    let asked = Instant::now();
     let mut stream = engine.chat(request).await?;
     let mut heard = Heard {
         adapter: stream.adapter,
         text: String::new(),
-        asked,
         times: Vec::new(),
-        whole: false,
+        usage: None,
         place: 0,
     };
     while !stop.load(Ordering::Relaxed) {
@@ -83,8 +73,8 @@ pub async fn hear(
                 pieces.fetch_add(1, Ordering::Relaxed);
             }
             ChatEvent::Finished { .. } => {}
-            ChatEvent::Done { .. } => {
-                heard.whole = true;
+            ChatEvent::Done { usage } => {
+                heard.usage = Some(usage);
                 break;
             }
         }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ids::AdapterDigest;
-use model::BaseModel;
-use model::lora::LoraAdapter;
+use model::lora::PeftReader;
 use model::quant::Precision;
+use model::{BaseModel, ModelError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -86,17 +86,35 @@ fn lay_out(
     model: &BaseModel,
     precision: Precision,
 ) -> Result<DeviceAdapter, EngineError> {
-    let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
+    // both take about as long, and where nothing runs there is a CPU for each
+    let (digest, laid_out) = std::thread::scope(|scope| {
+        let digest = || AdapterDigest::of_files(&package.config_json, &package.safetensors);
+        let digest = std::thread::Builder::new().spawn_scoped(scope, digest);
+        let laid_out = read(package, model, precision);
+        let digest = digest.map(std::thread::ScopedJoinHandle::join);
+        (digest, laid_out)
+    });
+    let failed = |reason: &str| EngineError::Failed(reason.to_owned());
+    let digest = digest
+        .map_err(|error| EngineError::Failed(error.to_string()))?
+        .map_err(|_| failed("a digest could not be computed"))?;
     if digest != package.digest {
         let reason = format!("its files have the digest {digest}, not {}", package.digest);
         return Err(EngineError::AdapterRejected(reason));
     }
-    let adapter = LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
-        .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-    Ok(DeviceAdapter::new(
+    laid_out.map_err(|error| EngineError::AdapterRejected(error.to_string()))
+}
+
+fn read(
+    package: &AdapterPackage,
+    model: &BaseModel,
+    precision: Precision,
+) -> Result<DeviceAdapter, ModelError> {
+    let AdapterPackage {
         digest,
-        &adapter,
-        &model.config,
-        precision,
-    ))
+        config_json,
+        safetensors,
+    } = package;
+    let files = PeftReader::open(config_json, safetensors, &model.config)?;
+    DeviceAdapter::read(*digest, &files, &model.config, precision)
 }

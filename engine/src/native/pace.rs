@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// What one prompt may add to a step, as a share of the streams' own part: the
 /// longest that is promised is twice as long, and measurements waver.
-const SHARE: f64 = 0.7;
+const SHARE: f64 = 0.5;
 /// The fewest prompt tokens of a step, so that every prompt gets on.
 const TOKENS_MIN: usize = 4;
 /// How much a new measurement counts.

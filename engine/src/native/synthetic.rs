@@ -1,7 +1,5 @@
 //! Adapters of random values, for benchmarks and load tests.
 
-use std::sync::Arc;
-
 use ids::AdapterDigest;
 use model::lora::{LoraAdapter, LoraConfig, PeftValues};
 use rand::{RngExt as _, SeedableRng as _};
@@ -56,8 +54,8 @@ impl NativeEngine {
         let files = adapter.to_peft_as(config, values).map_err(rejected)?;
         Ok(AdapterPackage {
             digest: AdapterDigest::of_files(&files.config_json, &files.safetensors),
-            config_json: Arc::from(files.config_json),
-            safetensors: Arc::from(files.safetensors),
+            config_json: files.config_json.into(),
+            safetensors: files.safetensors.into(),
         })
     }
 }

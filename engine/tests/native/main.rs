@@ -16,4 +16,5 @@ mod lifecycle;
 mod peft;
 mod prefix;
 mod support;
+mod swaps;
 mod tiers;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use adapter_store::AdapterStore;
 use control::{AuditEntry, ControlStore, Expected};
-use ids::{AdapterDigest, AliasName, Clock, SystemClock};
+use ids::{AdapterDigest, AliasName, Clock, Revision, SystemClock};
 use store::{Backend, StoreOptions, StoreUrl};
 
 use super::{Stage, loads};
@@ -14,7 +14,7 @@ use crate::cli::CliError;
 use crate::cli::bench::failed;
 use crate::cli::bench::figure::{Figure, Target, milliseconds, quantile};
 use crate::metrics::Metrics;
-use crate::routing::{Memory, Residency, Router, Synchronizer, Table, Wish};
+use crate::routing::{Followed, Memory, Residency, Router, Synchronizer, Table, Wish};
 
 /// How often the alias moves.
 const FLIPS: usize = 400;
@@ -43,6 +43,11 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<(), CliError> {
         for number in from..count {
             set(&routes, &format!("beside-{number}"), versions[0]).await?;
         }
+        for version in &versions {
+            let residency = &routes.sync.residency;
+            residency.make_resident(version).await.map_err(failed)?;
+        }
+        routes.sync.refresh().await.map_err(failed)?;
         flips(stage, &routes, &versions, count).await?;
     }
     stage.unload_all().await
@@ -68,6 +73,7 @@ async fn routes(stage: &Stage<'_>, store: AdapterStore) -> Result<Routes, CliErr
         clock: Arc::new(SystemClock) as Arc<dyn Clock>,
         models: Vec::new(),
         memory: tokio::sync::Mutex::new(Memory::default()),
+        followed: std::sync::Mutex::new(Followed::default()),
     };
     Ok(Routes {
         control,
@@ -76,7 +82,11 @@ async fn routes(stage: &Stage<'_>, store: AdapterStore) -> Result<Routes, CliErr
     })
 }
 
-async fn set(routes: &Routes, name: &str, version: AdapterDigest) -> Result<(), CliError> {
+async fn set(
+    routes: &Routes,
+    name: &str,
+    version: AdapterDigest,
+) -> Result<(AliasName, Revision), CliError> {
     let audit = AuditEntry {
         actor: "bench".to_owned(),
         action: "alias.set".to_owned(),
@@ -85,7 +95,19 @@ async fn set(routes: &Routes, name: &str, version: AdapterDigest) -> Result<(), 
     let name = AliasName::new(name).map_err(failed)?;
     let control = routes.control.as_ref();
     let set = control::aliases::set(control, &name, version, Expected::Any, audit).await;
-    set.map(|_| ()).map_err(failed)
+    Ok((name, set.map_err(failed)?))
+}
+
+/// Where a request goes that names the alias.
+fn led_by(routes: &Routes) -> Option<AdapterDigest> {
+    let wish = Wish {
+        model: MOVING,
+        adapter: None,
+        unit: None,
+        draw: 0,
+    };
+    let route = routes.router.resolve(&wish);
+    route.ok().and_then(|route| route.adapter)
 }
 
 async fn flips(
@@ -95,26 +117,18 @@ async fn flips(
     beside: usize,
 ) -> Result<(), CliError> {
     let (mut written, mut flipped, mut wrong) = (Vec::new(), Vec::new(), 0);
-    for i in 0..FLIPS {
-        let version = versions[i % versions.len()];
+    for version in versions.iter().copied().cycle().take(FLIPS) {
         let from = Instant::now();
-        set(routes, MOVING, version).await?;
+        let (name, revision) = set(routes, MOVING, version).await?;
         let acknowledged = Instant::now();
-        routes.sync.refresh().await.map_err(failed)?;
-        let wish = Wish {
-            model: MOVING,
-            adapter: None,
-            unit: None,
-            draw: 0,
-        };
-        let route = routes.router.resolve(&wish);
-        let led_to = route.ok().and_then(|route| route.adapter);
-        // the first ones load the versions
-        if i >= 2 * versions.len() {
-            flipped.push(milliseconds(acknowledged.elapsed()));
-            written.push(milliseconds(acknowledged - from));
-        }
+        routes.sync.follow(&name, revision, version);
+        let led_to = led_by(routes);
+        flipped.push(milliseconds(acknowledged.elapsed()));
+        written.push(milliseconds(acknowledged - from));
         wrong += usize::from(led_to != Some(version));
+        // as a gateway does by and by
+        routes.sync.refresh().await.map_err(failed)?;
+        wrong += usize::from(led_by(routes) != Some(version));
     }
     let name = |what: &str| format!("alias flip beside {beside} aliases: {what}");
     stage.figures.extend([

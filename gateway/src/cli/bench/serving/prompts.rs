@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::bench::streams::{Running, hear_all};
+use engine::bench::streams::{Heard, Running, hear_all};
 use engine::bench::{Bench, Case, Mix, conversation, request};
 use engine::{ChatMessage, Role};
 
@@ -54,7 +54,7 @@ async fn long_among_streams(stage: &mut Stage<'_>) -> Result<(), CliError> {
         let told = running.stop().await;
         with.extend(pauses(&told, &[(arrived, ended)]));
         without.extend(pauses(&told, &[(from, arrived)]));
-        waited.extend(heard.first().map(milliseconds));
+        waited.extend(first_token_of(&heard));
     }
     let found = compare("long prompt", with, without, Target::AtMost(2.0));
     stage.figures.extend(found);
@@ -74,7 +74,7 @@ async fn first_token(stage: &mut Stage<'_>) -> Result<(), CliError> {
         for times in [&mut cold, &mut warm] {
             let asked = asked_after(&beginning, times.len() as u32, round);
             let heard = hear_all(engine, request(asked, None, 1)).await;
-            times.extend(heard.map_err(failed)?.first().map(milliseconds));
+            times.extend(first_token_of(&heard.map_err(failed)?));
         }
     }
     let name = |beginning: &str| format!("{SHORT}-token prompt, {beginning}: first token, p50");
@@ -84,6 +84,13 @@ async fn first_token(stage: &mut Stage<'_>) -> Result<(), CliError> {
             .should(Target::AtMost(200.0)),
     ]);
     Ok(())
+}
+
+/// In milliseconds.
+fn first_token_of(heard: &Heard) -> Option<f64> {
+    heard
+        .usage
+        .map(|usage| milliseconds(usage.time_to_first_token))
 }
 
 /// Another question each time.
