@@ -221,10 +221,10 @@ impl AdapterStore {
         digest: &AdapterDigest,
     ) -> Result<StoredAdapter, AdapterStoreError> {
         let manifest = self.manifest(digest).await?;
-        let config_json = self.file(&manifest, CONFIG_NAME, CONFIG_BYTES_MAX).await?;
-        let safetensors = self
-            .file(&manifest, SAFETENSORS_NAME, SAFETENSORS_BYTES_MAX)
-            .await?;
+        let (config_json, safetensors) = futures::try_join!(
+            self.file(&manifest, CONFIG_NAME, CONFIG_BYTES_MAX),
+            self.file(&manifest, SAFETENSORS_NAME, SAFETENSORS_BYTES_MAX),
+        )?;
         let files = AdapterFiles {
             config_json,
             safetensors,

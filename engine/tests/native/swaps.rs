@@ -90,7 +90,7 @@ async fn no_stream_notices_a_thousand_swaps() {
         let new = &packages[(swap + STREAMS) % packages.len()];
         let name = &names[swap % STREAMS];
         let old = name.get();
-        if swap / STREAMS % 2 == 0 {
+        if (swap / STREAMS).is_multiple_of(2) {
             engine.load_adapter(new.clone()).await.unwrap();
             name.set(new.digest);
             engine.unload_adapter(&old).await.unwrap();

@@ -141,10 +141,19 @@ fn lay_out<T: Copy, R: Copy>(
     set: impl Fn(&mut R, usize, T),
 ) -> Vec<R> {
     let mut panels = vec![zero; rows.div_ceil(GROUP) * cols];
-    for (row, weights) in weights.chunks_exact(cols).enumerate() {
-        let panel = &mut panels[row / GROUP * cols..][..cols];
-        for (out, weight) in panel.iter_mut().zip(weights) {
-            set(out, row % GROUP, *weight);
+    let groups = weights.chunks(GROUP * cols);
+    for (panel, group) in panels.chunks_exact_mut(cols).zip(groups) {
+        let mut lines: [&[T]; GROUP] = [&[]; GROUP];
+        for (line, weights) in lines.iter_mut().zip(group.chunks_exact(cols)) {
+            *line = weights;
+        }
+        // column by column, so that what is written lies together
+        for (column, out) in panel.iter_mut().enumerate() {
+            for (row, line) in lines.iter().enumerate() {
+                if let Some(weight) = line.get(column) {
+                    set(out, row, *weight);
+                }
+            }
         }
     }
     panels
