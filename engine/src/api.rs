@@ -6,10 +6,10 @@
 //! `engine::conformance`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use ids::{AdapterDigest, BaseDigest, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +39,8 @@ pub trait Engine: Send + Sync {
     /// Queues a request. Returns as soon as it is accepted, before the first token.
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError>;
 
-    /// Checks an adapter against the base and makes it resident, if need be in
-    /// the place of versions that are not pinned and not in use. Loading a
+    /// Checks an adapter's files against their digest and the base and makes it
+    /// resident, if need be in the place of versions that are not pinned and not in use. Loading a
     /// digest that is resident is no error and changes nothing.
     async fn load_adapter(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError>;
 
@@ -329,9 +329,9 @@ pub struct AdapterPackage {
     /// What the files' digest must be.
     pub digest: AdapterDigest,
     /// `adapter_config.json`.
-    pub config_json: Arc<[u8]>,
+    pub config_json: Bytes,
     /// `adapter_model.safetensors`.
-    pub safetensors: Arc<[u8]>,
+    pub safetensors: Bytes,
 }
 
 impl std::fmt::Debug for AdapterPackage {

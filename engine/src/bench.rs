@@ -4,6 +4,8 @@
 //! Knows no implementation. Clocks are read here and nowhere else in a
 //! measurement; what is reported of several rounds is the caller's matter.
 
+pub mod streams;
+
 use std::time::Instant;
 
 use futures::future::try_join_all;
@@ -134,7 +136,10 @@ impl Bench {
 }
 
 /// A conversation of at least `tokens` tokens that begins with `number`.
-async fn conversation(
+///
+/// # Errors
+/// As [`Engine::count_prompt_tokens`].
+pub async fn conversation(
     engine: &dyn Engine,
     tokens: u32,
     number: u32,
@@ -146,14 +151,17 @@ async fn conversation(
             format!("{number} {content}"),
         )]
     };
-    let mut words = 0;
+    // a word is about a token
+    let mut words = tokens.saturating_sub(tokens / 8 + 40) / 8 * 8;
     while engine.count_prompt_tokens(&message(words), None).await? < tokens {
         words += 8;
     }
     Ok(message(words))
 }
 
-fn request(
+/// A greedy request for exactly so many tokens.
+#[must_use]
+pub fn request(
     messages: Vec<ChatMessage>,
     adapter: Option<AdapterDigest>,
     completion_tokens: u32,

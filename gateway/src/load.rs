@@ -16,7 +16,7 @@ use crate::app::{App, Serving};
 use crate::config::EngineConfig;
 use crate::guard;
 use crate::routing::{
-    Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
+    Followed, Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
 };
 
 /// Who writes the first document of a public name.
@@ -88,6 +88,7 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
         clock: app.clock.clone(),
         models: app.config.models.clone(),
         memory: tokio::sync::Mutex::new(Memory::default()),
+        followed: std::sync::Mutex::new(Followed::default()),
     });
     sync.refresh().await.map_err(|error| error.to_string())?;
     let serving = Serving {

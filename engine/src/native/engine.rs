@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::adapters::{AdapterRegistry, CLAIM_GRACE};
+use super::background::Background;
 use super::blocks::BlockManager;
 use super::cache::KvCache;
 use super::constraint::Grammars;
@@ -89,11 +90,14 @@ impl NativeEngine {
             context_length: u32::try_from(context_length).unwrap_or(u32::MAX),
         };
         let adapters = AdapterRegistry::new(options.adapter_bytes_max, CLAIM_GRACE);
+        let background = Background::start("engine-loader")
+            .map_err(|error| EngineError::Failed(error.to_string()))?;
         let loader = Loader {
             model: Arc::clone(&model),
             adapters: Arc::clone(&adapters),
             precision: options.precision,
             wait_max: options.adapter_wait_max,
+            background,
             turn: tokio::sync::Mutex::default(),
         };
         Ok(Self {

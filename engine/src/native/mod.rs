@@ -6,6 +6,7 @@
 //! decision and has no tensor in it; `forward` has no queue in it.
 
 mod adapters;
+mod background;
 mod blocks;
 mod cache;
 mod constraint;
@@ -19,6 +20,7 @@ mod loading;
 mod lora;
 mod open;
 mod options;
+mod pace;
 mod prefix;
 mod prompt;
 mod queue;

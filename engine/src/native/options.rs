@@ -41,7 +41,8 @@ pub struct NativeOptions {
     pub adapter_wait_max: Duration,
     /// How long a request waits for its first place in the batch.
     pub queue_wait_max: Duration,
-    /// The most prompt tokens of one step: what a running stream waits for.
+    /// The most prompt tokens of one step. Beside running streams there are
+    /// fewer, as many as take about as long as the streams' own part of the step.
     pub prefill_chunk_tokens: u32,
     /// How products are computed.
     pub precision: Precision,

@@ -1,15 +1,16 @@
 //! Which tokens of which sequences the next step computes. Has no tensor in it.
 //!
 //! Every running sequence that only lacks its last token gets it; prompts share
-//! a step's budget (see [`super::shares`]), so that none of them holds up a
-//! running stream for longer. Who waits is admitted as [`super::queue`] says.
-//! When pages run out, the sequence that was admitted last loses its own and
-//! starts over later: its draws are counters and its numbers do not depend on
-//! chunks, so its text stays.
+//! a step's budget (see [`super::pace`] and [`super::shares`]), so that none of
+//! them holds up a running stream for longer. Who waits is admitted as
+//! [`super::queue`] says. When pages run out, the sequence that was admitted last
+//! loses its own and starts over later: its draws are counters and its numbers
+//! do not depend on chunks, so its text stays.
 
 use model::kernels::PAGE_TOKENS;
 
 use super::blocks::BlockManager;
+use super::pace::{Pace, StepShape};
 use super::queue::WaitingQueue;
 use super::sequence::Sequence;
 use super::shares::share_out;
@@ -26,7 +27,8 @@ pub(super) struct Scheduler {
     tickets: u64,
     blocks: BlockManager,
     running_max: usize,
-    prefill_tokens_max: usize,
+    /// What it knows of how long steps take.
+    pub(super) pace: Pace,
 }
 
 /// Part of a step: the next `count` tokens of a running sequence.
@@ -57,7 +59,7 @@ impl Scheduler {
             tickets: 0,
             blocks,
             running_max: running_max.max(1),
-            prefill_tokens_max: prefill_tokens_max.max(1),
+            pace: Pace::new(prefill_tokens_max, running_max),
         }
     }
 
@@ -68,7 +70,9 @@ impl Scheduler {
         let is_prompt = |sequence: &&Sequence| sequence.pending() > 1;
         let prompts = self.running.iter().filter(is_prompt);
         let left: Vec<usize> = prompts.map(Sequence::pending).collect();
-        let mut shares = share_out(&left, self.prefill_tokens_max).into_iter();
+        let streams = self.running.iter().filter(|s| s.pending() == 1).count();
+        let budget = self.pace.budget(streams, left.len());
+        let mut shares = share_out(&left, budget).into_iter();
         let mut plan = Vec::new();
         for (index, sequence) in self.running.iter().enumerate() {
             let count = match sequence.pending() {
@@ -82,6 +86,18 @@ impl Scheduler {
         // neighbours with the same adapter are computed together
         plan.sort_by_key(|planned| self.running[planned.index].pages.adapter());
         plan
+    }
+
+    /// What a plan computes, before it is computed.
+    pub(super) fn shape(&self, plan: &[Planned]) -> StepShape {
+        let mut shape = StepShape::default();
+        for planned in plan {
+            match self.running[planned.index].pending() {
+                1 => shape.streams += 1,
+                _ => shape.prompt_tokens += planned.count,
+            }
+        }
+        shape
     }
 
     /// Gets pages for every running sequence's tokens, if need be from those

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::{BaseModel, kernels};
 
 use super::cache::KvCache;
 use super::forward::{Chunk, Forward};
 use super::inbox::{Inbox, Mode};
+use super::pace::StepShape;
 use super::request::{RequestId, RequestState, Submission};
 use super::scheduler::{Planned, Scheduler};
 use super::sequence::Sequence;
@@ -54,18 +55,23 @@ impl Worker {
             if mode == Mode::Stopped || (mode == Mode::Draining && self.scheduler.is_idle()) {
                 return;
             }
-            self.step();
+            let started = Instant::now();
+            let shape = self.step();
+            self.scheduler.pace.observe(shape, started.elapsed());
         }
     }
 
-    /// One step: schedule, run, postprocess.
-    pub(super) fn step(&mut self) {
+    /// One step: schedule, run, postprocess. Says what it computed; how long
+    /// that took is the caller's to measure, so that a step has no clock in it.
+    pub(super) fn step(&mut self) -> StepShape {
         self.drop_ended();
         let plan = self.scheduler.schedule();
         self.note_started();
+        let shape = self.scheduler.shape(&plan);
         let mut logits = self.run_model(&plan);
         self.postprocess(&plan, &mut logits);
         self.publish();
+        shape
     }
 
     /// Moves requests from the inbox to the scheduler; waits when idle.

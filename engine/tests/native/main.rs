@@ -18,6 +18,7 @@ mod lifecycle;
 mod peft;
 mod prefix;
 mod support;
+mod swaps;
 mod tenants;
 mod tiers;
 mod tools;

@@ -62,12 +62,20 @@ impl Residency {
             .collect()
     }
 
+    /// Whether a version takes requests.
+    pub(crate) fn is_resident(&self, digest: &AdapterDigest) -> bool {
+        let adapters = self.engine.adapters();
+        adapters
+            .iter()
+            .any(|info| info.digest == *digest && info.accepts_requests)
+    }
+
     /// Loads a stored version into the engine, unless it is there.
     pub(crate) async fn make_resident(
         &self,
         digest: &AdapterDigest,
     ) -> Result<(), Arc<ResidencyError>> {
-        if self.resident().contains(digest) {
+        if self.is_resident(digest) {
             return Ok(());
         }
         let flight = Arc::clone(self.flights().entry(*digest).or_default());
@@ -101,14 +109,20 @@ impl Residency {
 
     async fn load(&self, digest: &AdapterDigest) -> Result<(), ResidencyError> {
         let started = Instant::now();
-        let stored = self.adapters.get(digest).await?;
+        // the engine checks every byte against the digest, which is enough
+        let stored = self.adapters.get_unverified(digest).await?;
         check_base(&stored.manifest, &self.engine.base().digest)?;
         let package = AdapterPackage {
             digest: *digest,
-            config_json: Arc::from(stored.files.config_json.as_ref()),
-            safetensors: Arc::from(stored.files.safetensors.as_ref()),
+            config_json: stored.files.config_json,
+            safetensors: stored.files.safetensors,
         };
-        self.engine.load_adapter(package).await?;
+        let loaded = self.engine.load_adapter(package).await;
+        if let Err(EngineError::AdapterRejected(_)) = loaded {
+            // says so if the fault is the store's
+            self.adapters.get(digest).await?;
+        }
+        loaded?;
         let seconds = started.elapsed().as_secs_f64();
         self.metrics.adapter_loaded(digest, seconds);
         tracing::info!(%digest, seconds, "adapter loaded");

@@ -45,11 +45,13 @@ impl Factor {
     #[must_use]
     pub fn new(rows: usize, cols: usize, weights: &[f32], format: FactorFormat) -> Self {
         assert!(cols > 0 && weights.len() == rows * cols);
-        let fits = |value: &f32| value.abs() <= f16::MAX.to_f32();
-        let values = if format == FactorFormat::F16 && weights.iter().all(fits) {
-            let half = |value: f32| f16::from_f32(value).to_bits();
-            Values::F16(lay_out(rows, cols, weights, [0; GROUP], |row, r, value| {
-                row[r] = half(value);
+        let too_large = |value: &f32| usize::from(value.abs() > f16::MAX.to_f32());
+        let fits = || weights.iter().map(too_large).sum::<usize>() == 0;
+        let values = if format == FactorFormat::F16 && fits() {
+            let mut halves = vec![f16::ZERO; weights.len()];
+            halves.convert_from_f32_slice(weights);
+            Values::F16(lay_out(rows, cols, &halves, [0; GROUP], |row, r, value| {
+                row[r] = value.to_bits();
             }))
         } else {
             let zero = PanelRow([0.0; GROUP]);
@@ -131,18 +133,27 @@ impl Factor {
     }
 }
 
-fn lay_out<R: Copy>(
+fn lay_out<T: Copy, R: Copy>(
     rows: usize,
     cols: usize,
-    weights: &[f32],
+    weights: &[T],
     zero: R,
-    set: impl Fn(&mut R, usize, f32),
+    set: impl Fn(&mut R, usize, T),
 ) -> Vec<R> {
     let mut panels = vec![zero; rows.div_ceil(GROUP) * cols];
-    for (row, weights) in weights.chunks_exact(cols).enumerate() {
-        let panel = &mut panels[row / GROUP * cols..][..cols];
-        for (out, weight) in panel.iter_mut().zip(weights) {
-            set(out, row % GROUP, *weight);
+    let groups = weights.chunks(GROUP * cols);
+    for (panel, group) in panels.chunks_exact_mut(cols).zip(groups) {
+        let mut lines: [&[T]; GROUP] = [&[]; GROUP];
+        for (line, weights) in lines.iter_mut().zip(group.chunks_exact(cols)) {
+            *line = weights;
+        }
+        // column by column, so that what is written lies together
+        for (column, out) in panel.iter_mut().enumerate() {
+            for (row, line) in lines.iter().enumerate() {
+                if let Some(weight) = line.get(column) {
+                    set(out, row, *weight);
+                }
+            }
         }
     }
     panels

@@ -135,8 +135,8 @@ impl Assessor {
             let Some(files) = files else { continue };
             let package = AdapterPackage {
                 digest: files.digest(),
-                config_json: files.config_json.as_ref().into(),
-                safetensors: files.safetensors.as_ref().into(),
+                config_json: files.config_json.clone(),
+                safetensors: files.safetensors.clone(),
             };
             *digest = Some(package.digest);
             generator.load(package).await?;
