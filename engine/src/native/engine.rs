@@ -10,6 +10,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
+use model::quant::Precision;
 use model::{BaseModel, ModelError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -58,6 +59,9 @@ impl NativeEngine {
     /// [`EngineError::Failed`] if the cache has no room, or threads are too many
     /// or cannot be started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
+        if options.precision != Precision::F32 {
+            model.weights.pack();
+        }
         let layout = kv_layout(&model, options.kv_cache);
         let pages = options.kv_pages(layout)?;
         let cache_tokens = pages.saturating_mul(PAGE_TOKENS);

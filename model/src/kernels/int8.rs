@@ -86,8 +86,7 @@ fn matmul_tile<const N: usize>(
     match x.passes {
         Passes::One => {
             for (i, row) in tile.iter().enumerate() {
-                let part = part(first + i);
-                part.copy_from_slice(&row[..part.len()]);
+                copy_row(row, part(first + i));
             }
         }
         Passes::Two => {
@@ -99,6 +98,15 @@ fn matmul_tile<const N: usize>(
         }
     }
     N
+}
+
+/// Copies a row's results, all of them where the group is whole.
+#[inline(always)]
+fn copy_row(from: &[f32; GROUP], to: &mut [f32]) {
+    match to.first_chunk_mut() {
+        Some(to) => *to = *from,
+        None => to.copy_from_slice(&from[..to.len()]),
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::blocks;
 use super::packed::PackedMatrix;
 use super::{Bytes, Format};
 use crate::ModelError;
-use crate::kernels::{self, Activations, Passes};
+use crate::kernels::{self, Activations, Arena, Passes};
 
 /// How a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,9 +149,28 @@ impl QuantMatrix {
     /// The interleaved copy for products with 8-bit activations, made at the
     /// first call.
     pub(crate) fn packed(&self) -> Option<&PackedMatrix> {
-        self.format()
-            .has_int8()
-            .then(|| self.0.packed.get_or_init(|| PackedMatrix::new(self)))
+        self.format().has_int8().then(|| {
+            self.0.packed.get_or_init(|| {
+                let bytes = PackedMatrix::byte_len_of(self);
+                PackedMatrix::new(self, &mut Arena::with_capacity(bytes))
+            })
+        })
+    }
+
+    /// Bytes that an interleaved copy takes which there is not yet.
+    pub(crate) fn bytes_to_pack(&self) -> usize {
+        if self.format().has_int8() && self.0.packed.get().is_none() {
+            PackedMatrix::byte_len_of(self)
+        } else {
+            0
+        }
+    }
+
+    /// Makes the interleaved copy, if there is to be one, in an arena.
+    pub(crate) fn pack_in(&self, arena: &mut Arena) {
+        if self.format().has_int8() {
+            self.0.packed.get_or_init(|| PackedMatrix::new(self, arena));
+        }
     }
 
     /// The bytes of one row.
