@@ -162,7 +162,7 @@ async fn start(
         set.await.map_err(failed)?;
     }
     Server::start(Setup {
-        model: stage.common.model()?,
+        model: &stage.common.model()?,
         data,
         threads: stage.common.threads,
         adapter_bytes_max,
