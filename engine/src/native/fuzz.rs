@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ids::{AdapterDigest, Sha256Digest, TenantId};
-use model::BaseModel;
 use model::kernels::{KvFormat, Team};
 use model::lora::{LoraAdapter, LoraConfig};
 use model::quant::Precision;
