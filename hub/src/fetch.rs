@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hf_hub::repository::{FileMetadataInfo, RepoTreeEntry};
+use hf_hub::repository::RepoTreeEntry;
 use hf_hub::{HFClient, HFError, HFRepository, RepoTypeModel};
 
+use crate::head::{Head, Heads, NoHead};
 use crate::partial::Partial;
 use crate::{HubError, HubName, Progress};
 
@@ -62,10 +63,11 @@ struct Fetch<'a, R> {
     name: &'a HubName,
     client: HFClient,
     repo: HFRepository<RepoTypeModel>,
+    heads: Heads,
     report: R,
 }
 
-fn failed(error: &dyn std::error::Error) -> HubError {
+pub(crate) fn failed(error: &dyn std::error::Error) -> HubError {
     // the cause is often the only part that says something
     let mut reason = error.to_string();
     let mut source = error.source();
@@ -84,6 +86,7 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
             .map_err(|error| failed(&error))?;
         Ok(Self {
             repo: client.model(name.org.as_str(), name.repo.as_str()),
+            heads: Heads::new(client.endpoint())?,
             name,
             client,
             report,
@@ -94,23 +97,23 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
         let asked = self.name.revision.as_deref().unwrap_or("main").to_owned();
         let first = self.name.file.clone();
         let first = first.unwrap_or_else(|| FOLDER_FILES[0].to_owned());
-        let metadata = match self.metadata(&first, &asked).await {
+        let head = match self.head(&first, &asked).await {
             Err(HubError::Unreachable { reason, .. }) => {
                 return self.cached(&first, &asked, reason).await;
             }
-            metadata => metadata?,
+            head => head?,
         };
         // all files are of the commit that the revision is now
-        let commit = metadata.commit_hash.clone();
-        let path = self.file(metadata).await?;
+        let commit = head.commit.clone();
+        let path = self.file(&head).await?;
         self.note_revision(&first, &asked).await;
         let others = match &self.name.file {
             Some(file) => parts(file)?,
             None => self.folder_files(&commit).await?,
         };
         for other in others.iter().filter(|other| **other != first) {
-            let metadata = self.metadata(other, &commit).await?;
-            self.file(metadata).await?;
+            let head = self.head(other, &commit).await?;
+            self.file(&head).await?;
         }
         self.model_of(path)
     }
@@ -150,26 +153,19 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
     }
 
     /// What the Hub says of a file.
-    async fn metadata(&self, file: &str, revision: &str) -> Result<FileMetadataInfo, HubError> {
-        let ask = self.repo.get_file_metadata().filepath(file);
-        let asked = ask.revision(revision).send().await;
-        let metadata = asked.map_err(|error| self.error(error, file))?;
-        let damaged = |problem| HubError::Damaged {
-            file: file.to_owned(),
-            problem,
-        };
-        let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
-        if metadata.commit_hash.len() != 40 || !is_hex(&metadata.commit_hash) {
-            return Err(damaged("has no commit"));
-        }
-        let etag = &metadata.etag;
-        if !(8..=128).contains(&etag.len()) || !is_hex(etag) {
-            return Err(damaged("has no usable digest"));
-        }
-        match metadata.file_size {
-            0 => Err(damaged("has no length")),
-            _ => Ok(metadata),
-        }
+    async fn head(&self, file: &str, revision: &str) -> Result<Head, HubError> {
+        let repo = format!("{}/{}", self.name.org, self.name.repo);
+        let head = self.heads.of(&repo, file, revision).await;
+        head.map_err(|error| match error {
+            NoHead::Unreachable(reason) => self.unreachable(reason),
+            NoHead::Hub(HubError::Refused { .. }) => HubError::Refused {
+                name: self.name.to_string(),
+            },
+            NoHead::Hub(HubError::NotFound { .. }) => HubError::NotFound {
+                what: format!("{file} in {}", self.name),
+            },
+            NoHead::Hub(error) => error,
+        })
     }
 
     /// The files of a published folder that a model is read from.
@@ -204,15 +200,14 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
     }
 
     /// Has a file in the cache, and gives its path there.
-    async fn file(&mut self, metadata: FileMetadataInfo) -> Result<PathBuf, HubError> {
+    async fn file(&mut self, head: &Head) -> Result<PathBuf, HubError> {
         let repo = format!("models--{}--{}", self.name.org, self.name.repo);
         let blobs = self.client.cache_dir().join(repo).join("blobs");
-        self.transfer(&metadata, &blobs.join(&metadata.etag))
-            .await?;
+        self.transfer(head, &blobs.join(&head.digest)).await?;
         // with its bytes in place, the client only links them
-        let file = metadata.filename.as_str();
+        let file = head.file.as_str();
         let place = self.repo.download_file().filename(file);
-        let place = place.revision(metadata.commit_hash.as_str());
+        let place = place.revision(head.commit.as_str());
         place.send().await.map_err(|error| self.error(error, file))
     }
 
@@ -226,9 +221,9 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
     }
 
     /// Moves the bytes of a file into the cache.
-    async fn transfer(&mut self, metadata: &FileMetadataInfo, blob: &Path) -> Result<(), HubError> {
+    async fn transfer(&mut self, head: &Head, blob: &Path) -> Result<(), HubError> {
         let damaged = |problem| HubError::Damaged {
-            file: metadata.filename.clone(),
+            file: head.file.clone(),
             problem,
         };
         if blob.exists() {
@@ -237,9 +232,9 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
         let Some(mut partial) = Partial::open(blob)? else {
             return Ok(());
         };
-        let size = metadata.file_size;
+        let size = head.size_bytes;
         // only what can be checked as a whole is put together from pieces
-        let is_checked = metadata.etag.len() == 64;
+        let is_checked = head.digest.len() == 64;
         if !is_checked && size > UNCHECKED_BYTES_MAX {
             return Err(damaged("is large and has no digest"));
         }
@@ -249,7 +244,7 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
         let mut attempts = 0;
         while partial.have() < size {
             let before = partial.have();
-            match self.stream(metadata, &mut partial).await {
+            match self.stream(head, &mut partial).await {
                 Ok(()) => {}
                 Err(error @ (HubError::Io { .. } | HubError::Damaged { .. })) => return Err(error),
                 Err(error) => {
@@ -261,7 +256,7 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
                     let have = partial.have();
                     tracing::warn!(%error, have, size, "a transfer was interrupted");
                     if attempts >= ATTEMPTS_MAX {
-                        let file = metadata.filename.clone();
+                        let file = head.file.clone();
                         return Err(HubError::Interrupted { file, have, size });
                     }
                     if !is_checked {
@@ -271,7 +266,7 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
                 }
             }
         }
-        if is_checked && !partial.has_digest(&metadata.etag)? {
+        if is_checked && !partial.has_digest(&head.digest)? {
             partial.clear()?;
             return Err(damaged("has another digest"));
         }
@@ -279,14 +274,10 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
     }
 
     /// Appends what one answer brings.
-    async fn stream(
-        &mut self,
-        metadata: &FileMetadataInfo,
-        partial: &mut Partial,
-    ) -> Result<(), HubError> {
-        let (file, size) = (metadata.filename.as_str(), metadata.file_size);
+    async fn stream(&mut self, head: &Head, partial: &mut Partial) -> Result<(), HubError> {
+        let (file, size) = (head.file.as_str(), head.size_bytes);
         let ask = self.repo.download_file_stream().filename(file);
-        let ask = ask.revision(metadata.commit_hash.as_str());
+        let ask = ask.revision(head.commit.as_str());
         let have = partial.have();
         let range = (have > 0).then_some(have..size);
         let answer = ask.maybe_range(range).send().await;

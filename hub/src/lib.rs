@@ -9,6 +9,8 @@
 mod error;
 #[cfg(feature = "hf-hub")]
 mod fetch;
+#[cfg(feature = "hf-hub")]
+mod head;
 mod name;
 #[cfg(feature = "hf-hub")]
 mod partial;
