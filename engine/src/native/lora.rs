@@ -1,7 +1,7 @@
 //! An adapter laid out for the kernels.
 
 use ids::AdapterDigest;
-use model::kernels::{Factor, FactorFormat, LowRankPair};
+use model::kernels::{Arena, Factor, FactorFormat, LowRankPair};
 use model::lora::{LoraAdapter, ModuleId};
 use model::quant::Precision;
 use model::{ModelConfig, Projection};
@@ -14,9 +14,9 @@ pub(super) struct DeviceAdapter {
 }
 
 impl DeviceAdapter {
-    /// Lays out an adapter that was checked against `config`. Where the base's
-    /// products are rounded to 8 bits, the factors are kept in half precision:
-    /// half the memory to hold and to read, and next to no further error.
+    /// Lays out an adapter that was checked against `config`. The factors
+    /// are kept as finely as the base's products are computed: in 8 bits beside
+    /// 8-bit activations, a quarter of the memory to hold and to read.
     pub(super) fn new(
         digest: AdapterDigest,
         adapter: &LoraAdapter,
@@ -24,16 +24,29 @@ impl DeviceAdapter {
         precision: Precision,
     ) -> Self {
         let format = match precision {
-            Precision::Int8 | Precision::Int8Twice => FactorFormat::F16,
+            Precision::Int8 => FactorFormat::Int8,
+            Precision::Int8Twice => FactorFormat::F16,
             Precision::F32 => FactorFormat::F32,
         };
-        let pair = |layer: usize, projection: Projection| {
+        let shapes = |layer: usize, projection: Projection| {
             let pair = adapter.modules.get(&ModuleId { layer, projection })?;
             let (rows, cols) = config.projection_shape(projection);
+            Some([(pair.rank, cols), (rows, pair.rank)])
+        };
+        let bytes = (0..config.layer_count)
+            .flat_map(|layer| Projection::ALL.map(|projection| shapes(layer, projection)))
+            .flatten()
+            .flatten()
+            .map(|shape| Factor::byte_len_of(shape, format))
+            .sum();
+        let mut arena = Arena::with_capacity(bytes);
+        let mut pair = |layer: usize, projection: Projection| {
+            let pair = adapter.modules.get(&ModuleId { layer, projection })?;
+            let [a, b] = shapes(layer, projection)?;
             Some(LowRankPair {
                 scale: pair.scale,
-                a: Factor::new(pair.rank, cols, &pair.a, format),
-                b: Factor::new(rows, pair.rank, &pair.b, format),
+                a: Factor::new(a, &pair.a, format, &mut arena),
+                b: Factor::new(b, &pair.b, format, &mut arena),
             })
         };
         let pairs = (0..config.layer_count)
