@@ -74,6 +74,16 @@ impl<'a> PeftReader<'a> {
         })
     }
 
+    /// The modules, and each one's rank as its tensor says; whether that is
+    /// true is seen when the parts are read.
+    pub fn ranks(&self) -> impl Iterator<Item = (ModuleId, usize)> + '_ {
+        self.ids.iter().filter_map(|id| {
+            let name = tensor_name(*id, 'A', self.model.architecture);
+            let rank = *self.tensors.get(&name)?.shape().first()?;
+            Some((*id, rank.min(RANK_MAX)))
+        })
+    }
+
     /// Reads the parts in the order of the modules.
     ///
     /// # Errors
