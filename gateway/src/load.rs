@@ -58,6 +58,7 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
     let started = Instant::now();
     let path = app.config.model.clone();
     let options = options(&app.config.engine, app.config.keys.len());
+    let adapter_wait_max = options.adapter_wait_max;
     let open = move || open(&path, options);
     let engine = tokio::task::spawn_blocking(open)
         .await
@@ -78,6 +79,7 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
         app.adapters.clone(),
         engine.clone(),
         app.metrics.clone(),
+        adapter_wait_max,
     ));
     let sync = Arc::new(Synchronizer {
         control: app.control.clone(),

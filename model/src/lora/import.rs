@@ -80,7 +80,7 @@ impl<'a> PeftReader<'a> {
         self.ids.iter().filter_map(|id| {
             let name = tensor_name(*id, 'A', self.model.architecture);
             let rank = *self.tensors.get(&name)?.shape().first()?;
-            Some((*id, rank.min(RANK_MAX)))
+            Some((*id, rank.min(super::RANK_MAX)))
         })
     }
 

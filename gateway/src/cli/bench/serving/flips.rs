@@ -61,7 +61,12 @@ async fn routes(stage: &Stage<'_>, store: AdapterStore) -> Result<Routes, CliErr
     let control = control.map_err(failed)?;
     let metrics = Arc::new(Metrics::new().map_err(failed)?);
     let engine = Arc::clone(&stage.engine);
-    let residency = Residency::new(store, Arc::clone(&engine), Arc::clone(&metrics));
+    let residency = Residency::new(
+        store,
+        Arc::clone(&engine),
+        Arc::clone(&metrics),
+        loads::WAIT_MAX,
+    );
     let table = Table::bare(engine.base().clone(), &[], SystemClock.now());
     let router = Arc::new(Router::new(table));
     let sync = Synchronizer {

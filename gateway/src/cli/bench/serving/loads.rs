@@ -26,6 +26,8 @@ const STREAM_TOKENS: u32 = 1000;
 const WARM_UP: u64 = 24;
 /// How long streams are watched undisturbed.
 const UNDISTURBED: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long a load may wait for its turn; here it is always the only one.
+pub(super) const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 /// Loads while the streams of one round run.
 const LOADS: usize = 4;
 
@@ -38,7 +40,7 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<(), CliError> {
         versions.push(put(&store, &version.map_err(failed)?).await?);
     }
     let metrics = Arc::new(Metrics::new().map_err(failed)?);
-    let residency = Residency::new(store, Arc::clone(&stage.engine), metrics);
+    let residency = Residency::new(store, Arc::clone(&stage.engine), metrics, WAIT_MAX);
     let mut alone = Vec::new();
     for _ in 0..stage.args.rounds {
         for version in &versions {
