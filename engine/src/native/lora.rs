@@ -118,7 +118,7 @@ mod tests {
 
     use ids::Sha256Digest;
     use model::BaseModel;
-    use model::kernels::PAGE_TOKENS;
+    use model::kernels::{KvFormat, PAGE_TOKENS};
     use model::lora::LoraConfig;
     use rand::{RngExt as _, SeedableRng as _};
     use rand_chacha::ChaCha8Rng;
@@ -152,7 +152,7 @@ mod tests {
         tokens: &[u32],
     ) -> Vec<Vec<f64>> {
         let forward = Forward::new(Arc::clone(model), tokens.len(), Precision::F32);
-        let mut cache = KvCache::new(kv_layout(model));
+        let mut cache = KvCache::new(kv_layout(model, KvFormat::F32));
         let mut table = PageTable::new(None);
         BlockManager::new(tokens.len().div_ceil(PAGE_TOKENS), false).grow(&mut table, tokens.len());
         let chunk = Chunk {

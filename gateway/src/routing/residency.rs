@@ -176,7 +176,11 @@ mod tests {
             &self.base
         }
 
-        async fn count_prompt_tokens(&self, _: &[ChatMessage]) -> Result<u32, EngineError> {
+        async fn count_prompt_tokens(
+            &self,
+            _: &[ChatMessage],
+            _: Option<&engine::ToolUse>,
+        ) -> Result<u32, EngineError> {
             Ok(0)
         }
 

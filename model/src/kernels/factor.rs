@@ -227,11 +227,11 @@ impl Factor {
             wide::multiply_group(level, units, self.cols, x, |row, found| {
                 // SAFETY: by contract.
                 let y = unsafe { y.part(row, column, GROUP) };
-                match y.as_mut_array::<GROUP>() {
-                    Some(y) if accumulate => y.iter_mut().zip(found).for_each(|(y, v)| *y += v),
-                    Some(y) => *y = *found,
-                    None if accumulate => y.iter_mut().zip(found).for_each(|(y, v)| *y += v),
-                    None => y.copy_from_slice(&found[..y.len()]),
+                match <&mut [f32; GROUP]>::try_from(&mut *y) {
+                    Ok(y) if accumulate => y.iter_mut().zip(found).for_each(|(y, v)| *y += v),
+                    Ok(y) => *y = *found,
+                    Err(_) if accumulate => y.iter_mut().zip(found).for_each(|(y, v)| *y += v),
+                    Err(_) => y.copy_from_slice(&found[..y.len()]),
                 }
             });
         }

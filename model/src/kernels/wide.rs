@@ -46,8 +46,11 @@ multiversion! {
 fn quantize_body(x: &[f32], words: &mut [i32], scales: &mut [f32]) {
     let words = words.chunks_mut(PAIRS);
     for ((x, words), scale) in x.chunks(BLOCK).zip(words).zip(scales) {
-        match (x.as_array::<BLOCK>(), words.as_mut_array::<PAIRS>()) {
-            (Some(x), Some(words)) => *scale = quantize_block(x, words),
+        match (
+            <&[f32; BLOCK]>::try_from(x),
+            <&mut [i32; PAIRS]>::try_from(&mut *words),
+        ) {
+            (Ok(x), Ok(words)) => *scale = quantize_block(x, words),
             _ => {
                 let mut block = [0.0; BLOCK];
                 block[..x.len()].copy_from_slice(x);
