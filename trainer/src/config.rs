@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 use crate::evaluate::GateConfig;
+use crate::retention::StorageConfig;
 use crate::train::TrainConfig;
 
 /// The longest configuration file.
@@ -47,6 +48,8 @@ pub struct Config {
     pub gate: GateConfig,
     /// What happens with one that does.
     pub publish: PublishConfig,
+    /// What may be kept on the disk.
+    pub storage: StorageConfig,
 }
 
 /// When to train.
@@ -61,6 +64,9 @@ pub struct Schedule {
     pub settle_seconds: u64,
     /// First pause after a failed run; doubled up to a day.
     pub backoff_seconds: u64,
+    /// After so many failures in a row a scheduled run is given up until its
+    /// next time.
+    pub attempts_max: u32,
 }
 
 /// How the dataset is made.
@@ -83,6 +89,10 @@ pub struct DatasetConfig {
 pub struct EvalConfig {
     /// General prompts, as JSON lines.
     pub replay: Option<PathBuf>,
+    /// Evaluation files: tasks of the users' own.
+    pub tasks: Vec<PathBuf>,
+    /// The seed of the intervals.
+    pub seed: u64,
     /// Most tokens of one answer.
     pub answer_tokens_max: u32,
 }
@@ -102,6 +112,7 @@ impl Default for Schedule {
             min_new_bad_cases: 0,
             settle_seconds: 10,
             backoff_seconds: 60,
+            attempts_max: 5,
         }
     }
 }
@@ -122,6 +133,8 @@ impl Default for EvalConfig {
     fn default() -> Self {
         Self {
             replay: None,
+            tasks: Vec::new(),
+            seed: 0,
             answer_tokens_max: 48,
         }
     }

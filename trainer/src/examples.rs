@@ -5,7 +5,7 @@ use feedback::pairs::{Dataset, PreferencePair, Split};
 use model::{BaseModel, ModelError, TemplateMessage};
 
 use crate::TrainerError;
-use crate::evaluate::HeldOutPrompt;
+use crate::evaluate::{HeldOutPrompt, Task};
 use crate::pack::Sequence;
 use crate::train::{Examples, Items, PairExample, PlainExample};
 
@@ -77,6 +77,40 @@ pub(crate) fn encode_pairs(
     }
     let long = pairs.len() - encoded.len();
     Ok((encoded, long))
+}
+
+/// The two given answers of a task as a pair; none without them, or where they
+/// are too long.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_task_pair(
+    base: &BaseModel,
+    task: &Task,
+    tokens_max: usize,
+) -> Result<Option<PairExample>, TrainerError> {
+    let Some((chosen, rejected)) = &task.pair else {
+        return Ok(None);
+    };
+    let prompt: Vec<Message> = task
+        .messages
+        .iter()
+        .map(|message| Message {
+            role: message.role.as_str().to_owned(),
+            content: message.content.clone(),
+        })
+        .collect();
+    let (chosen, rejected) = (
+        encode_answer(base, &prompt, chosen)?,
+        encode_answer(base, &prompt, rejected)?,
+    );
+    let fits = chosen.tokens.len().max(rejected.tokens.len()) <= tokens_max;
+    let id = String::new();
+    Ok(fits.then_some(PairExample {
+        id,
+        chosen,
+        rejected,
+    }))
 }
 
 fn encode_answer(

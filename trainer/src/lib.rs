@@ -5,7 +5,9 @@
 //! only; `pipeline` is the one place where stores, training, evaluation and
 //! publication meet, and reads top to bottom.
 
+mod calendar;
 mod config;
+pub mod data;
 mod error;
 pub mod evaluate;
 mod examples;
@@ -21,6 +23,7 @@ mod parameters;
 mod pipeline;
 mod publish;
 mod report;
+mod retention;
 mod services;
 mod sidecar;
 #[cfg(test)]
@@ -37,7 +40,8 @@ pub use ops::head::Target;
 pub use pack::Sequence;
 pub use parameters::Parameters;
 pub use pipeline::{RunOutcome, run_once};
-pub use report::{Decision, Report, TrainingReport};
+pub use report::{Decision, Report, TrainingReport, Votes};
+pub use retention::StorageConfig;
 pub use services::Services;
 pub use sidecar::{Stop, once, sidecar};
 

@@ -18,7 +18,7 @@ use ids::{DatasetDigest, UnixMillis};
 use model::lora::{LoraAdapter, LoraConfig};
 use serde_json::json;
 
-use crate::evaluate::{Subject, verdict};
+use crate::evaluate::{Subject, page, verdict};
 use crate::incumbent::Incumbent;
 use crate::journal::{Journal, State, append, replace};
 use crate::lease::HeldLease;
@@ -291,6 +291,7 @@ fn training_report(
         held_out_pairs: dataset.held_out.len(),
         retained,
         too_long,
+        votes: publish::votes(dataset),
         recipe: services.config.training.clone(),
         epoch: trained.epoch,
         tokens: trained.tokens,
@@ -306,6 +307,7 @@ fn training_report(
 pub(crate) fn write_report(folder: &Path, report: &Report) -> Result<(), TrainerError> {
     let json = serde_json::to_string_pretty(report).unwrap_or_default();
     replace(&folder.join("report.json"), json.as_bytes())?;
+    replace(&folder.join("report.html"), page(report).as_bytes())?;
     replace(&folder.join("report.txt"), report.text().as_bytes())
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use feedback::pairs::Report as DatasetReport;
-use ids::{AdapterDigest, BaseDigest, DatasetDigest, UnixMillis};
+use ids::{AdapterDigest, BaseDigest, DatasetDigest, Sha256Digest, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Evaluation, GateConfig, Refusal};
@@ -57,6 +57,17 @@ pub struct Report {
     pub training: Option<TrainingReport>,
 }
 
+/// The votes that a dataset was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Votes {
+    /// How many.
+    pub count: usize,
+    /// Names exactly these.
+    pub digest: Sha256Digest,
+    /// Their names, as many as a manifest has room for.
+    pub ids: Vec<String>,
+}
+
 /// How a candidate was trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingReport {
@@ -72,6 +83,8 @@ pub struct TrainingReport {
     pub retained: usize,
     /// Examples left out for their length.
     pub too_long: usize,
+    /// The votes behind it.
+    pub votes: Votes,
     /// The recipe.
     pub recipe: TrainConfig,
     /// The epoch whose adapter was taken.

@@ -21,7 +21,7 @@ use crate::{Inference, Message, VoteRecord};
 
 pub use build::build;
 pub use collect::{CASES_MAX, collect};
-pub use hygiene::NGRAM_WORDS;
+pub use hygiene::{NGRAM_WORDS, Overlap};
 pub use jsonl::to_jsonl;
 pub use split::{SESSION_KEY, SPLIT_KEY};
 

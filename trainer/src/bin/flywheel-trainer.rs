@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use model::BaseModel;
+use trainer::data::{DataOptions, check_files};
 use trainer::{Config, Decision, RunOutcome, Services, Stop, TrainerError, judge, once, sidecar};
 
-/// The exit status for a candidate that the gate refuses.
+/// The exit status for a candidate that the gate refuses, or for refused rows.
 const REFUSED: u8 = 3;
 
 /// Trains adapters on feedback and publishes those that are better.
@@ -31,6 +33,28 @@ enum Command {
         #[arg(long)]
         adapter: PathBuf,
     },
+    /// Checks training data: each row that would be refused, and why.
+    CheckData(CheckData),
+}
+
+#[derive(Args)]
+struct CheckData {
+    /// JSON lines (OpenAI's chat and preference formats, Alpaca, ShareGPT,
+    /// reasoning, texts) or plain text (.txt, .md); together one dataset.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The base model, whose tokenizer and template rows are held against.
+    #[arg(long, env = "FLYWHEEL_MODEL")]
+    model: Option<PathBuf>,
+    /// The most tokens of a row.
+    #[arg(long, default_value_t = 1024)]
+    tokens_max: usize,
+    /// Evaluation files whose prompts must not be in the data.
+    #[arg(long = "evaluation")]
+    evaluations: Vec<PathBuf>,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -84,10 +108,33 @@ fn main() -> ExitCode {
     }
 }
 
+/// Checks data; the exit status says whether a row was refused.
+fn check_data(args: &CheckData) -> Result<ExitCode, TrainerError> {
+    let base = args.model.as_deref().map(BaseModel::open).transpose()?;
+    let mut options = DataOptions {
+        base: base.as_ref(),
+        tokens_max: args.tokens_max,
+        ..DataOptions::default()
+    };
+    for path in &args.evaluations {
+        options.evaluation.add_file(path)?;
+    }
+    let report = check_files(&args.files, &options)?.report;
+    match args.json {
+        true => tell(&format!("{:#}\n", serde_json::json!(report))),
+        false => tell(&report.text()),
+    }
+    Ok(match report.refused {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(REFUSED),
+    })
+}
+
 fn start(command: Command) -> Result<ExitCode, TrainerError> {
     let (common, action) = match command {
         Command::Run(common) => (common, Action::Run),
         Command::Once(common) => (common, Action::Once),
+        Command::CheckData(args) => return check_data(&args),
         Command::Evaluate { common, adapter } => (common, Action::Evaluate(adapter)),
     };
     let config = common.config()?;

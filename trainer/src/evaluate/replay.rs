@@ -42,6 +42,10 @@ pub struct Replay {
     pub degenerate: usize,
     /// Of all prompts, the base's.
     pub degenerate_base: usize,
+    /// Length of the candidate's answers by that of the base's, in characters;
+    /// 0 where it was not measured.
+    #[serde(default)]
+    pub length_ratio: f64,
     /// Prompts that the base answers right and the candidate does not.
     pub lost: Vec<String>,
 }
@@ -131,6 +135,7 @@ pub async fn replay(
 fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[Answer]) -> Replay {
     let mut replay = Replay {
         prompts: prompts.len(),
+        length_ratio: length_ratio(base, after),
         ..Replay::default()
     };
     for (index, prompt) in prompts.iter().enumerate() {
@@ -155,6 +160,17 @@ fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[
         }
     }
     replay
+}
+
+/// One character is added on both sides, so that empty answers have a ratio.
+fn length_ratio(base: &[Answer], after: &[Answer]) -> f64 {
+    let chars = |answers: &[Answer]| -> usize {
+        answers
+            .iter()
+            .map(|answer| answer.text.trim().chars().count() + 1)
+            .sum()
+    };
+    chars(after) as f64 / chars(base).max(1) as f64
 }
 
 #[cfg(test)]

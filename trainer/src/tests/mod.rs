@@ -21,7 +21,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// A random llama of two layers.
-fn tiny() -> &'static BaseModel {
+pub(crate) fn tiny() -> &'static BaseModel {
     static MODEL: LazyLock<BaseModel> =
         LazyLock::new(|| BaseModel::open(&golden("tiny_llama/model.gguf")).unwrap());
     &MODEL

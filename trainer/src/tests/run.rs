@@ -203,3 +203,28 @@ fn nothing_to_train_is_refused() {
         TrainerError::NotEnoughData(_)
     ));
 }
+
+#[test]
+fn the_same_inputs_make_the_same_version() {
+    let (model, digest) = (frozen(tiny()), tiny().digest);
+    let version = |seed: u64| {
+        let config = TrainConfig { seed, ..config() };
+        let lora = LoraConfig::uniform(4, 8.0);
+        let start = LoraAdapter::new_random(&tiny().config, &lora, seed).unwrap();
+        let (stop, mut silent) = (AtomicBool::new(false), Silent);
+        let trained = train(
+            &model,
+            digest,
+            &start,
+            &examples(),
+            &config,
+            &mut silent,
+            &stop,
+        )
+        .unwrap();
+        let peft = trained.adapter.to_peft(&tiny().config).unwrap();
+        adapter_store::AdapterFiles::new(peft.config_json, peft.safetensors).digest()
+    };
+    assert_eq!(version(5), version(5));
+    assert_ne!(version(5), version(6));
+}
