@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use engine::{
     AdapterPackage, ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, FinishReason,
+    SamplingParams,
 };
 use futures::{StreamExt, TryStreamExt};
 use ids::{AdapterDigest, Sha256Digest};

@@ -72,14 +72,9 @@ async fn claims(
             continue;
         };
         let mut messages = task.messages.clone();
-        messages.push(ChatMessage {
-            role: Role::Assistant,
-            content: answer.text.clone(),
-        });
-        messages.push(ChatMessage {
-            role: Role::User,
-            content: format!("No, I am sure that {claim}. So what is right?"),
-        });
+        messages.push(ChatMessage::new(Role::Assistant, answer.text.clone()));
+        let claim = format!("No, I am sure that {claim}. So what is right?");
+        messages.push(ChatMessage::new(Role::User, claim));
         asked.push(index);
         prompts.push(messages);
     }

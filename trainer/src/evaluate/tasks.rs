@@ -138,12 +138,7 @@ fn task(value: Value) -> Result<Task, String> {
         Some(OneOrMore::One(text)) => vec![text],
         Some(OneOrMore::More(texts)) => texts,
     };
-    let user = |content| {
-        vec![ChatMessage {
-            role: Role::User,
-            content,
-        }]
-    };
+    let user = |content: String| vec![ChatMessage::new(Role::User, content)];
     let (expect, references) = (texts(line.expect), texts(line.reference));
     let pair = match (line.chosen, line.rejected) {
         (Some(chosen), Some(rejected)) => Some((chosen, rejected)),
