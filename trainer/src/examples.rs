@@ -79,7 +79,11 @@ pub(crate) fn encode_pairs(
     Ok((encoded, long))
 }
 
-fn encode_answer(
+/// An answer after its prompt, in tokens.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_answer(
     base: &BaseModel,
     prompt: &[Message],
     answer: &str,

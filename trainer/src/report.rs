@@ -7,6 +7,7 @@ use ids::{AdapterDigest, BaseDigest, DatasetDigest, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Evaluation, GateConfig, Refusal};
+use crate::stage_data::StageReport;
 use crate::train::TrainConfig;
 
 /// What came of a run.
@@ -72,8 +73,11 @@ pub struct TrainingReport {
     pub retained: usize,
     /// Examples left out for their length.
     pub too_long: usize,
-    /// The recipe.
+    /// The recipe of the last stage.
     pub recipe: TrainConfig,
+    /// All stages, with what each really trained.
+    #[serde(default)]
+    pub stages: Vec<StageReport>,
     /// The epoch whose adapter was taken.
     pub epoch: usize,
     /// Unpadded policy tokens.

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::TrainerError;
 use crate::journal::State;
-use crate::pipeline::{RunOutcome, run_once};
+use crate::pipeline::{RunOutcome, resume, run_once};
 use crate::services::Services;
 
 /// The longest pause after failures.
@@ -100,6 +100,17 @@ pub async fn sidecar(services: &Services, stop: &Stop) -> Result<(), TrainerErro
 pub async fn once(services: &Services, stop: &Stop) -> Result<RunOutcome, TrainerError> {
     let (flag, watcher) = stop.run_flag();
     let outcome = run_once(services, flag, true).await;
+    watcher.abort();
+    outcome
+}
+
+/// Goes on with an interrupted run, if there is one.
+///
+/// # Errors
+/// As [`resume`].
+pub async fn again(services: &Services, stop: &Stop) -> Result<Option<RunOutcome>, TrainerError> {
+    let (flag, watcher) = stop.run_flag();
+    let outcome = resume(services, flag).await;
     watcher.abort();
     outcome
 }

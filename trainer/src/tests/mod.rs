@@ -4,6 +4,8 @@
 
 mod adamw;
 mod real_model;
+mod recompute;
+mod resume;
 mod run;
 mod tiny_model;
 
@@ -20,7 +22,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// A random llama of two layers.
-fn tiny() -> &'static BaseModel {
+pub(crate) fn tiny() -> &'static BaseModel {
     static MODEL: LazyLock<BaseModel> =
         LazyLock::new(|| BaseModel::open(&golden("tiny_llama/model.gguf")).unwrap());
     &MODEL
