@@ -93,8 +93,8 @@ pub trait Observer {
     fn step(&mut self, metrics: &StepMetrics);
     /// After each validation.
     fn epoch(&mut self, metrics: &EpochMetrics);
-    /// Before the first step of a run that goes on: what was reported up to
-    /// the checkpoint. Whatever was reported after it will be again.
+    /// Before the first step: what was reported up to the checkpoint, nothing
+    /// where there is none. Whatever was reported after it will be again.
     fn resumed(&mut self, _curve: &Curve) {}
 }
 

@@ -166,8 +166,8 @@ impl<'a> Run<'a> {
         let mut run = Self::new(job)?;
         if let Some(checkpoint) = checkpoints.last()? {
             run.restore(checkpoint)?;
-            observer.resumed(&run.curve);
         }
+        observer.resumed(&run.curve);
         Ok(run)
     }
 
