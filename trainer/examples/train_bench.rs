@@ -119,6 +119,8 @@ fn main() {
     let config = TrainConfig {
         epochs,
         learning_rate: 3e-4,
+        micro_batch_pairs: 8,
+        micro_batches: 1,
         ..TrainConfig::default()
     };
     let pool = rayon::ThreadPoolBuilder::new()

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 use crate::evaluate::GateConfig;
+use crate::recipe::{self, Stage, StageConfig};
 use crate::retention::StorageConfig;
 use crate::train::TrainConfig;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub dataset: DatasetConfig,
     /// How to train.
     pub training: TrainConfig,
+    /// The stages of a run; none is one stage of the votes' pairs.
+    pub stage: Vec<StageConfig>,
     /// How to evaluate.
     pub eval: EvalConfig,
     /// What a candidate must reach.
@@ -175,7 +178,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), TrainerError> {
-        self.training.check()?;
+        self.stages()?;
         if self.threads > THREADS_MAX {
             let problem = format!("{} is more than {THREADS_MAX}", self.threads);
             return Err(TrainerError::Config {
@@ -184,6 +187,14 @@ impl Config {
             });
         }
         self.cron().map(|_| ())
+    }
+
+    /// The recipe: the file's stages, with `training` under each.
+    ///
+    /// # Errors
+    /// [`TrainerError::Config`] names what makes no sense.
+    pub fn stages(&self) -> Result<Vec<Stage>, TrainerError> {
+        recipe::stages(&self.training, &self.stage)
     }
 
     /// The schedule's times.

@@ -113,7 +113,11 @@ pub(crate) fn encode_task_pair(
     }))
 }
 
-fn encode_answer(
+/// An answer after its prompt, in tokens.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_answer(
     base: &BaseModel,
     prompt: &[Message],
     answer: &str,

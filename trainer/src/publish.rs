@@ -35,6 +35,7 @@ pub(crate) async fn publish(
         ("run_id", json!(report.run_id)),
         ("seed", json!(training.recipe.seed)),
         ("recipe", json!(training.recipe)),
+        ("stages", json!(training.stages)),
         ("tokens", json!(training.tokens)),
         ("gate", json!(report.gate)),
         ("rows", json!(training.rows)),

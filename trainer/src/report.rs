@@ -7,6 +7,7 @@ use ids::{AdapterDigest, BaseDigest, DatasetDigest, Sha256Digest, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Evaluation, GateConfig, Refusal};
+use crate::stage_data::StageReport;
 use crate::train::TrainConfig;
 
 /// What came of a run.
@@ -85,8 +86,11 @@ pub struct TrainingReport {
     pub too_long: usize,
     /// The votes behind it.
     pub votes: Votes,
-    /// The recipe.
+    /// The recipe of the last stage.
     pub recipe: TrainConfig,
+    /// All stages, with what each really trained.
+    #[serde(default)]
+    pub stages: Vec<StageReport>,
     /// The epoch whose adapter was taken.
     pub epoch: usize,
     /// Unpadded policy tokens.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::TrainerError;
 use crate::calendar::Calendar;
 use crate::journal::{State, replace};
-use crate::pipeline::{RunOutcome, run_once};
+use crate::pipeline::{RunOutcome, resume, run_once};
 use crate::retention::make_room;
 use crate::services::Services;
 
@@ -147,6 +147,17 @@ fn write_metrics(services: &Services, failures: u32) -> Result<(), TrainerError>
 pub async fn once(services: &Services, stop: &Stop) -> Result<RunOutcome, TrainerError> {
     let (flag, watcher) = stop.run_flag();
     let outcome = run_once(services, flag, true).await;
+    watcher.abort();
+    outcome
+}
+
+/// Goes on with an interrupted run, if there is one.
+///
+/// # Errors
+/// As [`resume`].
+pub async fn again(services: &Services, stop: &Stop) -> Result<Option<RunOutcome>, TrainerError> {
+    let (flag, watcher) = stop.run_flag();
+    let outcome = resume(services, flag).await;
     watcher.abort();
     outcome
 }

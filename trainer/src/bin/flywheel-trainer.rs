@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use model::BaseModel;
 use trainer::data::{DataOptions, check_files};
-use trainer::{Config, Decision, RunOutcome, Services, Stop, TrainerError, judge, once, sidecar};
+use trainer::{
+    Config, Decision, RunOutcome, Services, Stop, TrainerError, again, judge, once, sidecar,
+};
 
 /// The exit status for a candidate that the gate refuses, or for refused rows.
 const REFUSED: u8 = 3;
@@ -22,7 +24,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Waits beside the gateway and trains by schedule or when bad cases wait.
-    Run(Common),
+    Run {
+        #[command(flatten)]
+        common: Common,
+        /// Go on with an interrupted run first.
+        #[arg(long)]
+        resume: bool,
+    },
+    /// Goes on with the last run that was interrupted, from its checkpoint.
+    Resume(Common),
     /// Trains now, once.
     Once(Common),
     /// Judges an adapter in a PEFT folder against what is served; publishes nothing.
@@ -132,7 +142,8 @@ fn check_data(args: &CheckData) -> Result<ExitCode, TrainerError> {
 
 fn start(command: Command) -> Result<ExitCode, TrainerError> {
     let (common, action) = match command {
-        Command::Run(common) => (common, Action::Run),
+        Command::Run { common, resume } => (common, Action::Run { resume }),
+        Command::Resume(common) => (common, Action::Resume),
         Command::Once(common) => (common, Action::Once),
         Command::CheckData(args) => return check_data(&args),
         Command::Evaluate { common, adapter } => (common, Action::Evaluate(adapter)),
@@ -153,7 +164,8 @@ fn start(command: Command) -> Result<ExitCode, TrainerError> {
 }
 
 enum Action {
-    Run,
+    Run { resume: bool },
+    Resume,
     Once,
     Evaluate(PathBuf),
 }
@@ -163,7 +175,21 @@ async fn act(config: Config, action: Action) -> Result<ExitCode, TrainerError> {
     let stop = Stop::default();
     tokio::spawn(stop_on_signal(stop.clone()));
     match action {
-        Action::Run => sidecar(&services, &stop).await.map(|()| ExitCode::SUCCESS),
+        Action::Run { resume } => {
+            if resume && let Err(error) = again(&services, &stop).await {
+                // what failed is on record; the schedule goes on
+                tracing::error!(%error, "the interrupted run failed");
+            }
+            sidecar(&services, &stop).await.map(|()| ExitCode::SUCCESS)
+        }
+        Action::Resume => match again(&services, &stop).await? {
+            Some(RunOutcome::Judged(report)) => Ok(verdict(report.decision)),
+            Some(RunOutcome::Unchanged(_)) => Ok(ExitCode::SUCCESS),
+            None => {
+                tell("no run was interrupted\n");
+                Ok(ExitCode::SUCCESS)
+            }
+        },
         Action::Once => match once(&services, &stop).await? {
             RunOutcome::Judged(report) => Ok(verdict(report.decision)),
             RunOutcome::Unchanged(_) => Ok(ExitCode::SUCCESS),

@@ -4,6 +4,8 @@
 
 mod adamw;
 mod real_model;
+mod recompute;
+mod resume;
 mod run;
 mod tiny_model;
 mod trl;

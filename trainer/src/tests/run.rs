@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use model::lora::{LoraAdapter, LoraConfig};
 
 use super::{frozen, sequence, tiny, tiny_adapter};
-use crate::TrainerError;
 use crate::train::{
     EpochMetrics, Examples, Items, Observer, Outcome, PairExample, Silent, StepMetrics,
     TrainConfig, train,
 };
+use crate::{Instability, TrainerError};
 
 #[derive(Default)]
 struct Record {
@@ -45,6 +45,8 @@ fn config() -> TrainConfig {
         epochs: 6,
         learning_rate: 1e-2,
         micro_batch_pairs: 4,
+        micro_batches: 1,
+        patience_epochs: 0,
         ..TrainConfig::default()
     }
 }
@@ -153,10 +155,10 @@ fn what_is_not_finite_stops_the_run() {
     let failed = failed.unwrap_err();
     assert!(matches!(
         failed.error,
-        TrainerError::NonFinite {
+        TrainerError::Unstable(Instability::NonFinite {
             step: 0,
             what: "loss"
-        }
+        })
     ));
     assert!(failed.last_good.is_none());
 }

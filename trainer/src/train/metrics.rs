@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::checkpoint::Curve;
 use crate::forward::FrozenModel;
 use crate::parameters::Parameters;
 
@@ -56,7 +57,8 @@ pub struct StepMetrics {
     pub num_tokens: u64,
     /// Rows that were computed for them: shared prefixes count once.
     pub packed_rows: u64,
-    /// Seconds since the start.
+    /// Seconds since the start; not in the curve, which has no clock.
+    #[serde(skip)]
     pub seconds: f64,
 }
 
@@ -91,6 +93,9 @@ pub trait Observer {
     fn step(&mut self, metrics: &StepMetrics);
     /// After each validation.
     fn epoch(&mut self, metrics: &EpochMetrics);
+    /// Before the first step: what was reported up to the checkpoint, nothing
+    /// where there is none. Whatever was reported after it will be again.
+    fn resumed(&mut self, _curve: &Curve) {}
 }
 
 /// An observer that looks away.

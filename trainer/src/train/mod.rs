@@ -5,9 +5,11 @@
 
 mod adamw;
 mod batch;
+mod checkpoint;
 mod config;
 mod metrics;
 mod objective;
+mod progress;
 mod reference;
 mod run;
 mod schedule;
@@ -16,10 +18,13 @@ mod validation;
 
 pub use adamw::{AdamW, AdamWConfig, Moments};
 pub use batch::{Examples, Items, PairExample, PlainExample, RatedExample};
-pub use config::{KtoWeights, LoraRecipe, Retention, TrainConfig};
+pub use checkpoint::{
+    BestEpoch, Checkpoint, Checkpoints, Curve, LossBits, NoCheckpoints, Position,
+};
+pub use config::{KtoWeights, LoraRecipe, Recompute, Retention, TrainConfig};
 pub use metrics::{EpochMetrics, Observer, Silent, StepMetrics, parameter_report};
 pub use reference::ReferenceCache;
-pub use run::{Outcome, Trained, train};
+pub use run::{Failed, Job, Outcome, Trained, train, train_with};
 pub use schedule::{Decay, learning_rate};
 pub use validation::{PairScore, Scores, score};
 

@@ -2,18 +2,16 @@
 //!
 //! For each pack: log-probabilities with a graph, the losses and their
 //! derivatives as plain numbers, then one backward pass that starts from
-//! those derivatives.
+//! those derivatives (`forward` knows how, and how much of the graph to keep).
 
-use candle_core::Tensor;
-
-use super::TrainConfig;
 use super::batch::{Examples, Items, MicroBatch};
+use super::config::{Recompute, TrainConfig};
 use super::metrics::StepMetrics;
 use super::objective::Objective;
 use super::reference::{ReferenceCache, sum};
 use crate::TrainerError;
-use crate::forward::FrozenModel;
-use crate::ops::tensor;
+use crate::forward::{FrozenModel, Pass};
+use crate::ops::dropout::Dropout;
 use crate::pack::{Pack, Sequence, plan};
 use crate::parameters::{ParameterView, Parameters};
 
@@ -38,15 +36,29 @@ impl StepInput<'_> {
     ) -> Result<(), TrainerError> {
         let objectives = Objective::of_step(self.examples, self.config, micro_batches);
         let share = 1.0 / objectives.len().max(1) as f64;
-        for mut objective in objectives {
+        for (micro, mut objective) in objectives.into_iter().enumerate() {
             objective.kl = self.kl(&objective.mismatched(), references)?;
             metrics.kl += share * objective.kl;
             let groups = objective.groups();
-            for pack in plan(&groups, self.config.pack_rows_max) {
+            let packs = plan(&groups, self.config.pack_rows_max);
+            for (index, pack) in packs.iter().enumerate() {
                 metrics.packed_rows += pack.tree.tokens.len() as u64;
-                let surrogate = self.pack_loss(&pack, &groups, &objective, references, metrics)?;
-                self.parameters
-                    .add_gradients(&surrogate.backward()?, sums)?;
+                let pass = [
+                    self.config.seed,
+                    metrics.step as u64,
+                    micro as u64,
+                    index as u64,
+                ];
+                let pass = Pass {
+                    pack,
+                    parameters: self.parameters,
+                    dropout: Dropout::new(self.config.lora.dropout, pass),
+                    recompute: self.config.recompute == Recompute::Always,
+                };
+                let mut slopes = |log_probs: &[f32]| {
+                    self.slopes(log_probs, pack, &groups, &objective, references, metrics)
+                };
+                self.model.add_gradients(&pass, &mut slopes, sums)?;
             }
             let tokens: usize = groups.iter().flatten().map(|s| s.tokens.len()).sum();
             metrics.num_tokens += tokens as u64;
@@ -88,20 +100,16 @@ impl StepInput<'_> {
         Ok((total / mismatched.len() as f64).max(0.0))
     }
 
-    /// A scalar whose gradient is that of the pack's share of the loss:
-    /// Σ log-probability · ∂loss/∂log-probability.
-    fn pack_loss(
+    /// ∂loss/∂log-probability of each of the pack's targets.
+    fn slopes(
         &self,
+        log_probs: &[f32],
         pack: &Pack,
         groups: &[Vec<&Sequence>],
         objective: &Objective<'_>,
         references: &mut ReferenceCache,
         metrics: &mut StepMetrics,
-    ) -> Result<Tensor, TrainerError> {
-        let tensor_log_probs = self
-            .model
-            .log_probs(pack, &self.parameters.view(true), true)?;
-        let log_probs = tensor_log_probs.to_vec1::<f32>()?;
+    ) -> Result<Vec<f32>, TrainerError> {
         // imitation has no reference
         let reference = match self.examples.train {
             Items::Plain(_) => vec![Vec::new(); pack.groups.len()],
@@ -121,7 +129,6 @@ impl StepInput<'_> {
                 slopes[range.clone()].fill(slope as f32);
             }
         }
-        let len = slopes.len();
-        Ok((tensor_log_probs * tensor(slopes, len)?)?.sum_all()?)
+        Ok(slopes)
     }
 }
