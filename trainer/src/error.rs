@@ -46,6 +46,9 @@ pub enum TrainerError {
     /// The control store failed.
     #[error(transparent)]
     Control(#[from] control::ControlError),
+    /// Training files or jobs failed.
+    #[error(transparent)]
+    FineTuning(#[from] fine_tuning::FineTuningError),
     /// A store could not be opened.
     #[error(transparent)]
     Store(#[from] store::StoreError),

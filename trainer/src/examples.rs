@@ -162,7 +162,7 @@ pub(crate) fn held_out_prompts(pairs: &[PreferencePair]) -> Vec<HeldOutPrompt> {
 }
 
 /// A stored message as the engine takes it; none for a role that it does not know.
-fn chat_message(message: &Message) -> Option<engine::ChatMessage> {
+pub(crate) fn chat_message(message: &Message) -> Option<engine::ChatMessage> {
     let role = match message.role.as_str() {
         "system" | "developer" => engine::Role::System,
         "user" => engine::Role::User,

@@ -43,6 +43,7 @@ pub async fn judge(services: &Services, folder: &Path) -> Result<Report, Trainer
         incumbent: incumbent.files.as_ref(),
         candidate: &files,
         held_out: &held_out,
+        prompts: &[],
     };
     let mut evaluation = services.assessor().assess(&subject).await?;
     evaluation.foreign_base = foreign_base(services, &files).await?;

@@ -178,6 +178,7 @@ async fn finish(
         incumbent: incumbent.files.as_ref(),
         candidate: &files,
         held_out: &dataset.held_out,
+        prompts: &[],
     };
     let evaluation = services.assessor().assess(&subject).await?;
     let refusals = verdict(&evaluation, &config.gate);

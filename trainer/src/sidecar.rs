@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::TrainerError;
 use crate::calendar::Calendar;
+use crate::jobs;
 use crate::journal::{State, replace};
 use crate::pipeline::{RunOutcome, resume, run_once};
 use crate::retention::make_room;
@@ -82,9 +83,20 @@ pub async fn sidecar(services: &Services, stop: &Stop) -> Result<(), TrainerErro
             () = stop.wait() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
         }
-        tokio::select! {
+        let due = tokio::select! {
             () = stop.wait() => return Ok(()),
-            () = due(services, &calendar) => {}
+            due = due(services, &calendar) => due,
+        };
+        if let Due::Job(job) = due {
+            failures = match work(services, *job, stop).await {
+                Ok(()) => 0,
+                Err(_) if stop.is_set() => return Ok(()),
+                Err(error) => {
+                    tracing::error!(%error, "the job was not done and waits");
+                    failures.saturating_add(1)
+                }
+            };
+            continue;
         }
         match run(services, stop).await {
             Ok(RunOutcome::Judged(_) | RunOutcome::Unchanged(_)) => {
@@ -182,24 +194,51 @@ fn backoff(services: &Services, failures: u32) -> Duration {
     }
 }
 
-/// Returns when a run is due: at the scheduled time, or when enough bad cases
-/// wait and votes have paused.
-async fn due(services: &Services, calendar: &Calendar) {
+/// One job that stops early when the process is asked to.
+async fn work(services: &Services, job: fine_tuning::Job, stop: &Stop) -> Result<(), TrainerError> {
+    let (flag, watcher) = stop.run_flag();
+    let result = jobs::work(services, job, flag).await;
+    watcher.abort();
+    result
+}
+
+/// What is to be done.
+enum Due {
+    /// A run on feedback.
+    Run,
+    /// A fine-tuning job.
+    Job(Box<fine_tuning::Job>),
+}
+
+/// Returns when something is due: a run at the scheduled time, or when enough bad
+/// cases wait and votes have paused; and any job that waits.
+async fn due(services: &Services, calendar: &Calendar) -> Due {
     let at = calendar.next();
-    let mut changes = services.feedback.changes();
+    let (mut changes, mut control) = (services.feedback.changes(), services.control.changes());
     loop {
         let now = services.clock.now();
         if at.is_some_and(|at| now >= at) {
             tracing::info!("it is time by the schedule");
-            return;
+            return Due::Run;
         }
         if enough_bad_cases(services).await {
             settle(services).await;
-            return;
+            return Due::Run;
         }
         let left = at.map_or(LOOK_EVERY, |at| at.since(now));
-        // Either a vote came, or it is time to look again.
-        let _ = tokio::time::timeout(left.min(LOOK_EVERY), changes.changed()).await;
+        match services.tuning.jobs.next().await {
+            Ok(Some(job)) => return Due::Job(Box::new(job)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the jobs could not be read"),
+        }
+        // A vote or a job came, or it is time to look again.
+        let news = async {
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = control.changed() => {}
+            }
+        };
+        let _ = tokio::time::timeout(left.min(LOOK_EVERY), news).await;
     }
 }
 

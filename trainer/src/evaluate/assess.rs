@@ -14,8 +14,8 @@ use model::lora::LoraAdapter;
 
 use super::measure::measure;
 use super::{
-    Comparison, Evaluation, Generator, TaskSet, compare, held_out, preference, read_replay,
-    read_tasks, replay,
+    Comparison, Evaluation, Generator, HeldOutPrompt, TaskSet, compare, held_out, preference,
+    read_replay, read_tasks, replay,
 };
 use crate::config::EvalConfig;
 use crate::examples::{encode_pairs, encode_task_pair, held_out_prompts};
@@ -38,6 +38,8 @@ pub struct Subject<'a> {
     pub candidate: &'a AdapterFiles,
     /// Pairs that were not trained.
     pub held_out: &'a [PreferencePair],
+    /// Prompts that were not trained, where there are no pairs.
+    pub prompts: &'a [HeldOutPrompt],
 }
 
 /// How and with what to measure.
@@ -168,7 +170,8 @@ impl Assessor {
             generator.load(package).await?;
         }
         let [incumbent, candidate] = digests;
-        let prompts = held_out_prompts(subject.held_out);
+        let mut prompts = held_out_prompts(subject.held_out);
+        prompts.extend_from_slice(subject.prompts);
         let judged = match prompts.is_empty() {
             true => None,
             false => Some(held_out(generator, &prompts, incumbent, candidate).await?),
