@@ -32,13 +32,16 @@ install_clients
 [ "${1:-run}" = install ] && exit 0
 
 gateway=$CARGO_TARGET_DIR/release/flywheel
-[ -x "$gateway" ] || fail "the gateway is not built: run \`make build\`"
+trainer=$CARGO_TARGET_DIR/release/flywheel-trainer
+[ -x "$gateway" ] && [ -x "$trainer" ] || fail "the programs are not built: run \`make build\`"
 work=$(mktemp -d "$CACHE/clients/run.XXXXXX")
 pid=
-trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
+trainer_pid=
+trap 'for one in $trainer_pid $pid; do kill "$one" 2>/dev/null || true; done; wait; rm -rf "$work"' EXIT
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 key=sk-a-key-of-the-clients
 limited=sk-one-request-a-minute-of
+admin=sk-the-admin-key-of-the-clients
 cat >"$work/flywheel.toml" <<TOML
 [[keys]]
 name = "business-system"
@@ -53,7 +56,7 @@ key = "$limited-node"
 requests_per_minute = 1
 TOML
 # nothing of the shell's own settings
-env -u FLYWHEEL_STORE -u FLYWHEEL_ADAPTER_ROOT -u FLYWHEEL_ADMIN_KEY \
+env -u FLYWHEEL_STORE -u FLYWHEEL_ADAPTER_ROOT FLYWHEEL_ADMIN_KEY=$admin \
   "$gateway" serve --config "$work/flywheel.toml" --model "$MODEL" --data "$work/data" \
   --store embedded --listen "127.0.0.1:$port" >"$work/log" 2>&1 &
 pid=$!
@@ -67,3 +70,10 @@ done
 is_ready || { cat "$work/log" >&2; fail "the gateway is not ready"; }
 "$python/bin/python" tests/clients/openai_python.py "$url/v1" "$key" "$limited-python"
 node tests/clients/openai_node.mjs "$url/v1" "$key" "$limited-node" "$node"
+printf '[training]\nlearning_rate = 1e-4\nmicro_batch_pairs = 4\nmicro_batches = 1\n' >"$work/trainer.toml"
+env -u FLYWHEEL_STORE -u FLYWHEEL_ADAPTERS -u FLYWHEEL_TRAINER_CONFIG \
+  "$trainer" run --config "$work/trainer.toml" --model "$MODEL" --data "$work/data" \
+  --store embedded >"$work/trainer.log" 2>&1 &
+trainer_pid=$!
+"$python/bin/python" tests/clients/openai_fine_tuning.py "$url/v1" "$admin" ||
+  { tail -40 "$work/trainer.log" >&2; fail "a fine-tuning job went wrong"; }

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::job::Hyper;
 use crate::RequestError;
 use crate::error::code;
-use crate::fields::{Fields, number_in, text_of, wrong_type, wrong_value};
+use crate::fields::{Fields, text_of, wrong_type, wrong_value};
 
 /// The longest names of models.
 const NAME_BYTES_MAX: usize = 512;
@@ -232,12 +232,17 @@ fn count(fields: &mut Fields, key: &str, range: RangeInclusive<i64>) -> Read<Opt
 
 fn factor(fields: &mut Fields, key: &str, range: RangeInclusive<f64>) -> Read<Option<f64>> {
     let param = fields.param(key);
-    let value = fields.take(key).filter(|value| !is_auto(value));
+    let Some(value) = fields.take(key).filter(|value| !is_auto(value)) else {
+        return Ok(None);
+    };
     let number = value
-        .as_ref()
-        .map(|value| number_in(&param, value, range))
-        .transpose()?;
-    Ok(number.map(f64::from))
+        .as_f64()
+        .ok_or_else(|| wrong_type(&param, "a number or \"auto\"", &value))?;
+    if !range.contains(&number) {
+        let reason = format!("must be between {} and {}", range.start(), range.end());
+        return Err(wrong_value(&param, &reason));
+    }
+    Ok(Some(number))
 }
 
 fn file(param: &str, value: Value) -> Read<FileId> {
@@ -305,7 +310,7 @@ mod tests {
             (dpo.n_epochs, dpo.batch_size, dpo.seed),
             (Some(3), None, Some(7))
         );
-        assert!((dpo.beta.unwrap() - 0.2).abs() < 1e-6);
+        assert_eq!(dpo.beta, Some(0.2), "as it was written");
         assert_eq!(dpo.metadata["team"], "a");
         let older = json!({"model": "m", "training_file": "f", "hyperparameters": {"n_epochs": 2}});
         assert_eq!(parse(&older).unwrap().n_epochs, Some(2));
