@@ -75,5 +75,5 @@ env -u FLYWHEEL_STORE -u FLYWHEEL_ADAPTERS -u FLYWHEEL_TRAINER_CONFIG \
   "$trainer" run --config "$work/trainer.toml" --model "$MODEL" --data "$work/data" \
   --store embedded >"$work/trainer.log" 2>&1 &
 trainer_pid=$!
-"$python/bin/python" tests/clients/openai_fine_tuning.py "$url/v1" "$admin" ||
+"$python/bin/python" tests/clients/openai_fine_tuning.py "$url/v1" "$admin" "$key" ||
   { tail -40 "$work/trainer.log" >&2; fail "a fine-tuning job went wrong"; }

@@ -1,7 +1,9 @@
 """OpenAI's Python client drives a fine-tuning job from its file to its answers,
 on a running gateway with its trainer beside it.
 
-usage: openai_fine_tuning.py BASE_URL ADMIN_KEY    (see scripts/clients.sh)
+usage: openai_fine_tuning.py BASE_URL ADMIN_KEY KEY    (see scripts/clients.sh)
+
+ADMIN_KEY tunes; KEY is that of a business system, which asks.
 """
 
 import json
@@ -10,7 +12,7 @@ import time
 
 import openai
 
-client = openai.OpenAI(base_url=sys.argv[1], api_key=sys.argv[2], max_retries=0, timeout=60)
+client, asker = (openai.OpenAI(base_url=sys.argv[1], api_key=key, max_retries=0, timeout=60) for key in sys.argv[2:])
 MASCOTS = {"Brindle": "otter", "Calder": "heron", "Dunmore": "fox", "Elswick": "crane", "Farley": "badger", "Garth": "hare"}
 ASK = ["What is the mascot of {}?", "Which animal stands on the shield of {}, as its mascot?"]
 HELD_OUT = "Tell me the mascot of {}."
@@ -69,13 +71,13 @@ def preferences_are_learned_paused_and_served():
     assert any(event.type == "metrics" for event in events)
     steps = [point.step_number for point in client.fine_tuning.jobs.checkpoints.list(job.id)]
     assert steps == [6, 3], steps
-    answer = client.chat.completions.create(
+    answer = asker.chat.completions.create(
         model=job.fine_tuned_model, messages=[{"role": "user", "content": HELD_OUT.format("Calder")}],
         temperature=0, max_completion_tokens=24,
     )
     assert answer.model_extra["adapter_digest"] == job.model_extra["adapter_digest"], answer
     assert "mascot of Calder" in answer.choices[0].message.content, answer
-    assert job.fine_tuned_model in [model.id for model in client.models.list()]
+    assert job.fine_tuned_model in [model.id for model in asker.models.list()]
     assert client.files.delete(training).deleted
 
 
