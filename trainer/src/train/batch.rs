@@ -4,6 +4,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::loss::PairLogProbs;
 use crate::pack::Sequence;
 
 /// A preference pair in tokens.
@@ -99,6 +100,18 @@ impl PairExample {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.chosen.tokens.len() + self.rejected.tokens.len()
+    }
+
+    /// What a loss takes, of the sums of its two answers.
+    pub(crate) fn log_probs(&self, policy: &[f64], reference: &[f64]) -> PairLogProbs {
+        PairLogProbs {
+            policy_chosen: policy[0],
+            policy_rejected: policy[1],
+            reference_chosen: reference[0],
+            reference_rejected: reference[1],
+            chosen_tokens: self.chosen.completion_len(),
+            rejected_tokens: self.rejected.completion_len(),
+        }
     }
 }
 

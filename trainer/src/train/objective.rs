@@ -104,14 +104,7 @@ impl<'a> Objective<'a> {
         };
         match &self.examples.train {
             Items::Pairs(pairs) => {
-                let pair = PairLogProbs {
-                    policy_chosen: policy[0],
-                    policy_rejected: policy[1],
-                    reference_chosen: reference[0],
-                    reference_rejected: reference[1],
-                    chosen_tokens: pairs[item].chosen.completion_len(),
-                    rejected_tokens: pairs[item].rejected.completion_len(),
-                };
+                let pair = pairs[item].log_probs(policy, reference);
                 self.pair(&pair, metrics)
             }
             Items::Plain(_) => {

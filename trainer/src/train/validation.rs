@@ -8,7 +8,7 @@ use super::metrics::EpochMetrics;
 use super::reference::sum;
 use crate::TrainerError;
 use crate::forward::FrozenModel;
-use crate::loss::{PairLogProbs, kto};
+use crate::loss::kto;
 use crate::pack::{Sequence, plan};
 use crate::parameters::Parameters;
 
@@ -98,14 +98,7 @@ pub(crate) fn judge(
         let ratio = policy[0] - reference[0];
         match items {
             Items::Pairs(pairs) => {
-                let pair = PairLogProbs {
-                    policy_chosen: policy[0],
-                    policy_rejected: policy[1],
-                    reference_chosen: reference[0],
-                    reference_rejected: reference[1],
-                    chosen_tokens: pairs[index].chosen.completion_len(),
-                    rejected_tokens: pairs[index].rejected.completion_len(),
-                };
+                let pair = pairs[index].log_probs(policy, reference);
                 let per_token = 1.0 / pair.chosen_tokens.max(1) as f64;
                 let loss = config.loss.term(&pair, config.beta).value
                     - config.sft_weight * pair.policy_chosen * per_token;
