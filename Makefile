@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features bench bench-serving bench-peers fuzz fmt
+.PHONY: help demo test serve build model deps check-features bench bench-serving bench-peers proofs fuzz fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -39,8 +39,11 @@ bench: build ## Measures the engine's speed on this machine
 bench-serving: build ## Measures what streams notice of swaps, loads and long prompts (10 GB of disk meanwhile)
 	@$(BIN)/flywheel bench serving --model $(MODEL)
 
-bench-peers: build ## Measures it beside llama.cpp, which is built here (ROUNDS=5 THREADS=2)
+bench-peers: build ## Measures it beside llama.cpp, and training beside TRL (ROUNDS=5 THREADS=2 ONLY=training)
 	@scripts/bench-peers.sh
+
+proofs: build ## Proves that votes make better adapters and bad votes none (ONLY=thumbs SEEDS=20)
+	@scripts/proofs.sh
 
 fuzz: ## Fuzzes the readers of untrusted files (FUZZ_SECONDS=60)
 	@scripts/fuzz.sh

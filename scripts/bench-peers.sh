@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures our engine beside llama.cpp, which is built here for this CPU from the
 # source that its Python package carries: the library, which the package is
-# pointed at, and the server (some ten minutes on two cores, once).
+# pointed at, and the server (some ten minutes on two cores, once). Then our
+# trainer beside TRL and PEFT. ONLY=engine or ONLY=training leaves the other out.
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 VERSION=0.3.36
@@ -9,6 +10,19 @@ PACKAGE=llama-cpp-python==$VERSION
 peers=$CACHE/peers-$VERSION
 venv=$peers/venv
 build=$peers/build
+if [ "${ONLY:-training}" = training ]; then
+  training=$CACHE/peers-training
+  if [ ! -f "$training/installed" ]; then
+    say "Installing TRL and PEFT into $training (some 6 GB, with what torch brings)"
+    python3 -m venv "$training" || fail "python3-venv is needed: apt-get install python3-venv"
+    "$training/bin/python" -m pip --disable-pip-version-check install -q torch==2.15.0 \
+      transformers==5.24.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0 accelerate==1.15.0 gguf==0.19.0
+    touch "$training/installed"
+  fi
+  "$training/bin/python" tests/scripts/bench_training.py "$CARGO_TARGET_DIR/release/flywheel-trainer" \
+    "$MODEL" "${ROUNDS:-3}" "${THREADS:-2}"
+  if [ "${ONLY:-}" = training ]; then exit; fi
+fi
 if [ ! -f "$peers/built" ]; then
   command -v c++ >/dev/null || fail "a C++ compiler is needed: apt-get install build-essential"
   mkdir -p "$peers"

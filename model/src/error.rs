@@ -19,6 +19,14 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The file is no GGUF that can be read: wrong magic, cut off, or damaged.
     #[error("not a readable GGUF file at byte {offset}: {problem}")]
     Gguf {

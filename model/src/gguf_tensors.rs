@@ -27,13 +27,7 @@ impl TensorSource for GgufFiles {
         rows: Range<usize>,
     ) -> Result<QuantMatrix, ModelError> {
         let (tensor, file) = shaped(self, name, &[all, cols])?;
-        let format = Format::from_ggml(tensor.kind.id).ok_or_else(|| unsupported(tensor))?;
-        let row_bytes = tensor.range.len() / all;
-        let start = tensor.range.start + rows.start * row_bytes;
-        let range = start..start + rows.len() * row_bytes;
-        let bytes = Bytes::mapped(Arc::clone(file), range)
-            .ok_or_else(|| ModelError::TensorMissing(name.to_owned()))?;
-        QuantMatrix::new(format, rows.len(), cols, bytes)
+        rows_of(tensor, file, rows)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
@@ -52,6 +46,38 @@ impl TensorSource for GgufFiles {
             _ => Err(unsupported(tensor)),
         }
     }
+}
+
+/// A tensor of two dimensions as a matrix.
+///
+/// # Errors
+/// [`ModelError::UnsupportedFormat`].
+pub(crate) fn matrix(files: &GgufFiles, tensor: &TensorInfo) -> Result<QuantMatrix, ModelError> {
+    let (tensor, file) = files.tensor(&tensor.name)?;
+    let rows = tensor.shape.first().copied().unwrap_or(0);
+    rows_of(tensor, file, 0..rows)
+}
+
+/// Some rows of a tensor that has two dimensions.
+fn rows_of(
+    tensor: &TensorInfo,
+    file: &Arc<Mmap>,
+    rows: Range<usize>,
+) -> Result<QuantMatrix, ModelError> {
+    let [all, cols] = tensor.shape[..] else {
+        return Err(ModelError::TensorShape {
+            name: tensor.name.clone(),
+            expected: vec![rows.len(), 0],
+            found: tensor.shape.clone(),
+        });
+    };
+    let format = Format::from_ggml(tensor.kind.id).ok_or_else(|| unsupported(tensor))?;
+    let row_bytes = tensor.range.len() / all;
+    let start = tensor.range.start + rows.start * row_bytes;
+    let range = start..start + rows.len() * row_bytes;
+    let bytes = Bytes::mapped(Arc::clone(file), range)
+        .ok_or_else(|| ModelError::TensorMissing(tensor.name.clone()))?;
+    QuantMatrix::new(format, rows.len(), cols, bytes)
 }
 
 fn shaped<'a>(

@@ -14,6 +14,7 @@ pub mod gguf;
 mod gguf_tensors;
 pub mod kernels;
 pub mod lora;
+mod merge;
 mod projection;
 mod python_json;
 pub mod quant;
@@ -29,6 +30,7 @@ pub use chat_template::{
 pub use config::{ModelConfig, SlidingWindow};
 pub use error::ModelError;
 pub use folder::FolderFormat;
+pub use merge::{MergedFormat, merge};
 pub use projection::Projection;
 pub use python_json::python_json;
 pub use rope::RopeConfig;

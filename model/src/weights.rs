@@ -128,9 +128,15 @@ impl Weights {
     /// Interleaves all matrices for products with 8-bit activations, in the
     /// order in which they are read and in one block of memory; what is so already stays.
     pub fn pack(&self) {
-        let mut arena = Arena::with_capacity(self.matrices().map(QuantMatrix::bytes_to_pack).sum());
+        let mut arena = Arena::with_capacity(self.bytes_to_pack());
         self.matrices()
             .for_each(|matrix| matrix.pack_in(&mut arena));
+    }
+
+    /// Bytes that [`Self::pack`] would still take, or products made bit by bit.
+    #[must_use]
+    pub fn bytes_to_pack(&self) -> usize {
+        self.matrices().map(QuantMatrix::bytes_to_pack).sum()
     }
 
     fn matrices(&self) -> impl Iterator<Item = &QuantMatrix> {

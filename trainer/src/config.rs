@@ -35,8 +35,9 @@ pub struct Config {
     pub model_name: Option<ModelName>,
     /// Threads that compute; 0 takes as many as there are CPUs.
     pub threads: usize,
-    /// Added to the process's niceness, so that serving comes first.
-    pub nice: u8,
+    /// Added to the process's niceness, so that serving comes first; 19, the
+    /// most there is, unless given.
+    pub nice: Option<u8>,
     /// When to train.
     pub schedule: Schedule,
     /// How the dataset is made.

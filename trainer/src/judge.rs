@@ -44,6 +44,7 @@ pub async fn judge(services: &Services, folder: &Path) -> Result<Report, Trainer
         candidate: &files,
         held_out: &held_out,
         prompts: &[],
+        rated: &[],
     };
     let mut evaluation = services.assessor().assess(&subject).await?;
     evaluation.foreign_base = foreign_base(services, &files).await?;

@@ -5,6 +5,7 @@
 //! only; `pipeline` is the one place where stores, training, evaluation and
 //! publication meet, and reads top to bottom.
 
+pub mod bench;
 mod calendar;
 mod checkpoints;
 mod config;
@@ -12,6 +13,7 @@ pub mod data;
 mod error;
 pub mod evaluate;
 mod examples;
+mod export;
 mod forward;
 mod incumbent;
 mod jobs;
@@ -26,6 +28,8 @@ mod pack;
 mod parameters;
 mod pipeline;
 mod prepared;
+mod priority;
+pub mod prove;
 mod publish;
 mod recipe;
 mod report;
@@ -42,6 +46,7 @@ pub mod train;
 pub use checkpoints::CheckpointFile;
 pub use config::{Config, DatasetConfig, EvalConfig, PublishConfig, Schedule};
 pub use error::{Instability, TrainerError};
+pub use export::{ExportArgs, ExportFormat, ExportValues, export};
 pub use forward::FrozenModel;
 pub use jobs::Tuning;
 pub use journal::{Journal, State, Status};
@@ -53,6 +58,7 @@ pub use ops::head::Target;
 pub use pack::Sequence;
 pub use parameters::Parameters;
 pub use pipeline::{RunOutcome, resume, run_once};
+pub use priority::{NICE_MAX, behind_serving};
 pub use recipe::{FileSource, Stage, StageConfig, StageKind};
 pub use report::{Decision, Report, TrainingReport, Votes};
 pub use retention::StorageConfig;

@@ -25,7 +25,7 @@ use crate::prepared::Prepared;
 use crate::recipe::StageKind;
 use crate::report::{Decision, Report, TrainingReport};
 use crate::services::Services;
-use crate::stage_data::StageReport;
+use crate::stage_data::{StageReport, rated_held_out};
 use crate::stages::{TrainedRecipe, train_stages};
 use crate::{TrainerError, publish, thumbs};
 
@@ -179,6 +179,7 @@ async fn finish(
         candidate: &files,
         held_out: &dataset.held_out,
         prompts: &[],
+        rated: &rated_held_out(&services.base, &prepared)?,
     };
     let evaluation = services.assessor().assess(&subject).await?;
     let refusals = verdict(&evaluation, &config.gate);

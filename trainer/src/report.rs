@@ -149,6 +149,13 @@ impl Report {
             let shift = format!("{:+.3} nat per token{displaced}", p.chosen_shift_per_token);
             line("chosen answers' shift", shift);
         }
+        if let Some(r) = &self.evaluation.rated {
+            let shifts = format!(
+                "{:+.3} ({} good), {:+.3} ({} bad) nat per token",
+                r.good_shift_per_token, r.good, r.bad_shift_per_token, r.bad
+            );
+            line("rated answers' shift", shifts);
+        }
         if let Some(r) = &self.evaluation.replay {
             let kept = format!(
                 "{} of {} that the base knows",

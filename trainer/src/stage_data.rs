@@ -114,6 +114,26 @@ fn imitate(examples: &mut Examples, sequences: Vec<Sequence>) {
     };
 }
 
+/// The rated answers that were held out, in tokens, where the recipe learns from
+/// thumbs alone.
+///
+/// # Errors
+/// As [`StageData::collect`].
+pub(crate) fn rated_held_out(
+    base: &BaseModel,
+    prepared: &Prepared,
+) -> Result<Vec<RatedExample>, TrainerError> {
+    let kto = |stage: &&Stage| stage.kind == StageKind::Kto;
+    let Some(stage) = prepared.stages.iter().rfind(kto) else {
+        return Ok(Vec::new());
+    };
+    let tokens_max = stage.training.sequence_tokens_max;
+    match rated(base, &prepared.rated, tokens_max)?.1 {
+        Items::Rated(held_out) => Ok(held_out),
+        _ => Ok(Vec::new()),
+    }
+}
+
 fn rated(
     base: &BaseModel,
     rows: &[RatedAnswer],

@@ -201,6 +201,7 @@ impl Work {
         let demand = Demand {
             model: &self.services.base.config,
             parameters,
+            to_interleave_bytes: self.services.base.weights.bytes_to_pack() as u64,
             resident_bytes,
             limit_bytes,
         };

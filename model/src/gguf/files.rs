@@ -135,6 +135,11 @@ impl GgufFiles {
         &self.first.gguf
     }
 
+    /// The bytes of the first file, which has the metadata.
+    pub(crate) fn first_bytes(&self) -> &[u8] {
+        &self.first.file
+    }
+
     /// The file's name without its extension and without its number.
     #[must_use]
     pub fn name(&self) -> &str {

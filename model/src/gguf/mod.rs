@@ -1,4 +1,5 @@
 //! Reads GGUF files, versions 2 and 3: metadata, and where each tensor lies.
+//! `write` writes them.
 //!
 //! The file is untrusted: every count, length, dimension and offset is checked
 //! against a limit and against the file's size before it is used. Knows
@@ -8,6 +9,7 @@ mod cursor;
 mod files;
 mod ggml_type;
 mod value;
+mod write;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,6 +17,7 @@ use std::ops::Range;
 pub use files::GgufFiles;
 pub use ggml_type::GgmlType;
 pub use value::Value;
+pub(crate) use write::{Announced, Entry, GgufWriter, float, text, unsigned};
 
 use crate::ModelError;
 use cursor::Cursor;
@@ -185,6 +188,26 @@ fn read_metadata(
         }
     }
     Ok(metadata)
+}
+
+/// The metadata of a file as it stands there.
+///
+/// # Errors
+/// As [`Gguf::parse`].
+pub(crate) fn metadata_entries(file: &[u8]) -> Result<Vec<Entry>, ModelError> {
+    let mut cursor = Cursor::new(file);
+    cursor.take(8)?;
+    cursor.count("number of tensors", TENSOR_COUNT_MAX)?;
+    let count = cursor.count("number of metadata entries", METADATA_COUNT_MAX)?;
+    let mut reader = ValueReader::new();
+    (0..count)
+        .map(|_| {
+            let key = cursor.string("length of a metadata key", KEY_BYTES_MAX)?;
+            let start = cursor.position();
+            reader.read(&mut cursor)?;
+            Ok((key.to_owned(), file[start..cursor.position()].to_vec()))
+        })
+        .collect()
 }
 
 fn alignment(metadata: &HashMap<String, Value>) -> Result<usize, ModelError> {

@@ -1,4 +1,4 @@
-//! LoRA adapters, read from and written to PEFT's files.
+//! LoRA adapters, read from and written to PEFT's files; written to llama.cpp's.
 //!
 //! In memory the rows of an adapter lie in the order of the model's GGUF file,
 //! in PEFT's files in the order of the published weights; `permute` is the one
@@ -9,6 +9,7 @@
 mod config;
 mod error;
 mod export;
+mod gguf;
 mod import;
 mod pattern;
 mod peft_config;
@@ -30,6 +31,7 @@ pub use error::LoraError;
 pub use export::{PeftFiles, PeftValues};
 pub use import::{ADAPTER_BYTES_MAX, CONFIG_BYTES_MAX, PeftReader};
 
+pub(crate) use gguf::{check_pair, tensor_name};
 pub(crate) use permute::to_gguf as interleave_heads;
 
 /// The highest rank of an adapter.

@@ -1,6 +1,6 @@
 //! The block formats that are read, with their ggml names and sizes.
 
-use super::blocks::BLOCK;
+use super::blocks::{self, BLOCK};
 use super::k_blocks::SUPER_BLOCK;
 
 /// A block format of ggml that has kernels here.
@@ -134,6 +134,15 @@ impl Format {
     #[must_use]
     pub fn has_int8(self) -> bool {
         self.block_len() == BLOCK
+    }
+
+    /// The bytes of weights in this format, by rounding to the nearest code; whole
+    /// blocks only. Nothing for formats that are only read.
+    #[must_use]
+    pub(crate) fn encode(self, weights: &[f32]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        blocks::quantize(self, weights, &mut bytes);
+        bytes
     }
 
     /// Whether it stores super-blocks.

@@ -4,6 +4,7 @@
 
 mod chat;
 mod damaged;
+mod exports;
 mod folder;
 mod gguf;
 mod k_quants;

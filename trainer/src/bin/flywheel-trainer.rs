@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use model::BaseModel;
+use trainer::bench::{self, BenchArgs};
 use trainer::data::{DataOptions, check_files};
+use trainer::prove::{ProveArgs, prove};
 use trainer::{
-    Config, Decision, RunOutcome, Services, Stop, TrainerError, again, judge, once, sidecar,
+    Config, Decision, ExportArgs, NICE_MAX, RunOutcome, Services, Stop, TrainerError, again,
+    behind_serving, export, judge, once, sidecar,
 };
 
 /// The exit status for a candidate that the gate refuses, or for refused rows.
@@ -45,6 +48,12 @@ enum Command {
     },
     /// Checks training data: each row that would be refused, and why.
     CheckData(CheckData),
+    /// Writes an adapter for use elsewhere: PEFT, llama.cpp's LoRA, or merged.
+    Export(ExportArgs),
+    /// Shows on the model that votes make better adapters, and bad votes none.
+    Prove(ProveArgs),
+    /// Measures a step of training: speed, memory, share of the machine's limit.
+    Bench(BenchArgs),
 }
 
 #[derive(Args)]
@@ -118,6 +127,33 @@ fn main() -> ExitCode {
     }
 }
 
+/// Measures, and tells.
+fn measure(args: &BenchArgs) -> Result<ExitCode, TrainerError> {
+    let report = bench::run(args)?;
+    match args.json {
+        true => tell(&format!("{}\n", serde_json::json!(report))),
+        false => tell(&report.text()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Proves; the exit status says whether all of it held.
+async fn show(args: ProveArgs) -> Result<ExitCode, TrainerError> {
+    let stop = Stop::default();
+    tokio::spawn(stop_on_signal(stop.clone()));
+    let checks = prove(&args, &stop).await?;
+    for check in &checks {
+        match args.json {
+            true => tell(&format!("{}\n", serde_json::json!(check))),
+            false => tell(&check.text()),
+        }
+    }
+    Ok(match checks.iter().all(|check| check.held) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(REFUSED),
+    })
+}
+
 /// Checks data; the exit status says whether a row was refused.
 fn check_data(args: &CheckData) -> Result<ExitCode, TrainerError> {
     let base = args.model.as_deref().map(BaseModel::open).transpose()?;
@@ -146,21 +182,29 @@ fn start(command: Command) -> Result<ExitCode, TrainerError> {
         Command::Resume(common) => (common, Action::Resume),
         Command::Once(common) => (common, Action::Once),
         Command::CheckData(args) => return check_data(&args),
+        Command::Bench(args) => return measure(&args),
+        Command::Prove(args) => return runtime()?.block_on(show(args)),
+        Command::Export(args) => {
+            return runtime()?
+                .block_on(export(args))
+                .map(|()| ExitCode::SUCCESS);
+        }
         Command::Evaluate { common, adapter } => (common, Action::Evaluate(adapter)),
     };
     let config = common.config()?;
-    if let Err(error) = rustix::process::nice(i32::from(config.nice)) {
-        tracing::warn!(%error, "the niceness was not changed");
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    behind_serving(config.nice.unwrap_or(NICE_MAX));
+    runtime()?.block_on(act(config, action))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, TrainerError> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|source| TrainerError::File {
             path: "tokio runtime".into(),
             source,
-        })?;
-    runtime.block_on(act(config, action))
+        })
 }
 
 enum Action {

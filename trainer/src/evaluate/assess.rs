@@ -14,12 +14,12 @@ use model::lora::LoraAdapter;
 
 use super::measure::measure;
 use super::{
-    Comparison, Evaluation, Generator, HeldOutPrompt, TaskSet, compare, held_out, preference,
-    read_replay, read_tasks, replay,
+    Comparison, Evaluation, Generator, HeldOutPrompt, RatedScore, RatedScores, TaskSet, compare,
+    held_out, preference, rated, read_replay, read_tasks, replay,
 };
 use crate::config::EvalConfig;
 use crate::examples::{encode_pairs, encode_task_pair, held_out_prompts};
-use crate::train::{PairScore, Scores, TrainConfig, score};
+use crate::train::{Items, PairScore, RatedExample, Scores, TrainConfig, score, sums};
 use crate::{FrozenModel, Parameters, TrainerError};
 
 /// The score of each task's pair, for tasks that have one.
@@ -40,6 +40,8 @@ pub struct Subject<'a> {
     pub held_out: &'a [PreferencePair],
     /// Prompts that were not trained, where there are no pairs.
     pub prompts: &'a [HeldOutPrompt],
+    /// Answers that were called good or bad and not trained, where such were.
+    pub rated: &'a [RatedExample],
 }
 
 /// How and with what to measure.
@@ -73,8 +75,15 @@ impl Assessor {
         let pairs = self
             .pair_scores(&tasks, incumbent.clone(), candidate.clone())
             .await?;
+        let incumbent_for_rated = incumbent.clone();
         let scores = self
             .scores(incumbent, candidate.clone(), subject.held_out)
+            .await?;
+        let rated = self
+            .rated(
+                subject.rated,
+                [incumbent_for_rated, Some(candidate.clone())],
+            )
             .await?;
         let options = NativeOptions {
             threads: self.threads,
@@ -104,6 +113,7 @@ impl Assessor {
             tasks,
             foreign_base: None,
             held_out,
+            rated,
             preference: scores.map(|(before, after)| preference(&before, &after)),
             replay,
             finite: candidate
@@ -148,6 +158,42 @@ impl Assessor {
             Ok(Some((of(incumbent.as_ref())?, of(Some(&candidate))?)))
         })
         .await
+    }
+
+    /// Log-probabilities of rated answers under two versions.
+    async fn rated(
+        &self,
+        answers: &[RatedExample],
+        versions: [Option<LoraAdapter>; 2],
+    ) -> Result<Option<RatedScores>, TrainerError> {
+        if answers.is_empty() {
+            return Ok(None);
+        }
+        let items = Items::Rated(answers.to_vec());
+        let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
+        let tokens_max = self.training.sequence_tokens_max;
+        let scores = crate::compute(self.threads, move || {
+            let model = FrozenModel::new(&base.weights, &base.config, tokens_max)?;
+            let of = |adapter: &Option<LoraAdapter>| {
+                let parameters = adapter.as_ref().map(Parameters::from_adapter).transpose()?;
+                sums(&model, parameters.as_ref(), &items, rows)
+            };
+            let [before, after] = [of(&versions[0])?, of(&versions[1])?];
+            let Items::Rated(answers) = &items else {
+                return Ok(Vec::new());
+            };
+            let each = answers.iter().zip(before.iter().zip(&after));
+            let score =
+                |(answer, (before, after)): (&RatedExample, (&Vec<f64>, &Vec<f64>))| RatedScore {
+                    is_good: answer.is_good,
+                    tokens: answer.sequence.completion_len(),
+                    before: before[0],
+                    after: after[0],
+                };
+            Ok(each.map(score).collect())
+        })
+        .await?;
+        Ok(Some(rated(&scores)))
     }
 
     async fn answers(

@@ -40,6 +40,9 @@ pub struct GateConfig {
     pub declined_share_max: f64,
     /// Refuse when chosen answers lost likelihood; otherwise it is only told.
     pub refuse_displacement: bool,
+    /// Most nat per token that held-out good answers may lose in a run on thumbs
+    /// alone; bad ones must lose some.
+    pub good_answers_lost_max: f64,
 }
 
 impl Default for GateConfig {
@@ -56,6 +59,7 @@ impl Default for GateConfig {
             length_factor_max: 10.0,
             declined_share_max: 0.1,
             refuse_displacement: false,
+            good_answers_lost_max: 0.0,
         }
     }
 }
@@ -154,6 +158,13 @@ pub enum Refusal {
         /// Mean change of log-probability per token.
         shift: f64,
     },
+    /// Held-out bad answers became no less likely, or good ones did.
+    Thumbs {
+        /// Mean change of the good answers' log-probability per token.
+        good_shift: f64,
+        /// The same of the bad ones.
+        bad_shift: f64,
+    },
 }
 
 impl fmt::Display for Refusal {
@@ -223,6 +234,14 @@ impl fmt::Display for Refusal {
                 f,
                 "{set}: {metric:?} lost {points:.1} points against the incumbent, more than {max:.1}"
             ),
+            Self::Thumbs {
+                good_shift,
+                bad_shift,
+            } => write!(
+                f,
+                "held-out good answers moved by {good_shift:+.3} nat per token, bad ones by \
+                 {bad_shift:+.3}"
+            ),
             Self::Displacement { shift } => {
                 write!(f, "chosen answers lost {:.3} nat per token", -shift)
             }
@@ -245,11 +264,14 @@ pub fn verdict(evaluation: &Evaluation, gate: &GateConfig) -> Vec<Refusal> {
     }
     let prompts = evaluation.held_out.as_ref().map_or(0, |h| h.prompts);
     let pairs = evaluation.preference.as_ref().map_or(0, |p| p.pairs);
-    if prompts.max(pairs) < gate.held_out_min {
-        let (found, min) = (prompts.max(pairs), gate.held_out_min);
+    let rated = evaluation.rated.as_ref().map_or(0, |r| r.good + r.bad);
+    let found = prompts.max(pairs).max(rated);
+    if found < gate.held_out_min {
+        let min = gate.held_out_min;
         refusals.push(Refusal::TooLittleHeldOut { found, min });
     }
     preference_refusals(evaluation, gate, &mut refusals);
+    rated_refusals(evaluation, gate, &mut refusals);
     answer_refusals(evaluation, gate, &mut refusals);
     replay_refusals(evaluation, gate, &mut refusals);
     task_refusals(evaluation, gate, &mut refusals);
@@ -333,6 +355,22 @@ fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mu
     }
 }
 
+fn rated_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
+    let Some(rated) = &evaluation.rated else {
+        return;
+    };
+    let (good_shift, bad_shift) = (rated.good_shift_per_token, rated.bad_shift_per_token);
+    let good_kept = rated.good == 0 || good_shift >= -gate.good_answers_lost_max;
+    let bad_fell = rated.bad == 0 || bad_shift < 0.0;
+    // written so that what is no number is refused
+    if !(good_kept && bad_fell) {
+        refusals.push(Refusal::Thumbs {
+            good_shift,
+            bad_shift,
+        });
+    }
+}
+
 fn answer_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
     if let Some(answers) = evaluation.held_out.as_ref().filter(|h| h.prompts > 0) {
         let (before, after) = (answers.share_before(), answers.share_after());
@@ -370,7 +408,7 @@ fn answer_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Comparison, HeldOut, PreferenceScores, Replay, Row};
+    use super::super::{Comparison, HeldOut, PreferenceScores, RatedScores, Replay, Row};
     use super::*;
 
     fn good() -> Evaluation {
@@ -393,11 +431,48 @@ mod tests {
                 candidate_right: 98,
                 ..Replay::default()
             }),
+            rated: None,
             tasks: None,
             foreign_base: None,
             finite: true,
             changed: true,
         }
+    }
+
+    #[test]
+    fn after_thumbs_alone_bad_answers_must_fall_and_good_ones_not() {
+        let gate = GateConfig::default();
+        let of = |ups, downs, good_shift_per_token, bad_shift_per_token| {
+            let rated = Some(RatedScores {
+                good: ups,
+                bad: downs,
+                good_shift_per_token,
+                bad_shift_per_token,
+                accuracy: 1.0,
+            });
+            let evaluation = Evaluation {
+                held_out: None,
+                preference: None,
+                rated,
+                ..good()
+            };
+            verdict(&evaluation, &gate)
+        };
+        assert_eq!(of(5, 5, 0.1, -0.1), []);
+        assert_eq!(of(5, 5, 0.0, -0.1), []);
+        assert_eq!(of(0, 5, 0.0, -0.1), []);
+        for bad in [
+            of(5, 5, -0.01, -0.1),
+            of(5, 5, 0.1, 0.0),
+            of(5, 5, f64::NAN, -0.1),
+            of(5, 5, 0.1, f64::NAN),
+        ] {
+            assert!(matches!(bad[..], [Refusal::Thumbs { .. }]), "{bad:?}");
+        }
+        assert!(matches!(
+            of(0, 0, 0.0, 0.0)[..],
+            [Refusal::TooLittleHeldOut { .. }]
+        ));
     }
 
     #[test]
@@ -464,6 +539,7 @@ mod tests {
         let empty = Evaluation {
             held_out: None,
             preference: None,
+            rated: None,
             replay: None,
             tasks: None,
             foreign_base: None,

@@ -12,6 +12,7 @@ mod held_out;
 mod matching;
 mod measure;
 mod page;
+mod rated;
 mod refusing;
 mod replay;
 mod schema;
@@ -25,6 +26,7 @@ pub use generate::{Answer, Generator, IN_FLIGHT_MAX};
 pub use held_out::{HeldOut, HeldOutPrompt, PreferenceScores, held_out, preference};
 pub use matching::contains;
 pub use page::page;
+pub use rated::{RatedScore, RatedScores, rated};
 pub use refusing::declines;
 pub use replay::{REPLAY_LINES_MAX, Replay, ReplayPrompt, read_replay, replay};
 pub use schema::Schema;
@@ -41,6 +43,10 @@ pub struct Evaluation {
     pub held_out: Option<HeldOut>,
     /// Log-probabilities of held-out pairs.
     pub preference: Option<PreferenceScores>,
+    /// Log-probabilities of held-out answers that were only called good or bad,
+    /// where a run learned from such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rated: Option<RatedScores>,
     /// Answers to general prompts.
     pub replay: Option<Replay>,
     /// The evaluation files' tasks, where there are any.

@@ -78,6 +78,7 @@ pub(super) async fn run(
         candidate: &outcome.files,
         held_out: &rows.pairs,
         prompts: &rows.prompts,
+        rated: &[],
     };
     let evaluation = services.assessor().assess(&subject).await?;
     let gate = gate(&services.config.gate);

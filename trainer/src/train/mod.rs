@@ -17,6 +17,7 @@ mod step;
 mod validation;
 
 pub use adamw::{AdamW, AdamWConfig, Moments};
+pub(crate) use batch::epoch;
 pub use batch::{Examples, Items, PairExample, PlainExample, RatedExample};
 pub use checkpoint::{
     BestEpoch, Checkpoint, Checkpoints, Curve, LossBits, NoCheckpoints, Position,
@@ -26,6 +27,7 @@ pub use metrics::{EpochMetrics, Observer, Silent, StepMetrics, parameter_report}
 pub use reference::ReferenceCache;
 pub use run::{Failed, Job, Outcome, Trained, train, train_with};
 pub use schedule::{Decay, learning_rate};
+pub(crate) use validation::sums;
 pub use validation::{PairScore, Scores, score};
 
 #[cfg(test)]

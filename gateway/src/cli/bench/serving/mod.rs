@@ -9,6 +9,7 @@ mod prompts;
 mod server;
 mod swaps;
 mod tiers;
+mod training;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,12 +31,12 @@ const STREAMS: usize = 8;
 /// Prompt tokens of each, at least.
 const PROMPT_TOKENS: u32 = 40;
 /// The parts, as `--only` names them.
-const PARTS: [&str; 5] = ["swaps", "loads", "flips", "prompts", "tiers"];
+const PARTS: [&str; 6] = ["swaps", "loads", "flips", "prompts", "tiers", "training"];
 
 /// What is measured, and how long.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServingArgs {
-    /// Only this part: swaps, loads, flips, prompts or tiers.
+    /// Only this part: swaps, loads, flips, prompts, tiers or training.
     #[arg(long, value_parser = PARTS)]
     only: Option<String>,
     /// How often short measurements are repeated.
@@ -100,7 +101,8 @@ pub(super) async fn run(common: &Common, args: ServingArgs) -> Result<ExitCode, 
             "loads" => loads::run(&mut stage).await?,
             "flips" => flips::run(&mut stage).await?,
             "prompts" => prompts::run(&mut stage).await?,
-            _ => tiers::run(&mut stage).await?,
+            "tiers" => tiers::run(&mut stage).await?,
+            _ => training::run(&mut stage).await?,
         }
     }
     let figures = std::mem::take(&mut stage.figures);
