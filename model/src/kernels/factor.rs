@@ -12,7 +12,7 @@ use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 
 use super::cpu::Level;
 use super::gemm::{self, PanelRow, Rows};
-use super::memory::{Arena, Plain, Slice};
+use super::memory::{Arena, Plain, Slice, prefetch};
 use super::panels::with_panels;
 use super::parallel::SharedOutput;
 use super::wide::{self, WideRows, scales_of, words_of};
@@ -187,6 +187,20 @@ impl Factor {
         }
     }
 
+    /// Begins to fetch the beginning of some output columns' values, the first of the
+    /// columns a multiple of 16; further values follow in order, which the hardware
+    /// sees by itself.
+    pub(super) fn prefetch_columns(&self, columns: &Range<usize>) {
+        /// Of each factor.
+        const BYTES_MAX: usize = 1024;
+        if let Values::Int8(units) = &self.values {
+            let at = columns.start / GROUP * units_of(self.cols);
+            let end = columns.end.div_ceil(GROUP) * units_of(self.cols);
+            let end = end.min(at + BYTES_MAX / size_of::<Unit>());
+            prefetch(units.get(at..end).unwrap_or_default());
+        }
+    }
+
     /// Calls `f` with the panels from row `first` of the values on. Past the last
     /// panel nothing is computed, so what the second is does not matter there.
     fn with_two_panels(&self, first: usize, f: impl FnOnce((&[PanelRow], &[PanelRow]))) {
@@ -222,6 +236,16 @@ impl Factor {
     ) {
         let level = Level::detect();
         let of_group = units_of(self.cols);
+        let whole = columns.len() == 2 * GROUP && columns.end <= self.rows;
+        if accumulate && whole && x.n == 1 && self.cols <= BLOCK {
+            let units = &units[columns.start / GROUP * of_group..][..2 * of_group];
+            // SAFETY: by contract.
+            let y = unsafe { y.part(0, columns.start, 2 * GROUP) };
+            if let Ok(y) = <&mut [f32; 2 * GROUP]>::try_from(y) {
+                wide::add_two_groups(level, units, x, y);
+            }
+            return;
+        }
         for column in columns.step_by(GROUP) {
             let units = &units[column / GROUP * of_group..][..of_group];
             wide::multiply_group(level, units, self.cols, x, |row, found| {
