@@ -12,6 +12,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use half::f16;
 use memmap2::MmapMut;
 
 use super::gemm::PanelRow;
@@ -35,6 +36,10 @@ unsafe impl Plain for PanelRow {}
 unsafe impl Plain for u16 {}
 // SAFETY: as above.
 unsafe impl Plain for [u16; GROUP] {}
+// SAFETY: as above.
+unsafe impl Plain for [i8; GROUP] {}
+// SAFETY: 16 bits, all of them a number.
+unsafe impl Plain for f16 {}
 
 /// Asks the CPU to bring values into its nearest cache, where it can be asked.
 #[inline(always)]
