@@ -48,7 +48,13 @@ def dequantize(model, folder):
 
     path = Path(model)
     loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    loaded.save_pretrained(folder)
+    # what is read from GGUF counts as quantized, and is not saved
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    plain.save_pretrained(folder)
 
 
 def trl(folder, pairs_file, threads):

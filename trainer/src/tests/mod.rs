@@ -51,7 +51,7 @@ fn sequence(tokens: &[u32], completion_start: usize) -> Sequence {
 }
 
 /// SmolLM2-135M-Instruct as it is served.
-fn real() -> Arc<BaseModel> {
+pub(crate) fn real() -> Arc<BaseModel> {
     static MODEL: LazyLock<Arc<BaseModel>> = LazyLock::new(|| {
         let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
             || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"),
