@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use feedback::{Inference, Message, NewVote, Value};
 use ids::{InferenceId, RaterId};
 
+use super::{ProveArgs, base_answers};
 use crate::TrainerError;
+use crate::evaluate::{contains, read_replay};
 use crate::services::Services;
 
 /// Different people vote.
@@ -23,6 +25,52 @@ pub(super) struct Ballot {
     pub(super) expect: Option<String>,
     /// `train` or `held_out`, where the asker declares it.
     pub(super) split: Option<&'static str>,
+}
+
+/// A thumb on an answer; the trainer holds some out by itself.
+pub(super) fn rated(prompt: &str, answer: &str, is_good: bool) -> Ballot {
+    Ballot {
+        prompt: prompt.to_owned(),
+        answer: answer.to_owned(),
+        value: Value::Thumbs(is_good),
+        expect: None,
+        split: None,
+    }
+}
+
+/// Thumbs up on so many of the base's right answers to general prompts.
+pub(super) async fn praised(
+    args: &ProveArgs,
+    services: &Services,
+    count: usize,
+) -> Result<Vec<Ballot>, TrainerError> {
+    let Some(general) = &args.general else {
+        return Err(TrainerError::Config {
+            key: "general",
+            problem: "must be given for this proof".to_owned(),
+        });
+    };
+    let known = read_replay(general)?;
+    let prompts: Vec<String> = known
+        .iter()
+        .filter_map(|row| row.messages.last().map(|message| message.content.clone()))
+        .collect();
+    let answers = base_answers(services, &prompts).await?;
+    let is_right = |expect: &[String], answer: &str| expect.iter().any(|e| contains(answer, e));
+    let praised: Vec<Ballot> = known
+        .iter()
+        .zip(prompts.iter().zip(&answers))
+        .filter(|(row, (_, answer))| is_right(&row.expect, answer))
+        .map(|(_, (prompt, answer))| rated(prompt, answer, true))
+        .take(count)
+        .collect();
+    match praised.len() {
+        found if found == count => Ok(praised),
+        found => {
+            let problem = format!("the base answers {found} general prompts right");
+            Err(TrainerError::NotEnoughData(problem))
+        }
+    }
 }
 
 /// Records the answers and takes the votes.
