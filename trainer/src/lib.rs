@@ -30,9 +30,11 @@ mod publish;
 mod recipe;
 mod report;
 mod retention;
+mod rows;
 mod services;
 mod sidecar;
 mod stage_data;
+mod stage_files;
 mod stages;
 #[cfg(test)]
 mod tests;
@@ -54,11 +56,11 @@ pub use pack::Sequence;
 pub use parameters::Parameters;
 pub use pipeline::{RunOutcome, resume, run_once};
 pub use recipe::{FileSource, Stage, StageConfig, StageKind};
-pub use report::{Decision, Report, TrainingReport, Votes};
+pub use report::{Decision, Report, StageReport, TrainingReport, Votes};
 pub use retention::StorageConfig;
 pub use services::Services;
 pub use sidecar::{Stop, again, once, sidecar};
-pub use stage_data::StageReport;
+pub use stage_files::FilesReport;
 
 /// Runs blocking work on a thread of its own.
 async fn blocking<R: Send + 'static>(

@@ -39,7 +39,7 @@ pub enum StageKind {
 pub struct StageConfig {
     /// What it learns from.
     pub kind: StageKind,
-    /// Further material of a `cpt` or `sft` stage.
+    /// Material beside the votes; a `kto` stage has none.
     #[serde(default)]
     pub file: Vec<FileSource>,
     /// What of the material is trained.
@@ -50,16 +50,18 @@ pub struct StageConfig {
     pub training: toml::Table,
 }
 
-/// A file of training material: text for `cpt`; for `sft` JSON lines of
-/// `{"messages": […]}` or of `{"question", "thinking", "answer"}`.
+/// A file of training material in any format that `data` reads: texts for
+/// `cpt`, conversations, reasoning or preferences for `sft`, preferences for
+/// `dpo`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSource {
     /// Where it is.
     pub path: PathBuf,
-    /// What it counts as in the mixture.
-    #[serde(default)]
-    pub category: Category,
+    /// What it counts as in the mixture; by default reasoning rows are
+    /// reasoning, and all others dialogue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<Category>,
 }
 
 /// A stage with everything that holds for it.
@@ -135,10 +137,8 @@ fn resolve(
         merged.lora.dropout = IMITATION_DROPOUT;
     }
     merged.check().map_err(|e| at(e.to_string()))?;
-    if !imitates && !stage.file.is_empty() {
-        return Err(at(
-            "pairs and thumbs come from the votes, not from files".to_owned()
-        ));
+    if stage.kind == StageKind::Kto && !stage.file.is_empty() {
+        return Err(at("thumbs come from the votes, not from files".to_owned()));
     }
     if stage.file.len() > FILES_MAX {
         return Err(at(format!("has more than {FILES_MAX} files")));
@@ -217,7 +217,7 @@ mod tests {
                 label_smoothing: 0.1
             }
         );
-        assert_eq!(sft.file[0].category, Category::Reasoning);
+        assert_eq!(sft.file[0].category, Some(Category::Reasoning));
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
             "[[stage]]\nkind = \"rlhf\"".to_owned(),
             format!("{stage}[stage.training]\nepochs = 0"),
             format!("{stage}[stage.training]\nepoch = 1"),
-            format!("{stage}[[stage.file]]\npath = \"x\""),
+            "[[stage]]\nkind = \"kto\"\n[[stage.file]]\npath = \"x\"".to_owned(),
             format!("{stage}[stage.mixture]\nreasoning = -1.0"),
             format!("{stage}{stage}[stage.training.lora]\nrank = 4"),
             stage.repeat(STAGES_MAX + 1),

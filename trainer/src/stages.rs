@@ -17,8 +17,10 @@ use crate::journal::{append, replace};
 use crate::memory::{Demand, MemoryPlan, measured, plan_memory};
 use crate::prepared::Prepared;
 use crate::recipe::Stage;
+use crate::report::StageReport;
 use crate::services::Services;
-use crate::stage_data::{StageData, StageReport};
+use crate::stage_data::StageData;
+use crate::stage_files::{FilesReport, StageRows};
 use crate::train::{
     Curve, EpochMetrics, Job, Observer, StepMetrics, TrainConfig, Trained, parameter_report,
     train_with,
@@ -57,6 +59,7 @@ pub(crate) async fn train_stages(
             folder,
             stage: stage.clone(),
             prepared: Arc::clone(prepared),
+            files: prepared.files.get(index).map(|files| files.report.clone()),
         };
         let stop = Arc::clone(stop);
         let threads = services.config.threads;
@@ -127,6 +130,8 @@ struct Work {
     folder: PathBuf,
     stage: Stage,
     prepared: Arc<Prepared>,
+    /// What its files came to when the run was prepared.
+    files: Option<FilesReport>,
 }
 
 impl Work {
@@ -136,7 +141,8 @@ impl Work {
         stop: &AtomicBool,
     ) -> Result<(Trained, StageReport), TrainerError> {
         let (base, config) = (&self.services.base, &self.stage.training);
-        let data = StageData::collect(base, &self.prepared, &self.stage)?;
+        let rows = self.rows()?;
+        let data = StageData::collect(base, &self.prepared, &self.stage, &rows)?;
         let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
         let parameters = parameter_report(&model, &Parameters::from_adapter(start)?);
         tracing::info!("{:?}: {parameters}", self.stage.kind);
@@ -172,6 +178,7 @@ impl Work {
             stage: self.stage.clone(),
             examples: [data.examples.train.len(), data.examples.validation.len()],
             too_long: data.too_long,
+            files: rows.report(),
             drawn: data.drawn,
             epoch: trained.epoch,
             tokens: trained.tokens,
@@ -181,6 +188,20 @@ impl Work {
         replace(&self.folder.join("stage.json"), &json)?;
         checkpoints.forget()?;
         Ok((trained, report))
+    }
+
+    /// The rows of the stage's files, as long as they are still those that the
+    /// run was prepared with.
+    fn rows(&self) -> Result<StageRows, TrainerError> {
+        let (base, votes) = (&self.services.base, &self.prepared.dataset);
+        let rows = StageRows::read(base, &self.services.config, votes, &self.stage)?;
+        match &self.files {
+            Some(files) if files.digest != rows.report.digest => Err(TrainerError::Config {
+                key: "stage.file",
+                problem: "the files have other rows than when the run was prepared".to_owned(),
+            }),
+            _ => Ok(rows),
+        }
     }
 
     /// The recipe with what its memory was planned to be. A stage that goes on
