@@ -27,7 +27,7 @@ use crate::report::{Decision, Report, StageReport, TrainingReport};
 use crate::services::Services;
 use crate::stage_files::StageFiles;
 use crate::stages::{TrainedRecipe, train_stages};
-use crate::{TrainerError, publish, stage_files, thumbs};
+use crate::{TrainerError, curves, publish, stage_files, thumbs};
 
 /// Events taken at a time.
 const CLAIM_MAX: usize = 500;
@@ -298,7 +298,12 @@ fn training_report(prepared: &Prepared, trained: &TrainedRecipe) -> TrainingRepo
 pub(crate) fn write_report(folder: &Path, report: &Report) -> Result<(), TrainerError> {
     let json = serde_json::to_string_pretty(report).unwrap_or_default();
     replace(&folder.join("report.json"), json.as_bytes())?;
-    replace(&folder.join("report.html"), page(report).as_bytes())?;
+    let stages = report.training.as_ref().map_or(0, |t| t.stages.len());
+    let curves = curves::of_run(folder, stages);
+    replace(
+        &folder.join("report.html"),
+        page(report, &curves).as_bytes(),
+    )?;
     replace(&folder.join("report.txt"), report.text().as_bytes())
 }
 

@@ -13,6 +13,7 @@ use model::lora::{LoraAdapter, LoraConfig};
 use serde_json::json;
 
 use crate::checkpoints::CheckpointFile;
+use crate::curves::{self, Curves};
 use crate::journal::{append, replace};
 use crate::memory::{Demand, MemoryPlan, measured, plan_memory};
 use crate::prepared::Prepared;
@@ -161,11 +162,13 @@ impl Work {
             config,
         };
         let mut checkpoints = CheckpointFile::new(&self.folder, config.checkpoint_every_steps);
-        let mut observer = Progress {
+        let mut observer = Teller {
             services: &self.services,
             folder: &self.folder,
+            curves: Curves::default(),
         };
         let result = train_with(job, &mut checkpoints, &mut observer, stop);
+        observer.draw();
         if let Err(failed) = &result
             && let Some(adapter) = &failed.last_good
             && let Err(error) = self.keep(adapter, "last_good")
@@ -248,43 +251,56 @@ impl Work {
 }
 
 /// Writes a stage's progress down as it happens.
-struct Progress<'a> {
+struct Teller<'a> {
     services: &'a Services,
     folder: &'a Path,
+    curves: Curves,
 }
 
-impl Progress<'_> {
+impl Teller<'_> {
     fn warn(result: Result<(), TrainerError>) {
         // Progress that cannot be told is no reason to throw a run away.
         if let Err(error) = result {
             tracing::warn!(%error, "progress was not written");
         }
     }
+
+    fn draw(&self) {
+        if let Some(svg) = self.curves.svg() {
+            let path = self.folder.join(curves::FILE_NAME);
+            Self::warn(replace(&path, svg.as_bytes()));
+        }
+    }
 }
 
-impl Observer for Progress<'_> {
+impl Observer for Teller<'_> {
     fn step(&mut self, metrics: &StepMetrics) {
         let now = self.services.clock.now();
         Self::warn(self.services.journal.step(self.folder, metrics, now));
+        self.curves.step(metrics);
     }
 
     fn epoch(&mut self, metrics: &EpochMetrics) {
         tracing::info!(
-            "epoch {}: held-out accuracy {:.2}, margin {:.3}, loss {:.4}",
+            "epoch {}: held-out accuracy {:.2}, margin {:.3}, exact match {:.2}, loss {:.4}",
             metrics.epoch,
             metrics.accuracy,
             metrics.margin,
+            metrics.exact_match,
             metrics.loss
         );
         let now = self.services.clock.now();
         Self::warn(self.services.journal.event(now, "epoch", json!(metrics)));
         let line = json!(metrics).to_string();
         Self::warn(append(&self.folder.join("epochs.jsonl"), &line));
+        self.curves.epoch(metrics);
+        self.draw();
     }
 
     fn resumed(&mut self, curve: &Curve) {
         let write = |name: &str, text: &str| replace(&self.folder.join(name), text.as_bytes());
         Self::warn(write("steps.jsonl", &curve.steps));
         Self::warn(write("epochs.jsonl", &curve.epochs));
+        self.curves = Curves::of(curve);
     }
 }
