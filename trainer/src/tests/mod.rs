@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod adamw;
+mod jobs;
 mod real_model;
 mod recipe_files;
 mod recompute;
 mod resume;
 mod run;
+mod stages;
 mod tiny_model;
 mod trl;
 
