@@ -26,6 +26,7 @@ mod ops;
 mod pack;
 mod parameters;
 mod pipeline;
+mod planned;
 mod prepared;
 mod progress;
 mod publish;

@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 
+use model::BaseModel;
+use model::lora::{LoraAdapter, LoraConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
@@ -75,6 +77,22 @@ pub struct Stage {
     pub mixture: Mixture,
     /// How.
     pub training: TrainConfig,
+}
+
+/// The adapter that training begins with where it continues none.
+///
+/// # Errors
+/// When the recipe's modules do not fit the base.
+pub(crate) fn fresh_adapter(
+    base: &BaseModel,
+    config: &TrainConfig,
+) -> Result<LoraAdapter, TrainerError> {
+    let mut lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
+    lora.use_rslora = config.lora.use_rslora;
+    lora.dropout = config.lora.dropout as f32;
+    lora.target.clone_from(&config.lora.target);
+    lora.base_model_name_or_path = Some(base.name.clone());
+    Ok(LoraAdapter::new_random(&base.config, &lora, config.seed)?)
 }
 
 /// The stages of a file.

@@ -9,22 +9,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use model::lora::{LoraAdapter, LoraConfig};
+use model::lora::LoraAdapter;
 use serde_json::json;
 
 use crate::checkpoints::CheckpointFile;
 use crate::curves::{self, Curves};
 use crate::journal::{append, replace};
-use crate::memory::{Demand, MemoryPlan, measured, plan_memory};
+use crate::planned::planned;
 use crate::prepared::Prepared;
-use crate::recipe::Stage;
+use crate::recipe::{Stage, fresh_adapter};
 use crate::report::StageReport;
 use crate::services::Services;
 use crate::stage_data::StageData;
 use crate::stage_files::{FilesReport, StageRows};
 use crate::train::{
-    Curve, EpochMetrics, Job, Observer, StepMetrics, TrainConfig, Trained, parameter_report,
-    train_with,
+    Curve, EpochMetrics, Job, Observer, StepMetrics, Trained, parameter_report, train_with,
 };
 use crate::{FrozenModel, Parameters, TrainerError};
 
@@ -53,7 +52,7 @@ pub(crate) async fn train_stages(
         }
         let start = match adapter.take() {
             Some(before) => before,
-            None => fresh(services, stage)?,
+            None => fresh_adapter(&services.base, &stage.training)?,
         };
         let work = Work {
             services: services.clone(),
@@ -81,20 +80,6 @@ fn stage_folder(folder: &Path, index: usize, stages: usize) -> PathBuf {
         1 => folder.to_owned(),
         _ => folder.join(format!("stage-{}", index + 1)),
     }
-}
-
-fn fresh(services: &Services, stage: &Stage) -> Result<LoraAdapter, TrainerError> {
-    let config = &stage.training;
-    let mut lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
-    lora.use_rslora = config.lora.use_rslora;
-    lora.dropout = config.lora.dropout as f32;
-    lora.target = config.lora.target.clone();
-    lora.base_model_name_or_path = Some(services.base.name.clone());
-    Ok(LoraAdapter::new_random(
-        &services.base.config,
-        &lora,
-        config.seed,
-    )?)
 }
 
 /// The adapter of a stage that is done.
@@ -150,10 +135,7 @@ impl Work {
         if let Some(drawn) = &data.drawn {
             tracing::info!("mixture: {}", json!(drawn));
         }
-        let config = &self.planned(
-            &data,
-            start.modules.values().map(|m| m.a.len() + m.b.len()).sum(),
-        )?;
+        let config = &planned(&self.services, &self.folder, start, &data.examples, config)?;
         let job = Job {
             model: &model,
             base: base.digest,
@@ -205,36 +187,6 @@ impl Work {
             }),
             _ => Ok(rows),
         }
-    }
-
-    /// The recipe with what its memory was planned to be. A stage that goes on
-    /// keeps its plan, since packs decide the last bit of a sum.
-    fn planned(&self, data: &StageData, parameters: usize) -> Result<TrainConfig, TrainerError> {
-        let config = &self.stage.training;
-        let path = self.folder.join("memory.json");
-        let before = std::fs::read(&path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<MemoryPlan>(&bytes).ok());
-        if let Some(plan) = before {
-            return Ok(plan.apply(config));
-        }
-        let Some((resident_bytes, limit_bytes)) = measured() else {
-            tracing::warn!("the system does not say how much memory there is");
-            return Ok(config.clone());
-        };
-        let demand = Demand {
-            model: &self.services.base.config,
-            parameters,
-            resident_bytes,
-            limit_bytes,
-        };
-        let plan = plan_memory(&demand, &data.examples, config)?;
-        tracing::info!("memory: {}", plan.text());
-        let now = self.services.clock.now();
-        self.services.journal.event(now, "memory", json!(plan))?;
-        let json = serde_json::to_vec_pretty(&plan).unwrap_or_default();
-        replace(&path, &json)?;
-        Ok(plan.apply(config))
     }
 
     /// Writes an adapter into a folder of the stage's.
