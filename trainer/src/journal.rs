@@ -32,6 +32,8 @@ pub enum State {
     Waiting,
     /// Reading feedback and making pairs.
     Collecting,
+    /// Trying the data on the smaller base.
+    Trying,
     /// Training.
     Training,
     /// Letting candidate and incumbent answer.

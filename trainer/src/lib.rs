@@ -43,6 +43,7 @@ mod stages;
 mod tests;
 mod thumbs;
 pub mod train;
+mod trial;
 
 pub use checkpoints::CheckpointFile;
 pub use config::{Config, DatasetConfig, EvalConfig, PublishConfig, Schedule};
@@ -65,6 +66,7 @@ pub use retention::StorageConfig;
 pub use services::Services;
 pub use sidecar::{Stop, again, once, sidecar};
 pub use stage_files::FilesReport;
+pub use trial::{TrialConfig, TrialFailure, TrialReport};
 
 /// Runs blocking work on a thread of its own.
 async fn blocking<R: Send + 'static>(

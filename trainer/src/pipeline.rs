@@ -27,6 +27,7 @@ use crate::report::{Decision, Report, StageReport, TrainingReport};
 use crate::services::Services;
 use crate::stage_files::StageFiles;
 use crate::stages::{TrainedRecipe, train_stages};
+use crate::trial::{self, TrialReport};
 use crate::{TrainerError, curves, publish, stage_files, thumbs};
 
 /// Events taken at a time.
@@ -166,16 +167,16 @@ async fn finish(
     )
     .await?;
 
-    // 3. Train: a fresh adapter on everything, over the served weights.
-    journal.enter(State::Training, clock.now())?;
-    let trained = train_stages(services, folder, &prepared, &stop).await;
+    // 3. Train: a fresh adapter on everything, over the served weights, once
+    //    the data has proven itself on a smaller base, if one is named.
+    let trained = train(services, folder, &prepared, &stop).await;
     if let Err(error) = &trained
         && !matches!(error, TrainerError::Stopped)
     {
         // it would fail again, and is not gone on with; its folder stays
         Prepared::forget(folder)?;
     }
-    let trained = trained?;
+    let (trial, trained) = trained?;
     let peft = trained.adapter.to_peft(&services.base.config)?;
     let files = AdapterFiles::new(peft.config_json, peft.safetensors);
 
@@ -189,7 +190,7 @@ async fn finish(
     };
     let evaluation = services.assessor().assess(&subject).await?;
     let refusals = verdict(&evaluation, &config.gate);
-    let training = training_report(&prepared, &trained);
+    let training = training_report(&prepared, trial, &trained);
     let report = Report {
         run_id: run_id.clone(),
         at: clock.now(),
@@ -231,6 +232,19 @@ async fn finish(
     Ok(RunOutcome::Judged(Box::new(report)))
 }
 
+async fn train(
+    services: &Services,
+    folder: &Path,
+    prepared: &Arc<Prepared>,
+    stop: &Arc<AtomicBool>,
+) -> Result<(Option<TrialReport>, TrainedRecipe), TrainerError> {
+    let trial = trial::run(services, folder, prepared, stop).await?;
+    let now = services.clock.now();
+    services.journal.enter(State::Training, now)?;
+    let trained = train_stages(services, folder, prepared, stop).await?;
+    Ok((trial, trained))
+}
+
 /// What the stages' files come to, on a thread of its own.
 async fn read_files(
     services: &Services,
@@ -265,7 +279,11 @@ async fn claim(services: &Services, consumer: &str) -> Result<Vec<EventId>, Trai
     Ok(claimed)
 }
 
-fn training_report(prepared: &Prepared, trained: &TrainedRecipe) -> TrainingReport {
+fn training_report(
+    prepared: &Prepared,
+    trial: Option<TrialReport>,
+    trained: &TrainedRecipe,
+) -> TrainingReport {
     let dataset = &prepared.dataset;
     let sum = |of: fn(&StageReport) -> f64| trained.stages.iter().map(of).sum::<f64>();
     let seconds = sum(|stage| stage.seconds);
@@ -284,6 +302,7 @@ fn training_report(prepared: &Prepared, trained: &TrainedRecipe) -> TrainingRepo
             .map(|stage| stage.stage.training.clone())
             .unwrap_or_default(),
         stages: trained.stages.clone(),
+        trial,
         epoch: last.map_or(0, |stage| stage.epoch),
         tokens,
         seconds,

@@ -15,6 +15,7 @@ use crate::journal::{Journal, replace};
 use crate::recipe::{STAGES_MAX, Stage};
 use crate::stage_files::StageFiles;
 use crate::thumbs::RatedAnswer;
+use crate::trial;
 
 /// The file's name in the run's folder.
 const FILE_NAME: &str = "prepared.json";
@@ -95,9 +96,11 @@ impl Prepared {
     pub(crate) fn abandon(journal: &Journal) -> Result<(), TrainerError> {
         for folder in folders(journal)? {
             Self::forget(&folder)?;
-            CheckpointFile::new(&folder, 0).forget()?;
-            for stage in 1..=STAGES_MAX {
-                CheckpointFile::new(&folder.join(format!("stage-{stage}")), 0).forget()?;
+            for folder in [folder.join(trial::FOLDER), folder] {
+                CheckpointFile::new(&folder, 0).forget()?;
+                for stage in 1..=STAGES_MAX {
+                    CheckpointFile::new(&folder.join(format!("stage-{stage}")), 0).forget()?;
+                }
             }
         }
         Ok(())

@@ -22,14 +22,16 @@ const FILES_MAX: usize = 64;
 const IMITATION_DROPOUT: f64 = 0.1;
 
 /// What a stage learns from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StageKind {
     /// Plain text, packed to the context.
     Cpt,
     /// Conversations: their answers are imitated.
     Sft,
-    /// Preference pairs of the votes, with the loss that `training` names.
+    /// Preference pairs of the votes and of files, with the loss that
+    /// `training` names.
+    #[default]
     Dpo,
     /// Thumbs without a counterpart.
     Kto,
@@ -67,7 +69,7 @@ pub struct FileSource {
 }
 
 /// A stage with everything that holds for it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// What it learns from.
     pub kind: StageKind,

@@ -10,7 +10,8 @@ use crate::evaluate::{Evaluation, GateConfig, Refusal};
 use crate::mixture::Drawn;
 use crate::recipe::Stage;
 use crate::stage_files::FilesReport;
-use crate::train::TrainConfig;
+use crate::train::{EpochMetrics, TrainConfig};
+use crate::trial::TrialReport;
 
 /// What came of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +62,7 @@ pub struct Report {
 }
 
 /// What a stage trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageReport {
     /// The stage as it was trained.
     pub stage: Stage,
@@ -76,6 +77,9 @@ pub struct StageReport {
     pub drawn: Option<Drawn>,
     /// The epoch whose adapter was taken.
     pub epoch: usize,
+    /// What is held out, after that epoch; none without anything held out.
+    #[serde(default)]
+    pub held_out: Option<EpochMetrics>,
     /// Unpadded policy tokens.
     pub tokens: u64,
     /// Seconds of training.
@@ -138,6 +142,9 @@ pub struct TrainingReport {
     /// All stages, with what each really trained.
     #[serde(default)]
     pub stages: Vec<StageReport>,
+    /// The trial of the data on a smaller base, where there was one.
+    #[serde(default)]
+    pub trial: Option<TrialReport>,
     /// The epoch whose adapter was taken.
     pub epoch: usize,
     /// Unpadded policy tokens.
@@ -216,6 +223,9 @@ impl Report {
                 t.tokens, t.seconds, t.tokens_per_second
             );
             line("training", speed);
+            if let Some(trial) = &t.trial {
+                line("tried before on", trial.name.clone());
+            }
             for (number, stage) in (1..).zip(&t.stages) {
                 let kind = format!("{:?}", stage.stage.kind).to_lowercase();
                 line(&format!("stage {number}, {kind}"), stage.text());

@@ -148,6 +148,7 @@ impl Work {
             services: &self.services,
             folder: &self.folder,
             curves: Curves::default(),
+            best: None,
         };
         let result = train_with(job, &mut checkpoints, &mut observer, stop);
         observer.draw();
@@ -166,6 +167,7 @@ impl Work {
             files: rows.report(),
             drawn: data.drawn,
             epoch: trained.epoch,
+            held_out: observer.best.take(),
             tokens: trained.tokens,
             seconds: trained.seconds,
         };
@@ -207,6 +209,8 @@ struct Teller<'a> {
     services: &'a Services,
     folder: &'a Path,
     curves: Curves,
+    /// What is held out, after the best epoch so far.
+    best: Option<EpochMetrics>,
 }
 
 impl Teller<'_> {
@@ -245,6 +249,9 @@ impl Observer for Teller<'_> {
         Self::warn(self.services.journal.event(now, "epoch", json!(metrics)));
         let line = json!(metrics).to_string();
         Self::warn(append(&self.folder.join("epochs.jsonl"), &line));
+        if metrics.best {
+            self.best = Some(metrics.clone());
+        }
         self.curves.epoch(metrics);
         self.draw();
     }
@@ -254,5 +261,6 @@ impl Observer for Teller<'_> {
         Self::warn(write("steps.jsonl", &curve.steps));
         Self::warn(write("epochs.jsonl", &curve.epochs));
         self.curves = Curves::of(curve);
+        self.best = curve.best();
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::apply;
 use crate::progress::Progress;
 use crate::services::Services;
-use crate::train::{EpochMetrics, Observer, StepMetrics};
+use crate::train::{Curve, EpochMetrics, Observer, StepMetrics};
 
 /// Reports that wait to be written; more are dropped.
 const REPORTS_MAX: usize = 256;
@@ -68,6 +68,10 @@ impl Observer for Teller {
         }
         let last = Box::new(self.last.clone());
         self.report(Report::Epoch(last, metrics.clone()));
+    }
+
+    fn resumed(&mut self, curve: &Curve) {
+        self.best = curve.best();
     }
 }
 

@@ -11,6 +11,7 @@ mod resume;
 mod run;
 mod stages;
 mod tiny_model;
+mod trial;
 mod trl;
 
 use std::path::{Path, PathBuf};
@@ -74,8 +75,13 @@ fn real() -> Arc<BaseModel> {
 
 /// Everything that a run works with, over the tiny model.
 async fn services(data: &Path, config: &str) -> Services {
+    services_of("tiny_llama/model.gguf", data, config).await
+}
+
+/// The same over another of the goldens.
+async fn services_of(model: &str, data: &Path, config: &str) -> Services {
     let config = Config {
-        model: Some(golden("tiny_llama/model.gguf")),
+        model: Some(golden(model)),
         data: Some(data.to_owned()),
         threads: 2,
         ..Config::parse(config).unwrap()
