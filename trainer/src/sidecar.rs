@@ -87,6 +87,9 @@ pub async fn sidecar(services: &Services, stop: &Stop) -> Result<(), TrainerErro
             () = stop.wait() => return Ok(()),
             due = due(services, &calendar) => due,
         };
+        if let Err(error) = jobs::forget(services).await {
+            tracing::warn!(%error, "folders of old jobs were not removed");
+        }
         if let Due::Job(job) = due {
             failures = match work(services, *job, stop).await {
                 Ok(()) => 0,

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::rows::{Rows, Sent, read};
 use super::telling::Teller;
-use super::{ACTOR, Ended, Refused, tell};
+use super::{ACTOR, Ended, JOBS_FOLDER, Refused, tell};
 use crate::checkpoints::CheckpointFile;
 use crate::evaluate::{Evaluation, GateConfig, Subject, verdict};
 use crate::lease::HeldLease;
@@ -39,7 +39,7 @@ pub(super) async fn run(
 ) -> Result<Ended, TrainerError> {
     // 1. Its files.
     let id = &job.id;
-    let folder = services.journal.root().join("jobs").join(id.as_str());
+    let folder = services.journal.root().join(JOBS_FOLDER).join(id.as_str());
     std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
     tell(services, id, Level::Info, "Validating the files").await;
     let rows = match rows(services, job, &folder).await? {

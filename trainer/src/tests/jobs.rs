@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use fine_tuning::{HyperParameters, Job, Method, NewJob, Purpose};
-use ids::{JobId, UnixMillis};
+use fine_tuning::{Command, HyperParameters, Job, Method, NewJob, Purpose};
+use ids::{Clock, JobId, UnixMillis};
 
 use super::{services, stages};
+use crate::jobs::forget;
 use crate::{MemoryPlan, Services};
 
 const RECIPE: &str = "[eval]\nanswer_tokens_max = 4\n[training]\nepochs = 1\n\
@@ -67,4 +68,56 @@ async fn a_jobs_memory_is_planned_and_its_progress_told() {
     assert!(plan.peak_bytes == sum && plan.peak_bytes < plan.limit_bytes);
     let told = std::fs::read_to_string(data.path().join("trainer/events.jsonl")).unwrap();
     assert!(told.contains("\"event\":\"memory\""), "{told}");
+}
+
+/// A clock that stands where it was put.
+struct At(UnixMillis);
+
+impl Clock for At {
+    fn now(&self) -> UnixMillis {
+        self.0
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_of_jobs_that_have_ended_go_after_a_while() {
+    let data = tempfile::tempdir().unwrap();
+    let recipe = format!("{RECIPE}[storage]\njob_days = 3\n");
+    let mut services = services(data.path(), &recipe).await;
+    let checkpoint = |id: &str| {
+        data.path()
+            .join("trainer/jobs")
+            .join(id)
+            .join("checkpoint.bin")
+    };
+    for id in ["cancelled", "paused", "waiting", "unheard"] {
+        if id != "unheard" {
+            queued(&services, id).await;
+        }
+        std::fs::create_dir_all(checkpoint(id).parent().unwrap()).unwrap();
+        std::fs::write(checkpoint(id), "state").unwrap();
+    }
+    let now = services.clock.now();
+    for (id, command) in [("cancelled", Command::Cancel), ("paused", Command::Pause)] {
+        let id = JobId::new(id).unwrap();
+        let jobs = &services.tuning.jobs;
+        jobs.command(&id, command, now).await.unwrap();
+    }
+    let there = || -> Vec<&str> {
+        let all = ["cancelled", "paused", "waiting", "unheard"];
+        all.into_iter()
+            .filter(|id| checkpoint(id).exists())
+            .collect()
+    };
+    let after = |hours: i64| Arc::new(At(UnixMillis(now.0 + hours * 3_600_000)));
+    services.clock = after(71);
+    forget(&services).await.unwrap();
+    assert_eq!(there(), ["cancelled", "paused", "waiting", "unheard"]);
+    services.clock = after(73);
+    forget(&services).await.unwrap();
+    assert_eq!(there(), ["paused", "waiting"]);
+    // what a job that may still go on needs is never too old
+    services.clock = after(10_000);
+    forget(&services).await.unwrap();
+    assert_eq!(there(), ["paused", "waiting"]);
 }

@@ -8,6 +8,7 @@ mod real_model;
 mod recipe_files;
 mod recompute;
 mod resume;
+mod retention;
 mod run;
 mod stages;
 mod tiny_model;
