@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod adamw;
+mod evaluation_sets;
 mod jobs;
 mod real_model;
 mod recipe_files;
