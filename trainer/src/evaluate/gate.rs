@@ -53,6 +53,7 @@ impl Default for GateConfig {
             held_out_min: 1,
             goal_points_gain_min: 0.1,
             points_lost_max: 2.0,
+            // two candidates that the demo published came to 0.67 and 0.77
             length_factor_max: 3.0,
             declined_share_max: 0.1,
             refuse_displacement: false,
