@@ -12,6 +12,7 @@ use crate::evaluate::GateConfig;
 use crate::recipe::{self, Stage, StageConfig};
 use crate::retention::StorageConfig;
 use crate::train::TrainConfig;
+use crate::trial::TrialConfig;
 
 /// The longest configuration file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -46,6 +47,8 @@ pub struct Config {
     pub training: TrainConfig,
     /// The stages of a run; none is one stage of the votes' pairs.
     pub stage: Vec<StageConfig>,
+    /// A smaller base on which the data is tried first; none tries nothing.
+    pub trial: Option<TrialConfig>,
     /// How to evaluate.
     pub eval: EvalConfig,
     /// What a candidate must reach.
@@ -180,6 +183,10 @@ impl Config {
 
     fn check(&self) -> Result<(), TrainerError> {
         self.stages()?;
+        if let Some(problem) = self.trial.as_ref().and_then(TrialConfig::problem) {
+            let key = "trial";
+            return Err(TrainerError::Config { key, problem });
+        }
         if self.threads > THREADS_MAX {
             let problem = format!("{} is more than {THREADS_MAX}", self.threads);
             return Err(TrainerError::Config {
@@ -253,6 +260,8 @@ mod tests {
             "[training]\nepochs = 0",
             "[training]\nlearning_rate = -1.0",
             "[schedule]\ncron = \"every now and then\"",
+            "[trial]\naccuracy_min = 0.5",
+            "[trial]\nmodel = \"small.gguf\"\naccuracy_min = 1.5",
             "[publish]\ninitial_basis_points = 10001",
         ] {
             assert!(Config::parse(bad).is_err(), "{bad} was taken");

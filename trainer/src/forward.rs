@@ -127,6 +127,23 @@ impl FrozenModel {
         self.target_log_probs(&x, pack, with_gradient)
     }
 
+    /// The log-probability of every target, without a graph, and whether greedy
+    /// decoding would take it.
+    pub(crate) fn scored(
+        &self,
+        pack: &Pack,
+        parameters: &ParameterView,
+    ) -> Result<(Vec<f32>, Vec<bool>), TrainerError> {
+        let mut x = self.embed(&pack.tree.tokens)?; // [rows, hidden]
+        for index in 0..self.layers.len() {
+            x = self.layer(index, &x, &pack.tree, parameters)?;
+        }
+        let hidden = x.apply_op1(self.norm(&self.output_norm))?;
+        let hidden = hidden.flatten_all()?.to_vec1::<f32>()?;
+        let head = TargetLogProbs::new(self.head.clone(), Arc::clone(&pack.targets), false);
+        Ok(head.scored(&hidden))
+    }
+
     /// Adds the gradients of Σ slope · log-probability to `sums`, one vector
     /// for each group of parameters.
     pub(crate) fn add_gradients(

@@ -22,7 +22,7 @@ pub struct GateConfig {
     /// the replay set.
     pub replay_points_lost_max: f64,
     /// Most share of held-out answers that are empty or go round in circles,
-    /// above the incumbent's.
+    /// above the incumbent's; and of answers to the replay set, above the base's.
     pub degenerate_share_max: f64,
     /// Fewest held-out prompts or pairs to judge by.
     pub held_out_min: usize,
@@ -33,10 +33,10 @@ pub struct GateConfig {
     /// incumbent.
     pub points_lost_max: f64,
     /// Most factor by which answers to the replay set may be longer or shorter
-    /// than the base's.
+    /// than the base's, all together.
     pub length_factor_max: f64,
     /// Most share of held-out answers that decline to answer, above the
-    /// incumbent's.
+    /// incumbent's; and of answers to the replay set, above the base's.
     pub declined_share_max: f64,
     /// Refuse when chosen answers lost likelihood; otherwise it is only told.
     pub refuse_displacement: bool,
@@ -56,7 +56,8 @@ impl Default for GateConfig {
             held_out_min: 1,
             goal_points_gain_min: 0.1,
             points_lost_max: 2.0,
-            length_factor_max: 10.0,
+            // two candidates that the demo published came to 0.67 and 0.77
+            length_factor_max: 3.0,
             declined_share_max: 0.1,
             refuse_displacement: false,
             good_answers_lost_max: 0.0,
@@ -204,7 +205,7 @@ impl fmt::Display for Refusal {
             }
             Self::Degenerate { found, max } => write!(
                 f,
-                "{:.1}% more answers than the incumbent's are empty or repeat themselves, above {:.1}%",
+                "{:.1}% more answers than before are empty or repeat themselves, above {:.1}%",
                 percent(found),
                 percent(max)
             ),
@@ -217,7 +218,7 @@ impl fmt::Display for Refusal {
             ),
             Self::Declines { found, max } => write!(
                 f,
-                "{:.1}% more answers than the incumbent's decline to answer, above {:.1}%",
+                "{:.1}% more answers than before decline to answer, above {:.1}%",
                 percent(found),
                 percent(max)
             ),
@@ -327,6 +328,23 @@ fn replay_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
     if ratio > 0.0 && (ratio > max || ratio * max < 1.0) {
         refusals.push(Refusal::LengthDrift { ratio, max });
     }
+    let share = |after: usize, before: usize| {
+        after.saturating_sub(before) as f64 / replay.prompts.max(1) as f64
+    };
+    let (found, max) = (
+        share(replay.degenerate, replay.degenerate_base),
+        gate.degenerate_share_max,
+    );
+    if found > max {
+        refusals.push(Refusal::Degenerate { found, max });
+    }
+    let (found, max) = (
+        share(replay.declined, replay.declined_base),
+        gate.declined_share_max,
+    );
+    if found > max {
+        refusals.push(Refusal::Declines { found, max });
+    }
 }
 
 fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
@@ -407,224 +425,4 @@ fn answer_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Comparison, HeldOut, PreferenceScores, RatedScores, Replay, Row};
-    use super::*;
-
-    fn good() -> Evaluation {
-        Evaluation {
-            held_out: Some(HeldOut {
-                prompts: 20,
-                exact_before: 0,
-                exact_after: 15,
-                ..HeldOut::default()
-            }),
-            preference: Some(PreferenceScores {
-                pairs: 20,
-                reward_accuracy: 1.0,
-                ..PreferenceScores::default()
-            }),
-            replay: Some(Replay {
-                prompts: 120,
-                base_right: 100,
-                incumbent_right: 100,
-                candidate_right: 98,
-                ..Replay::default()
-            }),
-            rated: None,
-            tasks: None,
-            foreign_base: None,
-            finite: true,
-            changed: true,
-        }
-    }
-
-    #[test]
-    fn after_thumbs_alone_bad_answers_must_fall_and_good_ones_not() {
-        let gate = GateConfig::default();
-        let of = |ups, downs, good_shift_per_token, bad_shift_per_token| {
-            let rated = Some(RatedScores {
-                good: ups,
-                bad: downs,
-                good_shift_per_token,
-                bad_shift_per_token,
-                accuracy: 1.0,
-            });
-            let evaluation = Evaluation {
-                held_out: None,
-                preference: None,
-                rated,
-                ..good()
-            };
-            verdict(&evaluation, &gate)
-        };
-        assert_eq!(of(5, 5, 0.1, -0.1), []);
-        assert_eq!(of(5, 5, 0.0, -0.1), []);
-        assert_eq!(of(0, 5, 0.0, -0.1), []);
-        for bad in [
-            of(5, 5, -0.01, -0.1),
-            of(5, 5, 0.1, 0.0),
-            of(5, 5, f64::NAN, -0.1),
-            of(5, 5, 0.1, f64::NAN),
-        ] {
-            assert!(matches!(bad[..], [Refusal::Thumbs { .. }]), "{bad:?}");
-        }
-        assert!(matches!(
-            of(0, 0, 0.0, 0.0)[..],
-            [Refusal::TooLittleHeldOut { .. }]
-        ));
-    }
-
-    #[test]
-    fn a_good_candidate_passes_and_each_fault_is_named() {
-        let gate = GateConfig::default();
-        assert_eq!(verdict(&good(), &gate), []);
-        type Spoil = fn(&mut Evaluation);
-        let spoils: [(Spoil, &str); 6] = [
-            (|e| e.finite = false, "finite"),
-            (|e| e.changed = false, "changes nothing"),
-            (
-                |e| {
-                    e.held_out = Some(HeldOut {
-                        prompts: 20,
-                        ..HeldOut::default()
-                    })
-                },
-                "exact match",
-            ),
-            (
-                |e| {
-                    let scores = PreferenceScores {
-                        pairs: 9,
-                        ..PreferenceScores::default()
-                    };
-                    e.preference = Some(scores);
-                },
-                "preference",
-            ),
-            (
-                |e| {
-                    e.replay = Some(Replay {
-                        base_right: 50,
-                        candidate_right: 40,
-                        ..Replay::default()
-                    })
-                },
-                "replay",
-            ),
-            (
-                |e| {
-                    let answers = HeldOut {
-                        prompts: 20,
-                        exact_after: 15,
-                        degenerate: 5,
-                        ..HeldOut::default()
-                    };
-                    e.held_out = Some(answers);
-                },
-                "repeat",
-            ),
-        ];
-        for (spoil, word) in spoils {
-            let mut evaluation = good();
-            spoil(&mut evaluation);
-            let refusals = verdict(&evaluation, &gate);
-            assert_eq!(refusals.len(), 1, "{word}: {refusals:?}");
-            assert!(refusals[0].to_string().contains(word), "{}", refusals[0]);
-        }
-    }
-
-    #[test]
-    fn nothing_held_out_is_refused() {
-        let empty = Evaluation {
-            held_out: None,
-            preference: None,
-            rated: None,
-            replay: None,
-            tasks: None,
-            foreign_base: None,
-            finite: true,
-            changed: true,
-        };
-        assert_eq!(verdict(&empty, &GateConfig::default()).len(), 1);
-    }
-
-    fn row(set: &str, difference: f64) -> Row {
-        Row {
-            set: set.to_owned(),
-            metric: Metric::ExactMatch,
-            tasks: 50,
-            base: 0.5,
-            incumbent: 0.5,
-            candidate: 0.5 + difference,
-            difference,
-            low: difference,
-            high: difference,
-        }
-    }
-
-    fn with_tasks(rows: Vec<Row>) -> Evaluation {
-        Evaluation {
-            tasks: Some(Comparison {
-                rows,
-                ..Comparison::default()
-            }),
-            ..good()
-        }
-    }
-
-    #[test]
-    fn the_goal_must_rise_and_nothing_else_fall() {
-        let gate = GateConfig::default();
-        let of =
-            |goal, other| verdict(&with_tasks(vec![row("goal", goal), row("a", other)]), &gate);
-        assert_eq!(of(0.1, 0.0), []);
-        assert_eq!(of(0.1, -0.019), []);
-        assert!(matches!(of(0.0, 0.0)[..], [Refusal::Goal { .. }]));
-        assert!(matches!(of(0.1, -0.03)[..], [Refusal::Lost { .. }]));
-        assert!(matches!(of(f64::NAN, 0.0)[0], Refusal::NotMeasured));
-    }
-
-    #[test]
-    fn strange_answers_and_foreign_adapters_do_not_get_out() {
-        let gate = GateConfig::default();
-        type Spoil = fn(&mut Evaluation);
-        let spoils: [(Spoil, &str); 4] = [
-            (
-                |e| e.foreign_base = Some(BaseDigest(ids::Sha256Digest::of(b"another"))),
-                "another base",
-            ),
-            (
-                |e| e.replay.iter_mut().for_each(|r| r.length_ratio = 11.0),
-                "as long",
-            ),
-            (
-                |e| e.replay.iter_mut().for_each(|r| r.length_ratio = 0.09),
-                "as long",
-            ),
-            (
-                |e| e.held_out.iter_mut().for_each(|h| h.declined = 3),
-                "decline",
-            ),
-        ];
-        for (spoil, word) in spoils {
-            let mut evaluation = good();
-            spoil(&mut evaluation);
-            let refusals = verdict(&evaluation, &gate);
-            assert_eq!(refusals.len(), 1, "{word}: {refusals:?}");
-            assert!(refusals[0].to_string().contains(word), "{}", refusals[0]);
-        }
-    }
-
-    #[test]
-    fn whatever_a_metric_loses_beyond_the_margin_is_refused() {
-        // Every loss on a grid, for each share: refused exactly above the margin.
-        let gate = GateConfig::default();
-        for step in 0..=100 {
-            let points = f64::from(step) * 0.5;
-            let evaluation = with_tasks(vec![row("goal", 0.2), row("other", -points / 100.0)]);
-            let refused = !verdict(&evaluation, &gate).is_empty();
-            assert_eq!(refused, points > gate.points_lost_max + 1e-9, "{points}");
-        }
-    }
-}
+mod tests;
