@@ -101,6 +101,7 @@ mod tests {
                 ..HeldOut::default()
             }),
             preference: None,
+            rated: None,
             replay: Some(Replay {
                 base_right: 10,
                 incumbent_right: 10,
