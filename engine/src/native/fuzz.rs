@@ -21,9 +21,8 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
 
 use super::adapters::{AdapterRegistry, NoRoom};
+use super::backend::Placement;
 use super::blocks::BlockManager;
-use super::cache::KvCache;
-use super::forward::{Forward, kv_layout};
 use super::inbox::Inbox;
 use super::lora::DeviceAdapter;
 use super::request::{Submission, events_max};
@@ -38,6 +37,7 @@ const RESIDENT: u64 = 3;
 const PAGES: usize = 14;
 const WAITING_MAX: u32 = 12;
 const STEMS: usize = 4;
+const PLACEMENT: Placement = Placement::Cpu(Precision::Int8);
 
 type Events = mpsc::Receiver<Result<ChatEvent, EngineError>>;
 /// The tokens of one choice.
@@ -120,7 +120,7 @@ fn version(model: &BaseModel, seed: u64) -> Version {
 
 fn laid_out(model: &BaseModel, version: &Version) -> DeviceAdapter {
     let Version { digest, adapter } = version;
-    DeviceAdapter::new(*digest, adapter, &model.config, Precision::Int8)
+    PLACEMENT.lay_out(*digest, adapter, &model.config).unwrap()
 }
 
 impl Machine {
@@ -131,8 +131,7 @@ impl Machine {
             model: Arc::clone(model),
             inbox: Arc::clone(&inbox),
             gauges: Arc::new(Gauges::default()),
-            forward: Forward::new(Arc::clone(model), context_length, Precision::Int8),
-            cache: KvCache::new(kv_layout(model)),
+            backend: PLACEMENT.backend(model, context_length, PAGES).unwrap(),
             scheduler: Scheduler::new(blocks, 6, 40),
             requests: BTreeMap::new(),
             next_request: 0,
@@ -392,7 +391,8 @@ impl Fuzz {
         // what was cancelled before the step is gone after it
         assert_eq!(worker.requests.len(), self.open.len());
         assert!(worker.scheduler.kv_cache_usage() <= 1.0);
-        assert!(worker.cache.byte_len() <= (PAGES * worker.cache.layout().page_bytes()) as u64);
+        let kv_bytes_max = PAGES as u64 * PLACEMENT.page_bytes(&self.model);
+        assert!(worker.backend.kv_byte_len() <= kv_bytes_max);
         let adapters = &self.machine.adapters;
         assert!(adapters.bytes() <= adapters.budget());
         let mut leases = self

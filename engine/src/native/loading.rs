@@ -10,11 +10,11 @@ use std::time::Duration;
 use ids::AdapterDigest;
 use model::BaseModel;
 use model::lora::LoraAdapter;
-use model::quant::Precision;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::adapters::{AdapterRegistry, NoRoom, Reservation};
+use super::backend::Placement;
 use super::lora::DeviceAdapter;
 use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
 
@@ -26,7 +26,7 @@ pub(super) struct Loader {
     pub(super) model: Arc<BaseModel>,
     pub(super) adapters: Arc<AdapterRegistry>,
     /// That of the engine, which decides how factors are kept.
-    pub(super) precision: Precision,
+    pub(super) placement: Placement,
     /// How long a load waits for sequences to let go of others' memory.
     pub(super) wait_max: Duration,
     /// Held by the load whose turn it is.
@@ -47,8 +47,8 @@ impl Loader {
         }
         // while it is laid out it is not in the budget: one load at a time
         // bounds what that can be
-        let (model, precision) = (Arc::clone(&self.model), self.precision);
-        let lay_out = move || lay_out(&package, &model, precision);
+        let (model, placement) = (Arc::clone(&self.model), self.placement.clone());
+        let lay_out = move || lay_out(&package, &model, &placement);
         let adapter = super::engine::run_blocking(lay_out).await??;
         let reservation = self.reserve(adapter.byte_len(), deadline).await?;
         Ok(reservation.complete(adapter))
@@ -80,7 +80,7 @@ impl Loader {
 fn lay_out(
     package: &AdapterPackage,
     model: &BaseModel,
-    precision: Precision,
+    placement: &Placement,
 ) -> Result<DeviceAdapter, EngineError> {
     let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
     if digest != package.digest {
@@ -89,10 +89,5 @@ fn lay_out(
     }
     let adapter = LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
         .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-    Ok(DeviceAdapter::new(
-        digest,
-        &adapter,
-        &model.config,
-        precision,
-    ))
+    placement.lay_out(digest, &adapter, &model.config)
 }

@@ -1,4 +1,4 @@
-//! An adapter laid out for the kernels.
+//! An adapter laid out for what computes with it.
 
 use ids::AdapterDigest;
 use model::kernels::{Factor, FactorFormat, LowRankPair};
@@ -6,11 +6,21 @@ use model::lora::{LoraAdapter, ModuleId};
 use model::quant::Precision;
 use model::{ModelConfig, Projection};
 
+#[cfg(feature = "candle")]
+use super::candle::AdapterTensors;
+
 /// A resident adapter's matrices, immutable.
 pub(super) struct DeviceAdapter {
     pub(super) digest: AdapterDigest,
     pub(super) rank: usize,
-    pairs: Vec<[Option<LowRankPair>; Projection::ALL.len()]>,
+    factors: Factors,
+}
+
+enum Factors {
+    /// For our own kernels, by layer and projection.
+    Cpu(Vec<[Option<LowRankPair>; Projection::ALL.len()]>),
+    #[cfg(feature = "candle")]
+    Candle(AdapterTensors),
 }
 
 impl DeviceAdapter {
@@ -42,20 +52,53 @@ impl DeviceAdapter {
         Self {
             digest,
             rank: adapter.max_rank(),
-            pairs,
+            factors: Factors::Cpu(pairs),
+        }
+    }
+
+    /// An adapter whose factors are tensors.
+    #[cfg(feature = "candle")]
+    pub(super) fn in_candle(
+        digest: AdapterDigest,
+        adapter: &LoraAdapter,
+        tensors: AdapterTensors,
+    ) -> Self {
+        Self {
+            digest,
+            rank: adapter.max_rank(),
+            factors: Factors::Candle(tensors),
         }
     }
 
     /// Bytes of memory.
     pub(super) fn byte_len(&self) -> u64 {
-        let pairs = self.pairs.iter().flatten().flatten();
-        pairs
-            .map(|pair| (pair.a.byte_len() + pair.b.byte_len()) as u64)
-            .sum()
+        match &self.factors {
+            Factors::Cpu(pairs) => pairs
+                .iter()
+                .flatten()
+                .flatten()
+                .map(|pair| (pair.a.byte_len() + pair.b.byte_len()) as u64)
+                .sum(),
+            #[cfg(feature = "candle")]
+            Factors::Candle(tensors) => tensors.byte_len(),
+        }
     }
 
-    /// The factors of a module, if it is adapted.
+    /// The factors of a module for our own kernels, if it is adapted.
     pub(super) fn pair(&self, layer: usize, projection: Projection) -> Option<&LowRankPair> {
-        self.pairs[layer][projection as usize].as_ref()
+        match &self.factors {
+            Factors::Cpu(pairs) => pairs[layer][projection as usize].as_ref(),
+            #[cfg(feature = "candle")]
+            Factors::Candle(_) => None,
+        }
+    }
+
+    /// The factors as tensors, if they are.
+    #[cfg(feature = "candle")]
+    pub(super) fn tensors(&self) -> Option<&AdapterTensors> {
+        match &self.factors {
+            Factors::Cpu(_) => None,
+            Factors::Candle(tensors) => Some(tensors),
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The engine's thread: it alone runs the model and owns the cache.
+//! The engine's thread: it alone runs the model and owns the cache, whatever
+//! computes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use model::{BaseModel, kernels};
 
-use super::cache::KvCache;
-use super::forward::{Chunk, Forward};
+use super::backend::Backend;
+use super::forward::Chunk;
 use super::inbox::{Inbox, Mode};
 use super::request::{RequestId, RequestState, Submission};
 use super::scheduler::{Planned, Scheduler};
@@ -36,8 +37,7 @@ pub(super) struct Worker {
     pub(super) model: Arc<BaseModel>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) gauges: Arc<Gauges>,
-    pub(super) forward: Forward,
-    pub(super) cache: KvCache,
+    pub(super) backend: Box<dyn Backend>,
     pub(super) scheduler: Scheduler,
     pub(super) requests: BTreeMap<RequestId, RequestState>,
     pub(super) next_request: u64,
@@ -63,8 +63,10 @@ impl Worker {
         self.drop_ended();
         let plan = self.scheduler.schedule();
         self.note_started();
-        let mut logits = self.run_model(&plan);
-        self.postprocess(&plan, &mut logits);
+        match self.run_model(&plan) {
+            Ok(mut logits) => self.postprocess(&plan, &mut logits),
+            Err(error) => self.fail_planned(&plan, &error),
+        }
         self.publish();
     }
 
@@ -106,9 +108,9 @@ impl Worker {
 
     /// Computes the planned tokens; the logits of those sequences that are
     /// complete, in the plan's order.
-    fn run_model(&mut self, plan: &[Planned]) -> Vec<f32> {
+    fn run_model(&mut self, plan: &[Planned]) -> Result<Vec<f32>, EngineError> {
         if plan.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let chunk = |planned: &Planned| {
             let sequence = &self.scheduler.running[planned.index];
@@ -122,7 +124,21 @@ impl Worker {
             }
         };
         let chunks: Vec<Chunk<'_>> = plan.iter().map(chunk).collect();
-        self.forward.run(&mut self.cache, &chunks)
+        self.backend.run(&chunks)
+    }
+
+    /// Ends the requests of a batch that could not be computed. What was
+    /// computed before stays findable; what was not is known to nobody.
+    fn fail_planned(&mut self, plan: &[Planned], error: &EngineError) {
+        tracing::error!(%error, sequences = plan.len(), "a batch failed");
+        for planned in plan {
+            let request = self.scheduler.running[planned.index].request;
+            if let Some(request) = self.requests.remove(&request) {
+                request.fail(error.clone());
+            }
+        }
+        self.scheduler
+            .remove(|sequence| !self.requests.contains_key(&sequence.request));
     }
 
     /// Chooses the next token of every sequence that has logits, tells its
@@ -193,7 +209,7 @@ impl Worker {
         store(&gauges.prefix_queries, counters.prefix_queries);
         store(&gauges.prefix_hits, counters.prefix_hits);
         store(&gauges.preemptions, counters.preemptions);
-        store(&gauges.kv_bytes, self.cache.byte_len());
+        store(&gauges.kv_bytes, self.backend.kv_byte_len());
         gauges.steps.fetch_add(1, Ordering::Relaxed);
         let waiting = u32::try_from(self.scheduler.waiting.len()).unwrap_or(u32::MAX);
         self.inbox.set_scheduled(waiting);

@@ -2,7 +2,7 @@
 
 use engine::AdapterPackage;
 use engine::conformance::{self, Fixture};
-use engine::native::{NativeEngine, NativeOptions};
+use engine::native::{Device, NativeEngine, NativeOptions};
 use ids::AdapterDigest;
 use model::ModelConfig;
 use model::lora::{LoraAdapter, LoraConfig};
@@ -34,8 +34,14 @@ pub(crate) fn package(config: &ModelConfig, seed: u64) -> AdapterPackage {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite() {
+    suite(Device::Cpu).await;
+}
+
+/// The suite with an engine on a device.
+pub(crate) async fn suite(device: Device) {
     let model = model();
     let options = NativeOptions {
+        device,
         running_max: 8,
         waiting_max: 16,
         kv_tokens_max: 4096,

@@ -8,6 +8,8 @@
 )]
 
 mod architectures;
+#[cfg(feature = "candle")]
+mod candle;
 mod conformance;
 mod constraint;
 mod folders;

@@ -1,0 +1,80 @@
+//! The forward pass in candle's tensors, on candle's CPU device: everything that
+//! runs on a GPU but the kernels themselves, against the same goldens.
+
+use engine::native::{self, Device};
+use model::quant::Precision;
+
+use crate::architectures::{adapter, expected, largest_difference, open};
+use crate::conformance::suite;
+use crate::golden::mean_divergence;
+use crate::support::model;
+
+const F32: Device = Device::Candle { bf16: false };
+const BF16: Device = Device::Candle { bf16: true };
+
+/// With dequantized weights, by candle's quantized kernels, and in BF16: how far
+/// logits may be off.
+const WAYS: [(Device, Precision, f32); 3] = [
+    (F32, Precision::F32, 1e-3),
+    (F32, Precision::Int8, 0.5),
+    (BF16, Precision::Int8, 0.5),
+];
+
+#[test]
+fn logits_of_every_architecture_with_and_without_adapters_are_transformers() {
+    for name in ["llama_linear", "llama3", "qwen2", "qwen3", "phi3", "gemma3"] {
+        let model = open(name);
+        let (tokens, base) = expected(name, "base");
+        let has_adapter = ["qwen2", "phi3"].contains(&name);
+        for (device, precision, tolerance) in WAYS {
+            let logits =
+                |adapter| native::logits_on(device, &model, adapter, &tokens, precision).unwrap();
+            let off = largest_difference(&logits(None), &base);
+            println!("{name} on {device}, {precision:?}: {off}");
+            assert!(off < tolerance, "{name} on {device}, {precision:?}: {off}");
+            if has_adapter {
+                let (_, adapted) = expected(name, "adapter");
+                let found = logits(Some(&adapter(name, &model)));
+                let off = largest_difference(&found, &adapted);
+                assert!(off < tolerance, "{name}, adapted, on {device}: {off}");
+            }
+        }
+    }
+}
+
+fn divergence(device: Device, precision: Precision) -> (f64, f64) {
+    let (ours, llama_cpps) = mean_divergence(|tokens| {
+        native::logits_on(device, &model(), None, tokens, precision).unwrap()
+    });
+    println!("{device}, {precision:?}: {ours}, llama.cpp's {llama_cpps}");
+    (ours, llama_cpps)
+}
+
+#[test]
+fn the_real_models_divergence_from_transformers_is_no_more_than_llama_cpps() {
+    let (ours, llama_cpps) = divergence(F32, Precision::Int8);
+    assert!(ours <= 1.1 * llama_cpps, "{ours}");
+}
+
+#[test]
+fn in_f32_nothing_but_rounding_differs() {
+    let (ours, _) = divergence(F32, Precision::F32);
+    assert!(ours < 1e-5, "{ours}");
+}
+
+/// Eight bits of mantissa in what enters products cost as much again.
+#[test]
+fn in_bf16_the_divergence_is_at_most_twice_llama_cpps() {
+    let (ours, llama_cpps) = divergence(BF16, Precision::Int8);
+    assert!(ours <= 2.0 * llama_cpps, "{ours}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite() {
+    suite(F32).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_in_bf16() {
+    suite(BF16).await;
+}
