@@ -115,6 +115,7 @@ fn options(config: &EngineConfig) -> NativeOptions {
     let seconds =
         |configured: Option<u64>, default| configured.map_or(default, Duration::from_secs);
     NativeOptions {
+        device: config.device.unwrap_or(default.device),
         threads: config.threads.unwrap_or(default.threads),
         running_max: config.running_max.unwrap_or(default.running_max),
         waiting_max: config.waiting_max.unwrap_or(default.waiting_max),

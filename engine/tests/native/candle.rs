@@ -13,11 +13,11 @@ const F32: Device = Device::Candle { bf16: false };
 const BF16: Device = Device::Candle { bf16: true };
 
 /// With dequantized weights, by candle's quantized kernels, and in BF16: how far
-/// logits may be off.
+/// logits may be off. (The adapters move them by more than 1.)
 const WAYS: [(Device, Precision, f32); 3] = [
     (F32, Precision::F32, 1e-3),
     (F32, Precision::Int8, 0.5),
-    (BF16, Precision::Int8, 0.5),
+    (BF16, Precision::Int8, 0.75),
 ];
 
 #[test]

@@ -252,6 +252,7 @@ mod tests {
         for (text, needle) in [
             ("modle = 'x'", "modle"),
             ("[engine]\nthreds = 2", "threds"),
+            ("[engine]\ndevice = 'gpu'", "cuda:0"),
             ("[[keys]]\nname = 'a'\nkey = 'short'", "at least 16"),
             ("[[keys]]\nname = 'a'", "exactly one"),
             ("[[keys]]\nname = 'a'\nkey_sha256 = 'zz'", "64 hexadecimal"),
