@@ -23,4 +23,6 @@ if [ -f "$CACHE/features-warm" ]; then
 fi
 step "Tests"
 cargo test --locked --release --workspace
+step "OpenAI's clients"
+scripts/clients.sh
 step "All checks passed"

@@ -95,10 +95,18 @@ impl ChatRequest {
         let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
         require(longest <= STOP_BYTES_MAX, "stop", "one is too long")?;
         require(
-            self.constraint.is_none() || !self.ignore_eos,
+            !self.ignore_eos || (self.constraint.is_none() && self.tools.is_none()),
             "ignore_eos",
-            "a completion that is held to a grammar ends with it",
+            "a completion with a grammar or tools ends with it",
         )?;
+        require(
+            self.tools.is_none() || self.constraint.is_none(),
+            "tools",
+            "they cannot be combined with another form of the answer",
+        )?;
+        if let Some(tools) = &self.tools {
+            tools.check()?;
+        }
         if let Some(constraint) = &self.constraint {
             constraint.check()?;
         }

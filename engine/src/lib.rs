@@ -10,6 +10,8 @@ mod check;
 pub mod conformance;
 mod constraint;
 pub mod native;
+pub mod tools;
 
 pub use api::*;
 pub use constraint::{Constraint, GRAMMAR_BYTES_MAX, GRAMMAR_NESTING_MAX, Grammar};
+pub use tools::{Tool, ToolCall, ToolCallDelta, ToolChoice, ToolUse};

@@ -16,7 +16,7 @@ use crate::app::{App, Serving};
 use crate::config::EngineConfig;
 use crate::guard;
 use crate::routing::{
-    Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
+    Followed, Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
 };
 
 /// Who writes the first document of a public name.
@@ -57,7 +57,8 @@ pub(crate) fn start(
 async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(), String> {
     let started = Instant::now();
     let path = app.config.model.clone();
-    let options = options(&app.config.engine);
+    let options = options(&app.config.engine, app.config.keys.len());
+    let adapter_wait_max = options.adapter_wait_max;
     let open = move || open(&path, options);
     let engine = tokio::task::spawn_blocking(open)
         .await
@@ -78,6 +79,7 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
         app.adapters.clone(),
         engine.clone(),
         app.metrics.clone(),
+        adapter_wait_max,
     ));
     let sync = Arc::new(Synchronizer {
         control: app.control.clone(),
@@ -88,6 +90,7 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
         clock: app.clock.clone(),
         models: app.config.models.clone(),
         memory: tokio::sync::Mutex::new(Memory::default()),
+        followed: std::sync::Mutex::new(Followed::default()),
     });
     sync.refresh().await.map_err(|error| error.to_string())?;
     let serving = Serving {
@@ -103,24 +106,30 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
 }
 
 fn open(path: &Path, options: NativeOptions) -> Result<NativeEngine, String> {
-    NativeEngine::open(path, options).map_err(|error| error.to_string())
+    let path = hub::resolve_and_log(path).map_err(|error| error.to_string())?;
+    NativeEngine::open(&path, options).map_err(|error| error.to_string())
 }
 
-fn options(config: &EngineConfig) -> NativeOptions {
+fn options(config: &EngineConfig, keys: usize) -> NativeOptions {
     let default = NativeOptions::default();
     let kv_tokens_default = match config.kv_bytes_max {
         None => default.kv_tokens_max,
         Some(_) => u32::MAX,
     };
+    let waiting_max = config.waiting_max.unwrap_or(default.waiting_max);
+    // one key cannot fill the queue where there are others
+    let half = (keys > 1).then(|| waiting_max.div_ceil(2));
     let seconds =
         |configured: Option<u64>, default| configured.map_or(default, Duration::from_secs);
     NativeOptions {
         device: config.device.unwrap_or(default.device),
         threads: config.threads.unwrap_or(default.threads),
         running_max: config.running_max.unwrap_or(default.running_max),
-        waiting_max: config.waiting_max.unwrap_or(default.waiting_max),
+        waiting_max,
+        waiting_per_tenant_max: config.waiting_per_tenant_max.or(half),
         kv_tokens_max: config.kv_tokens_max.unwrap_or(kv_tokens_default),
         kv_bytes_max: config.kv_bytes_max.or(default.kv_bytes_max),
+        kv_cache: config.kv_cache.unwrap_or(default.kv_cache),
         prefix_cache: config.prefix_cache.unwrap_or(default.prefix_cache),
         context_length_max: config.context_length_max.or(default.context_length_max),
         adapter_bytes_max: config

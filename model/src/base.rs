@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ids::BaseDigest;
+use serde_json::Value as Json;
 
 use crate::ModelError;
 use crate::chat_template::{ChatTemplate, TemplateMessage};
@@ -98,6 +99,39 @@ impl BaseModel {
             .collect();
         let prompt = self.template.render(&messages, add_generation_prompt)?;
         self.tokenizer.encode_escaped(&prompt, true, Some(ESCAPE))
+    }
+
+    /// Like [`Self::encode_chat`] for messages with calls and results, and with
+    /// functions; for a template that [takes tools](ChatTemplate::tool_markup).
+    ///
+    /// # Errors
+    /// As [`Self::encode_chat`].
+    pub fn encode_chat_with_tools(
+        &self,
+        messages: &[Json],
+        tools: Option<&[Json]>,
+    ) -> Result<Vec<u32>, ModelError> {
+        let escaped = |values: &[Json]| -> Vec<Json> {
+            values.iter().map(|value| self.escape_all(value)).collect()
+        };
+        let (messages, tools) = (escaped(messages), tools.map(escaped));
+        let prompt = self
+            .template
+            .render_json(&messages, tools.as_deref(), true)?;
+        self.tokenizer.encode_escaped(&prompt, true, Some(ESCAPE))
+    }
+
+    /// `value` with every text in it escaped.
+    fn escape_all(&self, value: &Json) -> Json {
+        match value {
+            Json::String(text) => Json::String(self.escape(text)),
+            Json::Array(items) => items.iter().map(|item| self.escape_all(item)).collect(),
+            Json::Object(map) => map
+                .iter()
+                .map(|(key, value)| (self.escape(key), self.escape_all(value)))
+                .collect(),
+            other => other.clone(),
+        }
     }
 
     /// The tokens of `answer` after the prompt of `messages`, with the end mark

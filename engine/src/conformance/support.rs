@@ -6,8 +6,8 @@ use ids::AdapterDigest;
 
 use super::{Violation, expect};
 use crate::api::{
-    ChatEvent, ChatMessage, ChatRequest, ChatStream, Engine, FinishReason, Role, SamplingParams,
-    TokenLogprob, Usage,
+    ChatEvent, ChatMessage, ChatRequest, ChatStream, Engine, FinishReason, Role, TokenLogprob,
+    Usage,
 };
 
 const POLL: Duration = Duration::from_millis(5);
@@ -16,18 +16,8 @@ const POLLS_MAX: u32 = 4000;
 /// A greedy request with log-probabilities.
 pub(super) fn request(text: &str, max_tokens: u32) -> ChatRequest {
     ChatRequest {
-        messages: vec![ChatMessage {
-            role: Role::User,
-            content: text.to_owned(),
-        }],
-        adapter: None,
-        sampling: SamplingParams::greedy(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        n: 1,
         top_logprobs: Some(3),
-        ignore_eos: false,
-        constraint: None,
+        ..ChatRequest::greedy(vec![ChatMessage::new(Role::User, text)], max_tokens)
     }
 }
 
@@ -63,6 +53,7 @@ pub(super) async fn gather(mut stream: ChatStream, n: u32) -> Result<Answer, Vio
                 choice,
                 text,
                 logprobs,
+                ..
             } => {
                 let choice = choice_mut(&mut choices, choice)?;
                 expect(

@@ -2,7 +2,9 @@
 //!
 //! A load that needs room evicts versions that no sequence uses and nobody
 //! pinned, the longest unused first. Where sequences still use too much it is
-//! told to wait for them; see [`super::loading`].
+//! told to wait for them; see [`super::loading`]. Requests for what is resident
+//! pass a waiting load by, but only so often: then the versions that are to make
+//! room take no new ones until it has its room.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +24,10 @@ pub(super) const CLAIM_GRACE: Duration = Duration::from_secs(1);
 /// After how long room is looked for even if nobody told of any: a version whose
 /// time to be claimed has run out does not tell.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How many leases are given past a load that waits for room, before versions
+/// yield to it.
+pub(super) const PASSED_BY_MAX: u32 = 64;
 
 /// All resident adapters, within a budget of bytes.
 pub(super) struct AdapterRegistry {
@@ -43,6 +49,14 @@ struct State {
     /// Counts uses, so that they have an order.
     uses: u64,
     evictions: u64,
+    /// The load that waits for room; there is at most one.
+    waiting_load: Option<WaitingLoad>,
+}
+
+struct WaitingLoad {
+    bytes: u64,
+    /// Leases given since it waits.
+    passed_by: u32,
 }
 
 struct Resident {
@@ -50,6 +64,8 @@ struct Resident {
     bytes: u64,
     leases: u32,
     accepts: bool,
+    /// Whether it takes no new sequence because a load waits for its memory.
+    yields: bool,
     /// The number of its last use.
     used: u64,
     /// Until when it waits for its first use.
@@ -63,7 +79,7 @@ impl Resident {
             rank: u32::try_from(self.adapter.rank).unwrap_or(u32::MAX),
             bytes: self.bytes,
             leases: self.leases,
-            accepts_requests: self.accepts,
+            accepts_requests: self.accepts && !self.yields,
         }
     }
 }
@@ -78,6 +94,11 @@ pub(super) struct AdapterLease {
 pub(super) struct Reservation {
     registry: Arc<AdapterRegistry>,
     bytes: u64,
+}
+
+/// Says that a load waits for room, while it lives.
+pub(super) struct Waiting {
+    registry: Arc<AdapterRegistry>,
 }
 
 /// Why bytes could not be set aside.
@@ -131,11 +152,12 @@ impl AdapterRegistry {
         self.freed.notify_one();
     }
 
-    /// If the version is resident: makes it accept requests, and describes it.
+    /// If the version is resident, and yields to no load: makes it accept
+    /// requests, and describes it.
     pub(super) fn revive(&self, digest: &AdapterDigest) -> Option<AdapterInfo> {
         let mut state = self.state.lock();
         let used = state.next_use();
-        let resident = state.residents.get_mut(digest)?;
+        let resident = state.residents.get_mut(digest).filter(|r| !r.yields)?;
         resident.accepts = true;
         resident.used = used;
         resident.unclaimed_until = Some(Instant::now() + self.claim_grace);
@@ -154,6 +176,15 @@ impl AdapterRegistry {
         })
     }
 
+    /// Says that a load waits for `bytes`, until what is given back is dropped.
+    pub(super) fn wait_for(self: &Arc<Self>, bytes: u64) -> Waiting {
+        let passed_by = 0;
+        self.state.lock().waiting_load = Some(WaitingLoad { bytes, passed_by });
+        Waiting {
+            registry: Arc::clone(self),
+        }
+    }
+
     /// Ends some time after there may be more room.
     pub(super) async fn freed(&self) {
         // told or not, it is looked at again
@@ -166,11 +197,12 @@ impl AdapterRegistry {
         digest: &AdapterDigest,
     ) -> Result<AdapterLease, EngineError> {
         let mut state = self.state.lock();
+        state.pass_by(self.budget);
         let used = state.next_use();
         let resident = state
             .residents
             .get_mut(digest)
-            .filter(|resident| resident.accepts);
+            .filter(|resident| resident.accepts && !resident.yields);
         let resident = resident.ok_or(EngineError::AdapterNotLoaded(*digest))?;
         resident.leases += 1;
         resident.used = used;
@@ -213,6 +245,34 @@ impl State {
     fn remove(&mut self, digest: &AdapterDigest) {
         if let Some(resident) = self.residents.remove(digest) {
             self.reserved -= resident.bytes;
+        }
+    }
+
+    /// Counts a lease that is asked for while a load waits. After enough of them
+    /// the longest unused versions that would make its room yield.
+    fn pass_by(&mut self, budget: u64) {
+        let Some(load) = &mut self.waiting_load else {
+            return;
+        };
+        load.passed_by = load.passed_by.saturating_add(1);
+        if load.passed_by != PASSED_BY_MAX {
+            return;
+        }
+        let mut room = budget.saturating_sub(self.reserved);
+        let pinned = &self.pinned;
+        let mut unpinned: Vec<&mut Resident> = self
+            .residents
+            .iter_mut()
+            .filter(|(digest, _)| !pinned.contains(digest))
+            .map(|(_, resident)| resident)
+            .collect();
+        unpinned.sort_by_key(|resident| resident.used);
+        for resident in unpinned {
+            if room >= load.bytes {
+                break;
+            }
+            resident.yields = true;
+            room += resident.bytes;
         }
     }
 
@@ -275,6 +335,7 @@ impl Reservation {
                 bytes,
                 leases: 0,
                 accepts: true,
+                yields: false,
                 used,
                 unclaimed_until: None,
             }
@@ -292,6 +353,16 @@ impl Drop for Reservation {
         if self.bytes > 0 {
             self.registry.state.lock().reserved -= self.bytes;
             self.registry.freed.notify_one();
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.registry.state.lock();
+        state.waiting_load = None;
+        for resident in state.residents.values_mut() {
+            resident.yields = false;
         }
     }
 }
@@ -332,3 +403,7 @@ impl Drop for AdapterLease {
         self.registry.freed.notify_one();
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;

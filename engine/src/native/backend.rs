@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use ids::AdapterDigest;
-use model::lora::LoraAdapter;
+use model::kernels::KvFormat;
+use model::lora::{LoraAdapter, PeftReader};
 use model::quant::Precision;
-use model::{BaseModel, ModelConfig};
+use model::{BaseModel, ModelConfig, ModelError};
 
 use super::cache::KvCache;
 #[cfg(feature = "candle")]
-use super::candle::{CandleBackend, Place};
+use super::candle::{AdapterTensors, CandleBackend, Place, failed};
 use super::device::Device;
 use super::forward::{Chunk, Forward, kv_layout};
 use super::lora::DeviceAdapter;
@@ -33,7 +34,10 @@ pub(super) trait Backend: Send {
 #[derive(Clone)]
 pub(super) enum Placement {
     /// By our own kernels.
-    Cpu(Precision),
+    Cpu {
+        precision: Precision,
+        kv_cache: KvFormat,
+    },
     /// By candle's.
     #[cfg(feature = "candle")]
     Candle(Place),
@@ -43,11 +47,23 @@ impl Placement {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if this program has no code for it, or there is
-    /// no such device.
-    pub(super) fn open(device: Device, precision: Precision) -> Result<Self, EngineError> {
+    /// [`EngineError::Failed`] if this program has no code for it, there is no
+    /// such device, or it cannot keep keys and values so.
+    pub(super) fn open(
+        device: Device,
+        precision: Precision,
+        kv_cache: KvFormat,
+    ) -> Result<Self, EngineError> {
+        if device != Device::Cpu && kv_cache == KvFormat::Q8_0 {
+            return Err(EngineError::Failed(format!(
+                "keys and values in 8 bits are for the device cpu, not for {device}"
+            )));
+        }
         match device {
-            Device::Cpu => Ok(Self::Cpu(precision)),
+            Device::Cpu => Ok(Self::Cpu {
+                precision,
+                kv_cache,
+            }),
             #[cfg(feature = "candle")]
             Device::Candle { bf16 } => Ok(Self::Candle(Place::on_cpu(bf16, precision))),
             #[cfg(feature = "cuda")]
@@ -62,7 +78,7 @@ impl Placement {
     /// Bytes of a page of the cache.
     pub(super) fn page_bytes(&self, model: &BaseModel) -> u64 {
         match self {
-            Self::Cpu(_) => kv_layout(model).page_bytes() as u64,
+            Self::Cpu { kv_cache, .. } => kv_layout(model, *kv_cache).page_bytes() as u64,
             #[cfg(feature = "candle")]
             Self::Candle(place) => place.page_bytes(&model.config),
         }
@@ -83,10 +99,18 @@ impl Placement {
         #[cfg(not(feature = "candle"))]
         let _ = pages;
         match self {
-            Self::Cpu(precision) => Ok(Box::new(CpuBackend {
-                forward: Forward::new(Arc::clone(model), context_length, *precision),
-                cache: KvCache::new(kv_layout(model)),
-            })),
+            Self::Cpu {
+                precision,
+                kv_cache,
+            } => {
+                if *precision != Precision::F32 {
+                    model.weights.pack();
+                }
+                Ok(Box::new(CpuBackend {
+                    forward: Forward::new(Arc::clone(model), context_length, *precision),
+                    cache: KvCache::new(kv_layout(model, *kv_cache)),
+                }))
+            }
             #[cfg(feature = "candle")]
             Self::Candle(place) => {
                 let backend = CandleBackend::new(place, model, context_length, pages)?;
@@ -106,11 +130,49 @@ impl Placement {
         config: &ModelConfig,
     ) -> Result<DeviceAdapter, EngineError> {
         match self {
-            Self::Cpu(precision) => Ok(DeviceAdapter::new(digest, adapter, config, *precision)),
+            Self::Cpu { precision, .. } => {
+                Ok(DeviceAdapter::new(digest, adapter, config, *precision))
+            }
             #[cfg(feature = "candle")]
             Self::Candle(place) => {
-                let tensors = super::candle::AdapterTensors::new(place, adapter, config)?;
-                Ok(DeviceAdapter::in_candle(digest, adapter, tensors))
+                let mut tensors = AdapterTensors::new(config);
+                for (id, pair) in &adapter.modules {
+                    let added = tensors.add(place, config, *id, pair);
+                    added.map_err(|error| failed(&error))?;
+                }
+                Ok(DeviceAdapter::in_candle(digest, tensors))
+            }
+        }
+    }
+
+    /// Lays out the parts of an adapter as they are read.
+    ///
+    /// # Errors
+    /// [`EngineError::AdapterRejected`] if a file is unfit,
+    /// [`EngineError::Failed`] if the device has too little memory.
+    pub(super) fn read(
+        &self,
+        digest: AdapterDigest,
+        files: &PeftReader<'_>,
+        config: &ModelConfig,
+    ) -> Result<DeviceAdapter, EngineError> {
+        let rejected = |error: ModelError| EngineError::AdapterRejected(error.to_string());
+        match self {
+            Self::Cpu { precision, .. } => {
+                DeviceAdapter::read(digest, files, config, *precision).map_err(rejected)
+            }
+            #[cfg(feature = "candle")]
+            Self::Candle(place) => {
+                let mut tensors = AdapterTensors::new(config);
+                let mut added = Ok(());
+                let read = files.for_each(|id, pair| {
+                    if added.is_ok() {
+                        added = tensors.add(place, config, id, &pair);
+                    }
+                });
+                read.map_err(rejected)?;
+                added.map_err(|error| failed(&error))?;
+                Ok(DeviceAdapter::in_candle(digest, tensors))
             }
         }
     }
@@ -139,17 +201,31 @@ impl Backend for CpuBackend {
     }
 }
 
-#[cfg(all(test, not(feature = "cuda")))]
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
+    fn refusal(device: Device, kv_cache: KvFormat) -> String {
+        let opened = Placement::open(device, Precision::Int8, kv_cache);
+        opened.err().unwrap().to_string()
+    }
+
+    #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_device_that_was_not_built_in_is_refused_with_its_features_name() {
-        let error = Placement::open(Device::Cuda(0), Precision::Int8).err();
-        let text = error.unwrap().to_string();
+        let text = refusal(Device::Cuda(0), KvFormat::F32);
         assert!(
             text.contains("cuda:0") && text.contains("feature `cuda`"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_cache_that_a_device_cannot_keep_is_refused() {
+        let text = refusal(Device::Candle { bf16: true }, KvFormat::Q8_0);
+        assert!(
+            text.contains("8 bits") && text.contains("candle-bf16"),
             "{text}"
         );
     }

@@ -1,20 +1,22 @@
 //! Loading an adapter version: its files are checked and laid out; then it
 //! waits, within a deadline, for room in the adapters' memory.
 //!
-//! Never runs on the device thread. One load at a time, in the order in which
-//! they came, so that what is laid out but has no room yet is one adapter.
+//! Never runs on the device thread, and gives way to it (see
+//! [`super::background`]). One load at a time, in the order in which they came, so
+//! that what is laid out but has no room yet is one adapter.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ids::AdapterDigest;
 use model::BaseModel;
-use model::lora::LoraAdapter;
+use model::lora::PeftReader;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::adapters::{AdapterRegistry, NoRoom, Reservation};
 use super::backend::Placement;
+use super::background::Background;
 use super::lora::DeviceAdapter;
 use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
 
@@ -29,6 +31,8 @@ pub(super) struct Loader {
     pub(super) placement: Placement,
     /// How long a load waits for sequences to let go of others' memory.
     pub(super) wait_max: Duration,
+    /// Where versions are checked and laid out.
+    pub(super) background: Background,
     /// Held by the load whose turn it is.
     pub(super) turn: Mutex<()>,
 }
@@ -49,19 +53,22 @@ impl Loader {
         // bounds what that can be
         let (model, placement) = (Arc::clone(&self.model), self.placement.clone());
         let lay_out = move || lay_out(&package, &model, &placement);
-        let adapter = super::engine::run_blocking(lay_out).await??;
+        let adapter = self.background.run(lay_out).await??;
         let reservation = self.reserve(adapter.byte_len(), deadline).await?;
         Ok(reservation.complete(adapter))
     }
 
     /// Sets bytes aside, and waits for them until the deadline.
     async fn reserve(&self, bytes: u64, deadline: Instant) -> Result<Reservation, EngineError> {
+        let mut waiting = None;
         loop {
             match self.adapters.reserve(bytes) {
                 Ok(reservation) => return Ok(reservation),
                 Err(NoRoom::Ever(error)) => return Err(error),
                 Err(NoRoom::Now) if Instant::now() >= deadline => return Err(self.timed_out()),
                 Err(NoRoom::Now) => {
+                    // from here on requests for what is resident pass it by, but not for ever
+                    waiting.get_or_insert_with(|| self.adapters.wait_for(bytes));
                     // woken or not, it is looked at again; late means refused
                     let _ = tokio::time::timeout_at(deadline, self.adapters.freed()).await;
                 }
@@ -82,12 +89,36 @@ fn lay_out(
     model: &BaseModel,
     placement: &Placement,
 ) -> Result<DeviceAdapter, EngineError> {
-    let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
+    // both take about as long, and where nothing runs there is a CPU for each
+    let (digest, laid_out) = std::thread::scope(|scope| {
+        let digest = || AdapterDigest::of_files(&package.config_json, &package.safetensors);
+        let digest = std::thread::Builder::new().spawn_scoped(scope, digest);
+        let laid_out = read(package, model, placement);
+        let digest = digest.map(std::thread::ScopedJoinHandle::join);
+        (digest, laid_out)
+    });
+    let failed = |reason: &str| EngineError::Failed(reason.to_owned());
+    let digest = digest
+        .map_err(|error| EngineError::Failed(error.to_string()))?
+        .map_err(|_| failed("a digest could not be computed"))?;
     if digest != package.digest {
         let reason = format!("its files have the digest {digest}, not {}", package.digest);
         return Err(EngineError::AdapterRejected(reason));
     }
-    let adapter = LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
+    laid_out
+}
+
+fn read(
+    package: &AdapterPackage,
+    model: &BaseModel,
+    placement: &Placement,
+) -> Result<DeviceAdapter, EngineError> {
+    let AdapterPackage {
+        digest,
+        config_json,
+        safetensors,
+    } = package;
+    let files = PeftReader::open(config_json, safetensors, &model.config)
         .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-    placement.lay_out(digest, &adapter, &model.config)
+    placement.read(*digest, &files, &model.config)
 }

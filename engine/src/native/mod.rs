@@ -9,6 +9,7 @@
 
 mod adapters;
 mod backend;
+mod background;
 mod blocks;
 mod cache;
 #[cfg(feature = "candle")]
@@ -25,7 +26,11 @@ mod loading;
 mod lora;
 mod open;
 mod options;
+mod pace;
 mod prefix;
+mod prompt;
+mod queue;
+mod reading;
 mod request;
 mod rope;
 mod sampler;
@@ -40,6 +45,7 @@ mod worker;
 pub use device::{Device, UnknownDevice};
 pub use engine::NativeEngine;
 pub use model::FolderFormat;
+pub use model::kernels::KvFormat;
 pub use open::OpenError;
-pub use options::NativeOptions;
-pub use scoring::{TokenScore, logits, logits_on, score};
+pub use options::{NativeOptions, THREADS_MAX};
+pub use scoring::{TokenScore, logits, logits_on, logits_with_cache, score};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ids::{AdapterDigest, Sha256Digest};
 use model::BaseModel;
-use model::kernels::{self, PAGE_TOKENS};
+use model::kernels::{self, KvFormat, PAGE_TOKENS};
 use model::lora::LoraAdapter;
 use model::quant::Precision;
 
@@ -41,8 +41,21 @@ pub fn logits(
     tokens: &[u32],
     precision: Precision,
 ) -> Vec<f32> {
+    logits_with_cache(model, adapter, tokens, precision, KvFormat::default())
+}
+
+/// Like [`logits`], with keys and values kept as given.
+#[must_use]
+pub fn logits_with_cache(
+    model: &Arc<BaseModel>,
+    adapter: Option<&LoraAdapter>,
+    tokens: &[u32],
+    precision: Precision,
+    kv_cache: KvFormat,
+) -> Vec<f32> {
     let mut all = Vec::with_capacity(tokens.len() * model.config.vocab_size);
-    run(model, adapter, tokens, 0, precision, |_, logits| {
+    let computed = (precision, kv_cache);
+    run(model, adapter, tokens, 0, computed, |_, logits| {
         all.extend_from_slice(logits);
     });
     all
@@ -59,7 +72,7 @@ pub fn logits_on(
     tokens: &[u32],
     precision: Precision,
 ) -> Result<Vec<f32>, EngineError> {
-    let placement = Placement::open(device, precision)?;
+    let placement = Placement::open(device, precision, KvFormat::default())?;
     let adapter = adapter
         .map(|adapter| placement.lay_out(NAME, adapter, &model.config))
         .transpose()?;
@@ -96,7 +109,7 @@ pub fn score(
         adapter,
         context,
         first - 1,
-        precision,
+        (precision, KvFormat::default()),
         |position, logits| {
             let token = tokens[position + 1] as usize;
             let logprob = logits[token] - kernels::log_sum_exp(logits);
@@ -114,13 +127,13 @@ fn run(
     adapter: Option<&LoraAdapter>,
     tokens: &[u32],
     first: usize,
-    precision: Precision,
+    (precision, kv_cache): (Precision, KvFormat),
     mut each: impl FnMut(usize, &[f32]),
 ) {
     let adapter =
         adapter.map(|adapter| DeviceAdapter::new(NAME, adapter, &model.config, precision));
     let forward = Forward::new(Arc::clone(model), tokens.len(), precision);
-    let mut cache = KvCache::new(kv_layout(model));
+    let mut cache = KvCache::new(kv_layout(model, kv_cache));
     let Ok(()) = run_chunks(
         tokens,
         first,

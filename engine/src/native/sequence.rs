@@ -8,10 +8,12 @@ use model::Tokenizer;
 use super::adapters::AdapterLease;
 use super::blocks::PageTable;
 use super::constraint::GrammarState;
+use super::queue::Tenant;
+use super::reading::Reading;
 use super::request::{RequestId, Submission};
 use super::sampler::{self, Sampler};
-use super::text::TextStream;
 use crate::api::{EngineError, FinishReason, TokenLogprob};
+use crate::tools::{Read, ToolReader};
 
 /// One choice of a request.
 pub(super) struct Sequence {
@@ -26,20 +28,25 @@ pub(super) struct Sequence {
     pub(super) cached_tokens: Option<u32>,
     pub(super) prompt_tokens: usize,
     pub(super) lease: Option<AdapterLease>,
+    pub(super) tenant: Tenant,
+    /// The number of its first admission; none before.
+    pub(super) ticket: Option<u64>,
+    /// Tokens that its tenant was charged for.
+    pub(super) served: usize,
     tokens_max: usize,
     sampler: Sampler,
     /// Where the grammar begins, until the sequence runs for the first time:
     /// those that wait share it.
     grammar_start: Option<Arc<GrammarState>>,
     grammar: Option<GrammarState>,
-    text: TextStream,
+    reading: Reading,
     top_logprobs: Option<u8>,
     ignore_eos: bool,
 }
 
 /// What a sampled token means for a sequence.
 pub(super) struct Advance {
-    pub(super) text: String,
+    pub(super) read: Read,
     pub(super) logprobs: Vec<TokenLogprob>,
     pub(super) finished: Option<FinishReason>,
 }
@@ -50,6 +57,8 @@ impl Sequence {
         let chat = &submission.request;
         let lease = submission.lease.as_ref();
         let adapter = lease.map(|lease| lease.adapter().digest);
+        let tools = chat.tools.as_ref();
+        let reader = tools.map(|tools| ToolReader::new(tools, submission.tool_markup));
         Self {
             request,
             choice,
@@ -59,11 +68,14 @@ impl Sequence {
             cached_tokens: None,
             prompt_tokens: submission.prompt.len(),
             lease: submission.lease.clone(),
+            tenant: chat.tenant.clone(),
+            ticket: None,
+            served: 0,
             tokens_max: submission.prompt.len() + submission.max_tokens as usize,
             sampler: Sampler::new(&chat.sampling, choice, &submission.prompt),
             grammar_start: submission.grammar.clone(),
             grammar: None,
-            text: TextStream::new(&chat.stop),
+            reading: Reading::new(&chat.stop, reader),
             top_logprobs: chat.top_logprobs,
             ignore_eos: chat.ignore_eos,
         }
@@ -123,24 +135,28 @@ impl Sequence {
         } else {
             tokenizer.token_bytes(token)
         };
-        let visible = self.text.push(if ended { &[] } else { shown });
-        let finished = if visible.stopped || ended || completed {
+        let mut read = self.reading.push(if ended { &[] } else { shown });
+        if self.reading.is_done() || ended || completed || self.tokens.len() >= self.tokens_max {
+            let rest = self.reading.finish();
+            read.text.push_str(&rest.text);
+            read.calls.extend(rest.calls);
+        }
+        let stopped = self.reading.is_done() || ended || completed;
+        let finished = if stopped && self.reading.has_calls() {
+            Some(FinishReason::ToolCalls)
+        } else if stopped {
             Some(FinishReason::Stop)
         } else if self.tokens.len() >= self.tokens_max {
             Some(FinishReason::Length)
         } else {
             None
         };
-        let mut text = visible.text;
-        if finished.is_some() && !visible.stopped {
-            text.push_str(&self.text.finish());
-        }
         let logprobs = match (self.top_logprobs, original) {
             (Some(top), Some(logits)) if !ended => vec![describe(&logits, token, top, tokenizer)],
             _ => Vec::new(),
         };
         Ok(Advance {
-            text,
+            read,
             logprobs,
             finished,
         })

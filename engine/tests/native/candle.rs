@@ -45,6 +45,7 @@ fn logits_of_every_architecture_with_and_without_adapters_are_transformers() {
 /// With dequantized weights, since candle's CPU kernels for the blocks take
 /// minutes for as many tokens.
 #[test]
+#[ignore = "takes minutes: `make check-features` runs it"]
 fn of_the_real_model_nothing_but_rounding_differs() {
     let (ours, _) = mean_divergence(|tokens| {
         native::logits_on(F32, &model(), None, tokens, Precision::F32).unwrap()
@@ -53,11 +54,13 @@ fn of_the_real_model_nothing_but_rounding_differs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: `make check-features` runs it"]
 async fn the_suite() {
     suite(F32).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: `make check-features` runs it"]
 async fn the_suite_in_bf16() {
     suite(BF16).await;
 }

@@ -8,14 +8,18 @@
 )]
 
 mod architectures;
-#[cfg(feature = "candle")]
 mod candle;
 mod conformance;
 mod constraint;
 mod folders;
+mod generation;
 mod golden;
+mod kv_cache;
 mod lifecycle;
 mod peft;
 mod prefix;
 mod support;
+mod swaps;
+mod tenants;
 mod tiers;
+mod tools;

@@ -253,6 +253,10 @@ mod tests {
             ("modle = 'x'", "modle"),
             ("[engine]\nthreds = 2", "threds"),
             ("[engine]\ndevice = 'gpu'", "cuda:0"),
+            (
+                "[engine]\nthreads = 257",
+                "engine.threads: 257 is more than 256",
+            ),
             ("[[keys]]\nname = 'a'\nkey = 'short'", "at least 16"),
             ("[[keys]]\nname = 'a'", "exactly one"),
             ("[[keys]]\nname = 'a'\nkey_sha256 = 'zz'", "64 hexadecimal"),

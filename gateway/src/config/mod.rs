@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::native::THREADS_MAX;
 use ids::ModelName;
 use store::{Durability, RedisCredentials};
 
@@ -69,17 +70,22 @@ pub struct Config {
 pub struct EngineConfig {
     /// What computes: `cpu`, or `cuda:0` where the feature `cuda` is built in.
     pub device: Option<engine::native::Device>,
-    /// Threads that compute on the CPU.
+    /// Threads that compute on the CPU, at most [`engine::native::THREADS_MAX`].
     pub threads: Option<usize>,
     /// The most sequences in a batch.
     pub running_max: Option<u32>,
     /// The most sequences that may wait.
     pub waiting_max: Option<u32>,
+    /// The most of them with one API key; with several keys a half by default,
+    /// else as many as may wait.
+    pub waiting_per_tenant_max: Option<u32>,
     /// The most tokens in the key-value cache; without it and with
     /// `kv_bytes_max` only the bytes count.
     pub kv_tokens_max: Option<u32>,
     /// The most bytes of the key-value cache.
     pub kv_bytes_max: Option<u64>,
+    /// How keys and values are kept: `f32` or `q8_0`.
+    pub kv_cache: Option<engine::native::KvFormat>,
     /// Whether requests share the keys and values of a common beginning.
     pub prefix_cache: Option<bool>,
     /// A shorter context than the model's own.
@@ -154,10 +160,18 @@ impl Config {
     /// Checks what only shows when all options are together.
     ///
     /// # Errors
-    /// [`ConfigError::OpenToAll`], and names that occur twice.
+    /// [`ConfigError::OpenToAll`], names that occur twice, and more threads than
+    /// the engine can have.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.keys.is_empty() && !self.listen.ip().is_loopback() {
             return Err(ConfigError::OpenToAll(self.listen));
+        }
+        let threads = self.engine.threads.unwrap_or(0);
+        if threads > THREADS_MAX {
+            return Err(ConfigError::Value {
+                name: "engine.threads".to_owned(),
+                reason: format!("{threads} is more than {THREADS_MAX}"),
+            });
         }
         let twice = |name: &str, value: &str| ConfigError::Value {
             name: name.to_owned(),

@@ -1,11 +1,10 @@
 //! An adapter's factors as tensors.
 
 use candle_core::Tensor;
-use model::lora::{LoraAdapter, LoraPair, ModuleId};
+use model::lora::{LoraPair, ModuleId};
 use model::{ModelConfig, Projection};
 
-use super::{Place, Result, failed};
-use crate::api::EngineError;
+use super::{Place, Result};
 
 /// The factors of one module.
 struct Pair {
@@ -15,35 +14,43 @@ struct Pair {
     b: Tensor,
 }
 
-/// All factors of an adapter, immutable.
+/// All factors of an adapter, immutable once they are all there.
 pub(in crate::native) struct AdapterTensors {
+    rank: usize,
     /// By layer and projection.
     pairs: Vec<[Option<Pair>; Projection::ALL.len()]>,
 }
 
 impl AdapterTensors {
-    /// Copies an adapter that was checked against `config` to a device.
+    /// An adapter without any module yet.
+    pub(in crate::native) fn new(config: &ModelConfig) -> Self {
+        let layers = 0..config.layer_count;
+        Self {
+            rank: 0,
+            pairs: layers.map(|_| Default::default()).collect(),
+        }
+    }
+
+    /// Copies a module that was checked against `config` to a device.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if there is no room.
-    pub(in crate::native) fn new(
+    /// The device's, which may have no room.
+    pub(in crate::native) fn add(
+        &mut self,
         place: &Place,
-        adapter: &LoraAdapter,
         config: &ModelConfig,
-    ) -> std::result::Result<Self, EngineError> {
-        let mut pairs = Vec::with_capacity(config.layer_count);
-        for layer in 0..config.layer_count {
-            let mut of_layer = [const { None }; Projection::ALL.len()];
-            for projection in Projection::ALL {
-                if let Some(pair) = adapter.modules.get(&ModuleId { layer, projection }) {
-                    let shape = config.projection_shape(projection);
-                    let pair = Pair::new(place, pair, shape).map_err(|error| failed(&error))?;
-                    of_layer[projection as usize] = Some(pair);
-                }
-            }
-            pairs.push(of_layer);
-        }
-        Ok(Self { pairs })
+        id: ModuleId,
+        pair: &LoraPair,
+    ) -> Result<()> {
+        let shape = config.projection_shape(id.projection);
+        self.rank = self.rank.max(pair.rank);
+        self.pairs[id.layer][id.projection as usize] = Some(Pair::new(place, pair, shape)?);
+        Ok(())
+    }
+
+    /// The largest rank.
+    pub(in crate::native) fn rank(&self) -> usize {
+        self.rank
     }
 
     /// Bytes of the device's memory.

@@ -83,7 +83,7 @@ impl Place {
     }
 }
 
-fn failed(error: &Error) -> EngineError {
+pub(super) fn failed(error: &Error) -> EngineError {
     EngineError::Failed(error.to_string())
 }
 

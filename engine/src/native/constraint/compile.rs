@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::state::{GrammarState, plain};
 use super::vocabulary::token_environment;
 use crate::api::EngineError;
-use crate::constraint::{Constraint, Grammar};
+use crate::constraint::{Constraint, Grammar, spaced};
 
 /// Grammars that are compiled at the same time.
 const COMPILING_MAX: usize = 2;
@@ -24,9 +24,6 @@ const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 /// Stack of a compiling thread: the compiler is recursive, and this is several
 /// times what [`crate::GRAMMAR_NESTING_MAX`] levels take.
 const COMPILE_STACK_BYTES: usize = 16 << 20;
-/// White space between the parts of JSON: a space, or a new line with its
-/// indentation. Small models would fill their answers with more.
-const JSON_SPACE: &str = r"[\x20\x09]{1,16}|\x0A[\x20\x09]{0,16}";
 
 /// What one grammar may cost. A mask may take some 10 ms of one CPU at most,
 /// which is what every other stream then waits for.
@@ -137,15 +134,4 @@ fn compile(factory: &ParserFactory, constraint: &Constraint) -> Result<GrammarSt
         other => other,
     })?;
     Ok(state)
-}
-
-/// A schema with our white space, whatever it says itself.
-fn spaced(mut schema: Value) -> Value {
-    if let Value::Object(map) = &mut schema {
-        map.insert(
-            "x-guidance".to_owned(),
-            json!({"whitespace_pattern": JSON_SPACE}),
-        );
-    }
-    schema
 }
