@@ -39,6 +39,6 @@ else
 fi
 
 say "Compiling the kernels for compute capability $CUDA_COMPUTE_CAP, and checking the code with the feature cuda (the first time takes some ten minutes on two cores)"
-cargo clippy --locked --release -p engine -p gateway --features engine/cuda,gateway/cuda --all-targets -- -D warnings
+cargo clippy --locked --release -p engine -p gateway -p trainer --features engine/cuda,gateway/cuda,trainer/cuda --all-targets -- -D warnings
 touch "$CACHE/cuda/warm"
 say "The CUDA code compiles. It was not run: that needs a GPU."

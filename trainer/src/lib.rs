@@ -21,6 +21,7 @@ mod lease;
 mod loss;
 mod memory;
 mod mixture;
+mod operations;
 mod ops;
 mod pack;
 mod parameters;
@@ -34,6 +35,7 @@ mod services;
 mod sidecar;
 mod stage_data;
 mod stages;
+mod tensors;
 #[cfg(test)]
 mod tests;
 mod thumbs;
@@ -59,6 +61,7 @@ pub use retention::StorageConfig;
 pub use services::Services;
 pub use sidecar::{Stop, again, once, sidecar};
 pub use stage_data::StageReport;
+pub use tensors::{Compute, Place};
 
 /// Runs blocking work on a thread of its own.
 async fn blocking<R: Send + 'static>(

@@ -137,7 +137,8 @@ impl Work {
     ) -> Result<(Trained, StageReport), TrainerError> {
         let (base, config) = (&self.services.base, &self.stage.training);
         let data = StageData::collect(base, &self.prepared, &self.stage)?;
-        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
+        let (place, positions_max) = (&self.services.place, config.sequence_tokens_max);
+        let model = FrozenModel::on(place, &base.weights, &base.config, positions_max)?;
         let parameters = parameter_report(&model, &Parameters::from_adapter(start)?);
         tracing::info!("{:?}: {parameters}", self.stage.kind);
         if let Some(drawn) = &data.drawn {
@@ -187,6 +188,9 @@ impl Work {
     /// keeps its plan, since packs decide the last bit of a sum.
     fn planned(&self, data: &StageData, parameters: usize) -> Result<TrainConfig, TrainerError> {
         let config = &self.stage.training;
+        if self.services.place.tensors().is_some() {
+            return Ok(self.services.place.recipe(config));
+        }
         let path = self.folder.join("memory.json");
         let before = std::fs::read(&path)
             .ok()

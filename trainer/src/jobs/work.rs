@@ -178,10 +178,15 @@ async fn train(
         }
     };
     let (mut teller, writing) = Teller::start(services, &job.id);
-    let (rows, config, stop) = (Arc::clone(rows), config.clone(), Arc::clone(stop));
-    let folder: PathBuf = folder.to_owned();
+    let (rows, config, stop) = (
+        Arc::clone(rows),
+        services.place.recipe(config),
+        Arc::clone(stop),
+    );
+    let (folder, place): (PathBuf, _) = (folder.to_owned(), services.place.clone());
     let outcome = crate::compute(services.config.threads, move || {
-        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
+        let positions_max = config.sequence_tokens_max;
+        let model = FrozenModel::on(&place, &base.weights, &base.config, positions_max)?;
         let training = Training {
             model: &model,
             base: base.digest,

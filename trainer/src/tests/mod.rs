@@ -7,6 +7,7 @@ mod real_model;
 mod recompute;
 mod resume;
 mod run;
+mod tensors;
 mod tiny_model;
 mod trl;
 
