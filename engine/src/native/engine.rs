@@ -10,7 +10,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
-use model::{BaseModel, ModelError};
+use model::{BaseModel, ModelError, TokenCost};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -126,6 +126,12 @@ impl NativeEngine {
 
     pub(super) fn model(&self) -> &BaseModel {
         &self.model
+    }
+
+    /// What one token costs, to hold against a machine's limits.
+    #[must_use]
+    pub fn token_cost(&self) -> TokenCost {
+        self.model.weights.token_cost()
     }
 
     /// Steps of the engine's thread since the start.
