@@ -5,7 +5,6 @@ use engine::native::{self, Device};
 use model::quant::Precision;
 
 use crate::architectures::{adapter, expected, largest_difference, open};
-use crate::conformance::suite;
 use crate::golden::mean_divergence;
 use crate::support::model;
 
@@ -45,17 +44,10 @@ fn logits_of_every_architecture_with_and_without_adapters_are_transformers() {
 /// With dequantized weights, since candle's CPU kernels for the blocks take
 /// minutes for as many tokens.
 #[test]
-#[ignore = "takes minutes: `make check-features` runs it"]
+#[ignore = "takes half a minute: `make check-features` runs it"]
 fn of_the_real_model_nothing_but_rounding_differs() {
     let (ours, _) = mean_divergence(|tokens| {
         native::logits_on(F32, &model(), None, tokens, Precision::F32).unwrap()
     });
     assert!(ours < 1e-5, "{ours}");
-}
-
-/// The same, so that a token takes no seconds.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes: `make check-features` runs it"]
-async fn the_suite() {
-    suite(F32, Precision::F32).await;
 }

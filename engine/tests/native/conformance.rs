@@ -2,11 +2,10 @@
 
 use engine::AdapterPackage;
 use engine::conformance::{self, Fixture};
-use engine::native::{Device, NativeEngine, NativeOptions};
+use engine::native::{NativeEngine, NativeOptions};
 use ids::AdapterDigest;
 use model::ModelConfig;
 use model::lora::{LoraAdapter, LoraConfig};
-use model::quant::Precision;
 
 use crate::support::model;
 
@@ -35,15 +34,8 @@ pub(crate) fn package(config: &ModelConfig, seed: u64) -> AdapterPackage {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite() {
-    suite(Device::Cpu, Precision::Int8).await;
-}
-
-/// The suite with an engine on a device.
-pub(crate) async fn suite(device: Device, precision: Precision) {
     let model = model();
     let options = NativeOptions {
-        device,
-        precision,
         running_max: 8,
         waiting_max: 16,
         kv_tokens_max: 4096,
