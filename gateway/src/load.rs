@@ -122,6 +122,7 @@ fn options(config: &EngineConfig, keys: usize) -> NativeOptions {
     let seconds =
         |configured: Option<u64>, default| configured.map_or(default, Duration::from_secs);
     NativeOptions {
+        device: config.device.unwrap_or(default.device),
         threads: config.threads.unwrap_or(default.threads),
         running_max: config.running_max.unwrap_or(default.running_max),
         waiting_max,

@@ -68,7 +68,9 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineConfig {
-    /// Threads that compute, at most [`engine::native::THREADS_MAX`].
+    /// What computes: `cpu`, or `cuda:0` where the feature `cuda` is built in.
+    pub device: Option<engine::native::Device>,
+    /// Threads that compute on the CPU, at most [`engine::native::THREADS_MAX`].
     pub threads: Option<usize>,
     /// The most sequences in a batch.
     pub running_max: Option<u32>,
