@@ -10,6 +10,9 @@ mod check;
 pub mod conformance;
 mod constraint;
 pub mod native;
+pub mod parts;
+mod residents;
+mod vocabulary;
 
 pub use api::*;
 pub use constraint::{Constraint, GRAMMAR_BYTES_MAX, GRAMMAR_NESTING_MAX, Grammar};

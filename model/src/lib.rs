@@ -27,7 +27,7 @@ pub use chat_template::{
 };
 pub use config::{ModelConfig, SlidingWindow};
 pub use error::ModelError;
-pub use folder::FolderFormat;
+pub use folder::{FolderFormat, PublishedModel};
 pub use projection::Projection;
 pub use rope::RopeConfig;
 pub use tokenizer::{TEXT_BYTES_MAX, Tokenizer};

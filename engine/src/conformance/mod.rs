@@ -24,6 +24,18 @@ pub struct Fixture {
     pub adapters: [AdapterPackage; 2],
     /// One whose digest is right but which does not fit the base.
     pub misfit: AdapterPackage,
+    /// What a batch may change in an answer.
+    pub batching: Batching,
+}
+
+/// How alike a completion in a batch and the same alone are. Their tokens are the
+/// same always.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Batching {
+    /// All of their bits: nothing depends on the other rows.
+    Exact,
+    /// Log-probabilities differ by this at most.
+    Rounds(f32),
 }
 
 /// What an engine did not keep.
@@ -53,10 +65,10 @@ pub enum Violation {
 /// # Errors
 /// The first violation.
 pub async fn run(engine: &dyn Engine, fixture: &Fixture) -> Result<(), Violation> {
-    text::run(engine).await?;
+    text::run(engine, fixture.batching).await?;
     errors::run(engine).await?;
     constraints::run(engine).await?;
-    limits::run(engine).await?;
+    limits::run(engine, fixture.batching).await?;
     adapters::run(engine, fixture).await
 }
 

@@ -14,7 +14,7 @@ use model::{BaseModel, ModelError, TemplateMessage};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::adapters::{AdapterRegistry, CLAIM_GRACE};
+use super::adapters::AdapterRegistry;
 use super::blocks::BlockManager;
 use super::cache::KvCache;
 use super::constraint::Grammars;
@@ -29,6 +29,8 @@ use crate::api::{
     AdapterInfo, AdapterPackage, BaseInfo, Capacity, ChatMessage, ChatRequest, ChatStream, Engine,
     EngineError,
 };
+use crate::residents::CLAIM_GRACE;
+use crate::vocabulary::Vocabulary;
 
 /// Stack of the engine's thread; grammars recurse on it.
 const STACK_BYTES: usize = 8 << 20;
@@ -95,7 +97,7 @@ impl NativeEngine {
             turn: tokio::sync::Mutex::default(),
         };
         Ok(Self {
-            grammars: Grammars::new(Arc::clone(&model)),
+            grammars: Grammars::new(Arc::clone(&model) as Arc<dyn Vocabulary>),
             model,
             info,
             running_max: options.running_max.max(1),
@@ -288,6 +290,10 @@ impl Engine for NativeEngine {
 
     fn adapters(&self) -> Vec<AdapterInfo> {
         self.adapters.list()
+    }
+
+    async fn shutdown(&self) {
+        Self::shutdown(self).await;
     }
 
     fn capacity(&self) -> Capacity {

@@ -14,7 +14,7 @@ use model::quant::Precision;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::adapters::{AdapterRegistry, NoRoom, Reservation};
+use super::adapters::AdapterRegistry;
 use super::lora::DeviceAdapter;
 use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
 
@@ -50,23 +50,10 @@ impl Loader {
         let (model, precision) = (Arc::clone(&self.model), self.precision);
         let lay_out = move || lay_out(&package, &model, precision);
         let adapter = super::engine::run_blocking(lay_out).await??;
-        let reservation = self.reserve(adapter.byte_len(), deadline).await?;
+        let bytes = adapter.byte_len();
+        let reservation = self.adapters.reserve_until(bytes, deadline, self.wait_max);
+        let reservation = reservation.await?;
         Ok(reservation.complete(adapter))
-    }
-
-    /// Sets bytes aside, and waits for them until the deadline.
-    async fn reserve(&self, bytes: u64, deadline: Instant) -> Result<Reservation, EngineError> {
-        loop {
-            match self.adapters.reserve(bytes) {
-                Ok(reservation) => return Ok(reservation),
-                Err(NoRoom::Ever(error)) => return Err(error),
-                Err(NoRoom::Now) if Instant::now() >= deadline => return Err(self.timed_out()),
-                Err(NoRoom::Now) => {
-                    // woken or not, it is looked at again; late means refused
-                    let _ = tokio::time::timeout_at(deadline, self.adapters.freed()).await;
-                }
-            }
-        }
     }
 
     fn timed_out(&self) -> EngineError {

@@ -8,7 +8,7 @@
 mod adapters;
 mod blocks;
 mod cache;
-mod constraint;
+pub(crate) mod constraint;
 mod engine;
 mod forward;
 #[cfg(test)]
@@ -22,13 +22,13 @@ mod options;
 mod prefix;
 mod request;
 mod rope;
-mod sampler;
+pub(crate) mod sampler;
 mod scheduler;
 mod scoring;
 mod sequence;
 mod shares;
 mod synthetic;
-mod text;
+pub(crate) mod text;
 mod worker;
 
 pub use engine::NativeEngine;

@@ -63,10 +63,35 @@ pub struct Config {
     pub show_arm: bool,
 }
 
-/// How the engine is sized; what is absent is the engine's own default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+/// What computes the answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// The engine of this workspace.
+    #[default]
+    Native,
+    /// The crate `mistralrs`, in builds that have it.
+    Mistralrs,
+}
+
+impl EngineKind {
+    /// Its name in configuration files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Mistralrs => "mistralrs",
+        }
+    }
+}
+
+/// Which engine, and how it is sized; what is absent is the engine's own default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineConfig {
+    /// What computes the answers.
+    #[serde(default)]
+    pub engine: EngineKind,
     /// Threads that compute.
     pub threads: Option<usize>,
     /// The most sequences in a batch.
@@ -90,6 +115,30 @@ pub struct EngineConfig {
     pub queue_wait_seconds: Option<u64>,
     /// What the matrices of a published folder are quantized to: `q8_0` or `q4_k`.
     pub quantize: Option<engine::native::FolderFormat>,
+    /// What mistralrs quantizes the matrices of a published folder to.
+    pub isq: Option<String>,
+}
+
+impl EngineConfig {
+    /// Refuses what the engine that is asked for does not know.
+    fn check(&self) -> Result<(), ConfigError> {
+        let foreign = match self.engine {
+            EngineKind::Native => vec![("isq", self.isq.is_some())],
+            EngineKind::Mistralrs => vec![
+                ("threads", self.threads.is_some()),
+                ("kv_tokens_max", self.kv_tokens_max.is_some()),
+                ("kv_bytes_max", self.kv_bytes_max.is_some()),
+                ("quantize", self.quantize.is_some()),
+            ],
+        };
+        match foreign.into_iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some((name, _)) => Err(ConfigError::Value {
+                name: format!("engine.{name}"),
+                reason: format!("the engine {:?} does not have it", self.engine.as_str()),
+            }),
+        }
+    }
 }
 
 /// Why a configuration was refused.
@@ -157,6 +206,7 @@ impl Config {
         if self.keys.is_empty() && !self.listen.ip().is_loopback() {
             return Err(ConfigError::OpenToAll(self.listen));
         }
+        self.engine.check()?;
         let twice = |name: &str, value: &str| ConfigError::Value {
             name: name.to_owned(),
             reason: format!("{value:?} occurs twice"),

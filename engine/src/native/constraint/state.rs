@@ -9,7 +9,7 @@ const REASON_CHARS_MAX: usize = 400;
 
 /// The parser of one sequence. It moves with the chosen tokens alone: what the
 /// cache holds, and whether it was lost, does not matter to it.
-pub(in crate::native) struct GrammarState {
+pub struct GrammarState {
     matcher: Matcher,
     param: &'static str,
     /// The tokens that may come next, in order of their ids.
@@ -29,7 +29,8 @@ impl GrammarState {
 
     /// The same place in the same grammar for another sequence, with nothing
     /// shared: neither a lock nor a limit.
-    pub(in crate::native) fn fork(&self) -> Self {
+    #[must_use]
+    pub fn fork(&self) -> Self {
         Self {
             matcher: self.matcher.deep_clone(),
             param: self.param,
@@ -39,7 +40,7 @@ impl GrammarState {
     }
 
     /// Finds the tokens that may come next, unless it is known already.
-    pub(in crate::native) fn prepare(&mut self) {
+    pub fn prepare(&mut self) {
         if self.is_prepared {
             return;
         }
@@ -52,8 +53,11 @@ impl GrammarState {
         }
     }
 
-    /// The tokens that may come next, never none.
-    pub(in crate::native) fn allowed(&mut self) -> Result<&[u32], EngineError> {
+    /// The tokens that may come next, in the order of their ids, never none.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] where the grammar took too much.
+    pub fn allowed(&mut self) -> Result<&[u32], EngineError> {
         self.prepare();
         if self.allowed.is_empty() {
             return Err(self.failed());
@@ -62,7 +66,10 @@ impl GrammarState {
     }
 
     /// Moves on by a token; true where the grammar allows no other to follow.
-    pub(in crate::native) fn accept(&mut self, token: u32) -> Result<bool, EngineError> {
+    ///
+    /// # Errors
+    /// As [`Self::allowed`].
+    pub fn accept(&mut self, token: u32) -> Result<bool, EngineError> {
         self.is_prepared = false;
         match self.matcher.consume_token(token) {
             Ok(()) => Ok(self.matcher.is_stopped()),
