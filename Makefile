@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features bench bench-peers fmt
+.PHONY: help demo test serve build model deps check-features build-mistralrs test-mistralrs bench bench-peers fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -33,6 +33,13 @@ test: deps model ## Runs everything that CI runs
 check-features: ## Type-checks the optional cargo features
 	@scripts/features.sh
 
+build-mistralrs: model ## Builds flywheel-mistralrs: the gateway with the engine mistralrs too
+	@echo "==> Building (the first time takes a quarter of an hour)"
+	cargo build --locked --release --manifest-path mistralrs/Cargo.toml
+
+test-mistralrs: deps model ## Runs the tests of the engine mistralrs
+	@scripts/test-mistralrs.sh
+
 bench: build ## Measures the engine's speed on this machine
 	@$(BIN)/flywheel bench --model $(MODEL)
 
@@ -41,3 +48,4 @@ bench-peers: build ## Measures it beside llama.cpp, which is built here (ROUNDS=
 
 fmt: ## Formats the code
 	cargo fmt --all
+	rustfmt --edition 2024 mistralrs/*/src/{lib,main}.rs mistralrs/*/tests/main.rs
