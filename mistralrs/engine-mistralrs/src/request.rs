@@ -120,7 +120,7 @@ impl RequestState {
 /// One choice on its way through an instance.
 pub(crate) struct Run {
     pub(crate) instance: Arc<Instance>,
-    /// Held until the sequence has ended.
+    #[expect(dead_code, reason = "held until the sequence has ended")]
     pub(crate) lease: Option<Lease<Version>>,
     pub(crate) place: Place,
     pub(crate) prompt: Vec<u32>,
