@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features build-mistralrs test-mistralrs bench bench-peers fmt
+.PHONY: help demo test serve build model deps check-features build-mistralrs test-mistralrs bench bench-serving bench-peers fuzz fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -43,8 +43,14 @@ test-mistralrs: deps model ## Runs the tests of the engine mistralrs
 bench: build ## Measures the engine's speed on this machine
 	@$(BIN)/flywheel bench --model $(MODEL)
 
+bench-serving: build ## Measures what streams notice of swaps, loads and long prompts (10 GB of disk meanwhile)
+	@$(BIN)/flywheel bench serving --model $(MODEL)
+
 bench-peers: build ## Measures it beside llama.cpp, which is built here (ROUNDS=5 THREADS=2)
 	@scripts/bench-peers.sh
+
+fuzz: ## Fuzzes the readers of untrusted files (FUZZ_SECONDS=60)
+	@scripts/fuzz.sh
 
 fmt: ## Formats the code
 	cargo fmt --all

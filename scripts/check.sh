@@ -21,7 +21,7 @@ scripts/lint-deploy.sh
 # short.
 if [ -f "$CACHE/features-warm" ]; then
   step "Optional features"
-  scripts/features.sh s3
+  scripts/features.sh features
 fi
 if [ -f "$CARGO_TARGET_DIR/mistralrs-warm" ]; then
   step "The engine mistralrs"
@@ -29,4 +29,6 @@ if [ -f "$CARGO_TARGET_DIR/mistralrs-warm" ]; then
 fi
 step "Tests"
 cargo test --locked --release --workspace
+step "OpenAI's clients"
+scripts/clients.sh
 step "All checks passed"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the system packages that building and testing need. With the
 # argument `build`, only those for building; with `test`, those for the tests
-# too (a real redis-server, strace for the durability proof).
+# too (a real redis-server, strace for the durability proof, node and npm for
+# OpenAI's clients).
 . "$(dirname "$0")/common.sh"
 what=${1:-build}
 
@@ -17,6 +18,9 @@ python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 if [ "$what" = test ]; then
   need redis-server redis-server
   need strace strace
+  need node nodejs
+  need npm npm
+  python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 fi
 
 # A server that knows WAITAOF (Redis 7.2 and later, Valkey), for that half of the
@@ -48,5 +52,7 @@ packages() {
 }
 
 packages
-[ "$what" = test ] && valkey
-exit 0
+if [ "$what" = test ]; then
+  valkey
+  scripts/clients.sh install
+fi

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Type-checks each optional part: `s3`, a cargo feature, and `mistralrs`, a
-# workspace of its own. Without an argument the first, and the second where
-# `make test-mistralrs` has built its dependencies, which takes a quarter of an hour.
+# Type-checks each optional part, and tests those that are cheap to test: the cargo
+# features, and `mistralrs`, a workspace of its own. Without an argument the
+# features, and the workspace where `make test-mistralrs` has built its
+# dependencies, which takes long.
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
-s3() {
+features() {
   cargo clippy --locked --release -p adapter-store --features s3 --all-targets -- -D warnings
+  cargo clippy --locked --release -p hub --features hf-hub --all-targets -- -D warnings
+  cargo test --locked --release -p hub --features hf-hub
   touch "$CACHE/features-warm"
 }
 
@@ -16,10 +19,10 @@ mistralrs() {
 }
 
 case ${1:-} in
-  s3 | mistralrs) "$1" ;;
+  features | mistralrs) "$1" ;;
   "")
-    s3
+    features
     [ ! -f "$CARGO_TARGET_DIR/mistralrs-warm" ] || mistralrs
     ;;
-  *) fail "there is no optional part $1: s3, mistralrs" ;;
+  *) fail "there is no optional part $1: features, mistralrs" ;;
 esac

@@ -29,6 +29,8 @@ pub enum DocKind {
     Adapter,
     /// What the trainer remembers between runs.
     Trainer,
+    /// A fine-tuning job.
+    Job,
 }
 
 impl DocKind {
@@ -40,6 +42,7 @@ impl DocKind {
             Self::Rollout => "rollout",
             Self::Adapter => "adapter",
             Self::Trainer => "trainer",
+            Self::Job => "job",
         }
     }
 }

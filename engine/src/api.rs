@@ -6,14 +6,15 @@
 //! `engine::conformance`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ids::{AdapterDigest, BaseDigest};
+use bytes::Bytes;
+use ids::{AdapterDigest, BaseDigest, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::constraint::Constraint;
+use crate::tools::{ToolCall, ToolCallDelta, ToolUse};
 
 /// What an engine can do for the gateway.
 ///
@@ -27,15 +28,19 @@ pub trait Engine: Send + Sync {
     /// The base model that is served.
     fn base(&self) -> &BaseInfo;
 
-    /// How many prompt tokens `messages` make, template and all. Cheap: it is
-    /// asked before a request is admitted.
-    async fn count_prompt_tokens(&self, messages: &[ChatMessage]) -> Result<u32, EngineError>;
+    /// How many prompt tokens `messages` and the functions make, template and
+    /// all. Cheap: it is asked before a request is admitted.
+    async fn count_prompt_tokens(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<u32, EngineError>;
 
     /// Queues a request. Returns as soon as it is accepted, before the first token.
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError>;
 
-    /// Checks an adapter against the base and makes it resident, if need be in
-    /// the place of versions that are not pinned and not in use. Loading a
+    /// Checks an adapter's files against their digest and the base and makes it
+    /// resident, if need be in the place of versions that are not pinned and not in use. Loading a
     /// digest that is resident is no error and changes nothing.
     async fn load_adapter(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError>;
 
@@ -93,6 +98,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A function that the model asked for.
+    Tool,
 }
 
 impl Role {
@@ -103,6 +110,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -114,6 +122,25 @@ pub struct ChatMessage {
     pub role: Role,
     /// What is said.
     pub content: String,
+    /// The calls of an assistant's message.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// The call whose result a tool's message is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+impl ChatMessage {
+    /// A message that neither calls nor answers a call.
+    #[must_use]
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+        }
+    }
 }
 
 /// How the next token is chosen. Values outside their range are refused by
@@ -172,6 +199,9 @@ impl SamplingParams {
 pub struct ChatRequest {
     /// The conversation, at least one message.
     pub messages: Vec<ChatMessage>,
+    /// Whose request it is. An engine that queues is fair among tenants; `None`
+    /// is one tenant like any other.
+    pub tenant: Option<TenantId>,
     /// The adapter version to use; `None` is the bare base.
     pub adapter: Option<AdapterDigest>,
     /// How tokens are chosen.
@@ -187,8 +217,30 @@ pub struct ChatRequest {
     pub top_logprobs: Option<u8>,
     /// Goes on past the end-of-sequence token; for benchmarks.
     pub ignore_eos: bool,
-    /// What the completions' texts must be.
+    /// What the completions' texts must be; not together with `tools`.
     pub constraint: Option<Constraint>,
+    /// The functions that may be called.
+    pub tools: Option<ToolUse>,
+}
+
+impl ChatRequest {
+    /// One greedy answer to `messages`, with nothing else asked for.
+    #[must_use]
+    pub fn greedy(messages: Vec<ChatMessage>, max_tokens: u32) -> Self {
+        Self {
+            messages,
+            tenant: None,
+            adapter: None,
+            sampling: SamplingParams::greedy(),
+            max_tokens: Some(max_tokens),
+            stop: Vec::new(),
+            n: 1,
+            top_logprobs: None,
+            ignore_eos: false,
+            constraint: None,
+            tools: None,
+        }
+    }
 }
 
 /// The most stop texts of one request.
@@ -215,8 +267,10 @@ pub enum ChatEvent {
     Delta {
         /// Which completion.
         choice: u32,
-        /// The text, possibly empty when only log-probabilities are new.
+        /// The text, possibly empty when only calls or log-probabilities are new.
         text: String,
+        /// More of the calls; their markup is no text.
+        tool_calls: Vec<ToolCallDelta>,
         /// The tokens behind the text, where log-probabilities were asked for.
         logprobs: Vec<TokenLogprob>,
     },
@@ -255,6 +309,8 @@ pub enum FinishReason {
     Stop,
     /// The token limit or the context's end was reached.
     Length,
+    /// As `Stop`, and functions were called.
+    ToolCalls,
 }
 
 /// Tokens and times of one request.
@@ -276,9 +332,9 @@ pub struct AdapterPackage {
     /// What the files' digest must be.
     pub digest: AdapterDigest,
     /// `adapter_config.json`.
-    pub config_json: Arc<[u8]>,
+    pub config_json: Bytes,
     /// `adapter_model.safetensors`.
-    pub safetensors: Arc<[u8]>,
+    pub safetensors: Bytes,
 }
 
 impl std::fmt::Debug for AdapterPackage {
@@ -313,6 +369,10 @@ pub struct Capacity {
     pub waiting: u32,
     /// The most sequences that may wait.
     pub waiting_max: u32,
+    /// The most of them that may be one tenant's.
+    pub waiting_per_tenant_max: u32,
+    /// Tenants that have sequences waiting.
+    pub waiting_tenants: u32,
     /// The most sequences in a batch.
     pub running_max: u32,
     /// Share of the key-value cache in use, 0 to 1.
@@ -367,6 +427,14 @@ pub enum EngineError {
     #[error("the engine's queue is full: {waiting} of {waiting_max} places are taken")]
     QueueFull {
         /// Sequences that wait.
+        waiting: u32,
+        /// The most that may.
+        waiting_max: u32,
+    },
+    /// The tenant has its share of the queue; try again later.
+    #[error("{waiting} of this tenant's {waiting_max} places in the queue are taken")]
+    TenantQueueFull {
+        /// Sequences of the tenant that wait.
         waiting: u32,
         /// The most that may.
         waiting_max: u32,

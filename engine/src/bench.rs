@@ -4,15 +4,15 @@
 //! Knows no implementation. Clocks are read here and nowhere else in a
 //! measurement; what is reported of several rounds is the caller's matter.
 
+pub mod streams;
+
 use std::time::Instant;
 
 use futures::future::try_join_all;
 use ids::AdapterDigest;
 use serde::Serialize;
 
-use crate::api::{
-    ChatEvent, ChatMessage, ChatRequest, ChatStream, Engine, EngineError, Role, SamplingParams,
-};
+use crate::api::{ChatEvent, ChatMessage, ChatRequest, ChatStream, Engine, EngineError, Role};
 
 /// Prompt tokens before a decoding measurement, at least.
 const DECODE_PROMPT_TOKENS: u32 = 40;
@@ -136,40 +136,40 @@ impl Bench {
 }
 
 /// A conversation of at least `tokens` tokens that begins with `number`.
-async fn conversation(
+///
+/// # Errors
+/// As [`Engine::count_prompt_tokens`].
+pub async fn conversation(
     engine: &dyn Engine,
     tokens: u32,
     number: u32,
 ) -> Result<Vec<ChatMessage>, EngineError> {
     let message = |words: u32| {
         let content = "one two three four five six seven eight ".repeat(words as usize / 8);
-        vec![ChatMessage {
-            role: Role::System,
-            content: format!("{number} {content}"),
-        }]
+        vec![ChatMessage::new(
+            Role::System,
+            format!("{number} {content}"),
+        )]
     };
-    let mut words = 0;
-    while engine.count_prompt_tokens(&message(words)).await? < tokens {
+    // a word is about a token
+    let mut words = tokens.saturating_sub(tokens / 8 + 40) / 8 * 8;
+    while engine.count_prompt_tokens(&message(words), None).await? < tokens {
         words += 8;
     }
     Ok(message(words))
 }
 
-fn request(
+/// A greedy request for exactly so many tokens.
+#[must_use]
+pub fn request(
     messages: Vec<ChatMessage>,
     adapter: Option<AdapterDigest>,
     completion_tokens: u32,
 ) -> ChatRequest {
     ChatRequest {
-        messages,
         adapter,
-        sampling: SamplingParams::greedy(),
-        max_tokens: Some(completion_tokens),
-        stop: Vec::new(),
-        n: 1,
-        top_logprobs: None,
         ignore_eos: true,
-        constraint: None,
+        ..ChatRequest::greedy(messages, completion_tokens)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The ranges of a request's parameters, the same for every engine.
 
-use crate::api::{ChatRequest, EngineError, MAX_CHOICES, MAX_STOPS, SamplingParams};
+use crate::api::{BaseInfo, ChatRequest, EngineError, MAX_CHOICES, MAX_STOPS, SamplingParams};
 
 /// The most tokens that may have a bias.
 const LOGIT_BIASES_MAX: usize = 1024;
@@ -95,10 +95,18 @@ impl ChatRequest {
         let longest = self.stop.iter().map(String::len).max().unwrap_or(0);
         require(longest <= STOP_BYTES_MAX, "stop", "one is too long")?;
         require(
-            self.constraint.is_none() || !self.ignore_eos,
+            !self.ignore_eos || (self.constraint.is_none() && self.tools.is_none()),
             "ignore_eos",
-            "a completion that is held to a grammar ends with it",
+            "a completion with a grammar or tools ends with it",
         )?;
+        require(
+            self.tools.is_none() || self.constraint.is_none(),
+            "tools",
+            "they cannot be combined with another form of the answer",
+        )?;
+        if let Some(tools) = &self.tools {
+            tools.check()?;
+        }
         if let Some(constraint) = &self.constraint {
             constraint.check()?;
         }
@@ -108,5 +116,43 @@ impl ChatRequest {
             "top_logprobs",
             "it must be between 0 and 20",
         )
+    }
+}
+
+impl ChatRequest {
+    /// Refuses biases of tokens that the model does not have.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`].
+    pub fn check_biases(&self, vocab_size: usize) -> Result<(), EngineError> {
+        let mut tokens = self.sampling.logit_bias.keys();
+        match tokens.find(|&&token| token as usize >= vocab_size) {
+            None => Ok(()),
+            Some(token) => Err(EngineError::InvalidRequest {
+                param: "logit_bias",
+                reason: format!("token {token} is not in the vocabulary of {vocab_size}"),
+            }),
+        }
+    }
+}
+
+impl BaseInfo {
+    /// How many tokens a completion may have, `asked` or as many as there is room
+    /// for.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextOverflow`] where there is no room.
+    pub fn max_tokens(&self, prompt_tokens: u32, asked: Option<u32>) -> Result<u32, EngineError> {
+        let context_length = self.context_length;
+        let room = context_length.saturating_sub(prompt_tokens);
+        let max_tokens = asked.unwrap_or(room.max(1));
+        if max_tokens > room {
+            return Err(EngineError::ContextOverflow {
+                prompt_tokens,
+                max_tokens,
+                context_length,
+            });
+        }
+        Ok(max_tokens)
     }
 }

@@ -1,7 +1,7 @@
 //! What a completion's text must be: a schema, an expression or a grammar.
 //! Knows nothing of tokens; each engine compiles it for its own.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::EngineError;
 
@@ -9,6 +9,10 @@ use crate::api::EngineError;
 pub const GRAMMAR_BYTES_MAX: usize = 64 << 10;
 /// How deep arrays and objects, or brackets, may nest in a grammar.
 pub const GRAMMAR_NESTING_MAX: usize = 100;
+
+/// White space between the parts of JSON: a space, or a new line with its
+/// indentation. Small models would fill their answers with more.
+const JSON_SPACE: &str = r"[\x20\x09]{1,16}|\x0A[\x20\x09]{0,16}";
 
 /// Holds a completion to a grammar: no other text can come, and the completion
 /// ends with [`crate::FinishReason::Stop`] when the grammar does. Where the
@@ -114,11 +118,21 @@ fn bracket_nesting(text: &str) -> usize {
     deepest
 }
 
+/// A schema with our white space, whatever it says itself.
+pub(crate) fn spaced(mut schema: Value) -> Value {
+    if let Value::Object(map) = &mut schema {
+        map.insert(
+            "x-guidance".to_owned(),
+            json!({"whitespace_pattern": JSON_SPACE}),
+        );
+    }
+    schema
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn reason(grammar: Grammar) -> Option<String> {
         let param = "response_format";

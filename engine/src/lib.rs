@@ -12,7 +12,9 @@ mod constraint;
 pub mod native;
 pub mod parts;
 mod residents;
+pub mod tools;
 mod vocabulary;
 
 pub use api::*;
 pub use constraint::{Constraint, GRAMMAR_BYTES_MAX, GRAMMAR_NESTING_MAX, Grammar};
+pub use tools::{Tool, ToolCall, ToolCallDelta, ToolChoice, ToolUse};

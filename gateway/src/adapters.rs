@@ -3,7 +3,6 @@
 use adapter_store::{AdapterStoreError, Lineage, check_base, folder};
 use engine::AdapterPackage;
 use ids::{AdapterDigest, AliasName};
-use std::sync::Arc;
 
 use crate::app::{App, Serving};
 use crate::errors::ApiError;
@@ -60,8 +59,8 @@ pub(crate) async fn import(
     }
     let package = AdapterPackage {
         digest,
-        config_json: Arc::from(files.config_json.as_ref()),
-        safetensors: Arc::from(files.safetensors.as_ref()),
+        config_json: files.config_json.clone(),
+        safetensors: files.safetensors.clone(),
     };
     let started = std::time::Instant::now();
     serving.engine.load_adapter(package).await?;

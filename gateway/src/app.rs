@@ -8,6 +8,7 @@ use control::{AuditEntry, ControlStore};
 use engine::Engine;
 use feedback::FeedbackStore;
 use feedback::token::Signer;
+use fine_tuning::{Files, History, Jobs};
 use ids::{Clock, UnixMillis};
 
 use crate::auth::KeyRing;
@@ -26,11 +27,19 @@ pub(crate) struct App {
     pub(crate) control: Arc<dyn ControlStore>,
     pub(crate) feedback: Arc<dyn FeedbackStore>,
     pub(crate) adapters: AdapterStore,
+    pub(crate) tuning: Tuning,
     pub(crate) signer: Signer,
     pub(crate) tasks: Tasks,
     /// Set once the model is loaded and the routes are restored.
     pub(crate) serving: OnceLock<Serving>,
     pub(crate) draining: AtomicBool,
+}
+
+/// Training files and fine-tuning jobs.
+pub(crate) struct Tuning {
+    pub(crate) files: Files,
+    pub(crate) jobs: Jobs,
+    pub(crate) history: History,
 }
 
 /// What exists only once the model is loaded.
@@ -44,7 +53,7 @@ pub(crate) struct Serving {
 }
 
 /// Who does what through the admin routes, in the audit log.
-const ADMIN: &str = "admin";
+pub(crate) const ADMIN: &str = "admin";
 /// Who does what by itself.
 pub(crate) const GUARD: &str = "guard";
 

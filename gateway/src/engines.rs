@@ -46,40 +46,52 @@ impl Engines {
         })
     }
 
-    /// Opens the configured model.
+    /// Opens the configured model, which another engine is given as a path.
     pub(crate) fn open(&self, config: &Config) -> Result<Arc<dyn Engine>, String> {
-        match self.others.get(&config.engine.engine) {
-            Some(open) => open(config),
-            None => {
-                let engine = NativeEngine::open(&config.model, native(&config.engine));
-                let engine = engine.map_err(|error| error.to_string())?;
-                Ok(Arc::new(engine))
-            }
+        let model = hub::resolve_and_log(&config.model).map_err(|error| error.to_string())?;
+        if let Some(open) = self.others.get(&config.engine.engine) {
+            let mut config = config.clone();
+            config.model = model;
+            return open(&config);
         }
+        let options = native(&config.engine, config.keys.len());
+        let engine = NativeEngine::open(&model, options);
+        Ok(Arc::new(engine.map_err(|error| error.to_string())?))
     }
 }
 
-fn native(config: &EngineConfig) -> NativeOptions {
+/// How long a load waits for adapters in use to make room.
+pub(crate) fn adapter_wait_max(config: &EngineConfig) -> Duration {
+    let default = NativeOptions::default().adapter_wait_max;
+    config
+        .adapter_wait_seconds
+        .map_or(default, Duration::from_secs)
+}
+
+fn native(config: &EngineConfig, keys: usize) -> NativeOptions {
     let default = NativeOptions::default();
     let kv_tokens_default = match config.kv_bytes_max {
         None => default.kv_tokens_max,
         Some(_) => u32::MAX,
     };
-    let seconds =
-        |configured: Option<u64>, default| configured.map_or(default, Duration::from_secs);
+    let waiting_max = config.waiting_max.unwrap_or(default.waiting_max);
     NativeOptions {
         threads: config.threads.unwrap_or(default.threads),
         running_max: config.running_max.unwrap_or(default.running_max),
-        waiting_max: config.waiting_max.unwrap_or(default.waiting_max),
+        waiting_max,
+        waiting_per_tenant_max: config.waiting_per_tenant_max(waiting_max, keys),
         kv_tokens_max: config.kv_tokens_max.unwrap_or(kv_tokens_default),
         kv_bytes_max: config.kv_bytes_max.or(default.kv_bytes_max),
+        kv_cache: config.kv_cache.unwrap_or(default.kv_cache),
         prefix_cache: config.prefix_cache.unwrap_or(default.prefix_cache),
         context_length_max: config.context_length_max.or(default.context_length_max),
         adapter_bytes_max: config
             .adapter_bytes_max
             .unwrap_or(default.adapter_bytes_max),
-        adapter_wait_max: seconds(config.adapter_wait_seconds, default.adapter_wait_max),
-        queue_wait_max: seconds(config.queue_wait_seconds, default.queue_wait_max),
+        adapter_wait_max: adapter_wait_max(config),
+        queue_wait_max: config
+            .queue_wait_seconds
+            .map_or(default.queue_wait_max, Duration::from_secs),
         quantize: config.quantize.unwrap_or(default.quantize),
         ..default
     }

@@ -11,10 +11,10 @@ use rollout::Rollout;
 use tokio::sync::watch;
 
 use crate::app::{App, Serving};
-use crate::engines::Engines;
+use crate::engines::{self, Engines};
 use crate::guard;
 use crate::routing::{
-    Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
+    Followed, Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
 };
 
 /// Who writes the first document of a public name.
@@ -59,6 +59,7 @@ async fn load(
     engines: Engines,
 ) -> Result<(), String> {
     let started = Instant::now();
+    let adapter_wait_max = engines::adapter_wait_max(&app.config.engine);
     let config = app.config.clone();
     let open = move || engines.open(&config);
     let engine = tokio::task::spawn_blocking(open)
@@ -78,6 +79,7 @@ async fn load(
         app.adapters.clone(),
         engine.clone(),
         app.metrics.clone(),
+        adapter_wait_max,
     ));
     let sync = Arc::new(Synchronizer {
         control: app.control.clone(),
@@ -88,6 +90,7 @@ async fn load(
         clock: app.clock.clone(),
         models: app.config.models.clone(),
         memory: tokio::sync::Mutex::new(Memory::default()),
+        followed: std::sync::Mutex::new(Followed::default()),
     });
     sync.refresh().await.map_err(|error| error.to_string())?;
     let serving = Serving {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use engine::{AdapterInfo, Capacity, Engine};
+use engine::{AdapterInfo, Capacity, Engine, EngineError};
 use ids::{AdapterDigest, UnixMillis};
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
@@ -22,6 +22,8 @@ const OTHER: &str = "other";
 /// The aliases of each version.
 pub(crate) type AdapterNames = BTreeMap<AdapterDigest, Vec<String>>;
 
+/// The label of requests without a key.
+const NO_KEY: &str = "none";
 /// The label of the bare base.
 const BASE: &str = "base";
 
@@ -55,6 +57,8 @@ pub(crate) struct Metrics {
     pub(crate) guard_trips: IntCounterVec,
     pub(crate) records_failed: IntCounter,
     adapter_evictions: IntCounter,
+    queue_refused: IntCounterVec,
+    tenants_waiting: IntGauge,
     kv_bytes: IntGauge,
     kv_bytes_max: IntGauge,
     vllm: Vllm,
@@ -296,6 +300,18 @@ impl Metrics {
                     "Adapter versions that made room for others",
                 ),
             )?,
+            queue_refused: counters(
+                "flywheel_queue_refused_total",
+                "Requests that found the queue, or their key's share of it, full",
+                &["key", "queue"],
+            )?,
+            tenants_waiting: add(
+                r,
+                IntGauge::new(
+                    "flywheel_tenants_waiting",
+                    "API keys that have sequences waiting",
+                ),
+            )?,
             kv_bytes: add(
                 r,
                 IntGauge::new(
@@ -368,6 +384,19 @@ impl Metrics {
         tokens("completion").inc_by(u64::from(usage.completion_tokens));
     }
 
+    /// The engine's queue had no place for a request. Labels are configured
+    /// names, so that their number is bounded.
+    pub(crate) fn refused(&self, key: Option<&str>, error: &EngineError) {
+        let queue = match error {
+            EngineError::QueueFull { .. } => "all",
+            EngineError::TenantQueueFull { .. } => "key",
+            _ => return,
+        };
+        self.queue_refused
+            .with_label_values(&[key.unwrap_or(NO_KEY), queue])
+            .inc();
+    }
+
     pub(crate) fn set_durability(&self, durability: Durability) {
         for each in [
             Durability::Unknown,
@@ -385,6 +414,7 @@ impl Metrics {
         let Capacity {
             running,
             waiting,
+            waiting_tenants,
             kv_cache_usage,
             prompt_tokens_total,
             generation_tokens_total,
@@ -407,6 +437,7 @@ impl Metrics {
         raise(&vllm.preemptions, preemptions_total);
         let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
         raise(&self.adapter_evictions, adapter_evictions_total);
+        self.tenants_waiting.set(i64::from(waiting_tenants));
         self.kv_bytes.set(signed(kv_bytes));
         self.kv_bytes_max.set(signed(kv_bytes_max));
         let adapters = engine.adapters();

@@ -18,11 +18,12 @@ use control::ControlError;
 use engine::{Engine, EngineError};
 use feedback::FeedbackError;
 use feedback::token::{Signer, TokenError};
+use fine_tuning::{Files, FineTuningError, History, Jobs, Place};
 use ids::{Clock, Sha256Digest, SystemClock};
 use store::{Backend, StoreError, StoreOptions, StoreUrl, Synchronous};
 use tokio::sync::watch;
 
-use crate::app::App;
+use crate::app::{ADMIN, App, Tuning};
 use crate::auth::KeyRing;
 use crate::config::{AdminKey, Config, ConfigError};
 use crate::engines::Engines;
@@ -40,6 +41,8 @@ const WORKERS: usize = 2;
 const CONNECTIONS_MAX: usize = 4096;
 /// The folder of the adapter store in the data folder.
 const ADAPTERS_FOLDER: &str = "adapters";
+/// The folder of training files in the data folder.
+const TUNING_FOLDER: &str = "fine-tuning";
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,9 @@ pub enum StartError {
     /// The adapter store.
     #[error(transparent)]
     Adapters(#[from] AdapterStoreError),
+    /// The training files.
+    #[error(transparent)]
+    FineTuning(#[from] FineTuningError),
     /// The signing key.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -151,10 +157,18 @@ async fn app(config: Config, admin_key: &AdminKey) -> Result<App, StartError> {
     // Derived, so that knowing a token's key does not give the admin key.
     let secret = admin_key.reveal().as_bytes();
     let key = Sha256Digest::of_parts(&[("purpose", b"feedback-token"), ("secret", secret)]);
+    let control = control::open(&store).await?;
+    let place = Place::local(&config.data.join(TUNING_FOLDER))?;
+    let tuning = Tuning {
+        files: Files::new(place.clone()),
+        jobs: Jobs::new(Arc::clone(&control), ADMIN),
+        history: History::new(place),
+    };
     Ok(App {
         keys: KeyRing::new(&config.keys, admin_key.digest()),
         clock: Arc::new(SystemClock) as Arc<dyn Clock>,
-        control: control::open(&store).await?,
+        control,
+        tuning,
         feedback: feedback::open(&store).await?,
         adapters: AdapterStore::local(&config.data.join(ADAPTERS_FOLDER))?,
         signer: Signer::new(key.as_bytes())?,

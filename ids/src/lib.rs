@@ -11,7 +11,9 @@ mod units;
 
 pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
 pub use digest::{AdapterDigest, BaseDigest, DatasetDigest, Sha256Digest};
-pub use name::{AliasName, FeedbackId, InferenceId, ModelName, RaterId, UnitId};
+pub use name::{
+    AliasName, FeedbackId, FileId, InferenceId, JobId, ModelName, RaterId, TenantId, UnitId,
+};
 pub use units::{BasisPoints, Revision};
 
 /// Why a text is not the identity or unit that it was read as.

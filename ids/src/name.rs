@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -85,6 +86,14 @@ name!(
     /// One vote.
     FeedbackId, "feedback id", 96, "-_"
 );
+name!(
+    /// A training file.
+    FileId, "file id", 64, "-_"
+);
+name!(
+    /// A fine-tuning job.
+    JobId, "fine-tuning job id", 64, "-_"
+);
 
 /// Who voted: opaque, any text of 1 to 256 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,6 +159,41 @@ macro_rules! opaque {
 opaque!(RaterId, "rater");
 opaque!(UnitId, "unit");
 
+/// Whose requests share a part of the engine, for example all that come with one
+/// API key: any text of 1 to 256 bytes. Cheap to copy, since every request has one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(Arc<str>);
+
+impl TenantId {
+    /// Takes `value` when it has 1 to 256 bytes.
+    ///
+    /// # Errors
+    /// [`IdError::Name`] otherwise.
+    pub fn new(value: &str) -> Result<Self, IdError> {
+        if value.is_empty() || value.len() > 256 {
+            return Err(IdError::Name {
+                kind: "tenant",
+                value: value.chars().take(64).collect(),
+                max: 256,
+                extra: "any other",
+            });
+        }
+        Ok(Self(value.into()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl InferenceId {
     /// A new id, `chatcmpl-` and a time-ordered UUID.
     #[must_use]
@@ -166,6 +210,22 @@ impl FeedbackId {
     }
 }
 
+impl FileId {
+    /// A new id, `file-` and a time-ordered UUID.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(format!("file-{}", uuid::Uuid::now_v7().simple()))
+    }
+}
+
+impl JobId {
+    /// A new id, `ftjob-` and a time-ordered UUID.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(format!("ftjob-{}", uuid::Uuid::now_v7().simple()))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -178,6 +238,8 @@ mod tests {
         assert!(AliasName::new("x".repeat(129)).is_err());
         assert!(serde_json::from_str::<InferenceId>("\"\"").is_err());
         assert!(serde_json::from_str::<RaterId>("\"\"").is_err());
+        assert!(TenantId::new("").is_err() && TenantId::new(&"x".repeat(257)).is_err());
+        assert_eq!(TenantId::new("billing").unwrap().as_str(), "billing");
         assert_ne!(InferenceId::generate(), InferenceId::generate());
     }
 }

@@ -3,18 +3,16 @@
 use std::path::Path;
 
 use ids::BaseDigest;
+use serde_json::Value as Json;
 
 use crate::ModelError;
 use crate::chat_template::{ChatTemplate, TemplateMessage};
 use crate::config::ModelConfig;
+use crate::escape::{ESCAPE, escape, escape_json};
 use crate::folder::{self, FolderFormat};
 use crate::gguf::{Gguf, GgufFiles, Value};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-
-/// A character that no text contains (Unicode reserves it for such uses), put
-/// into what looks like a special token in a message.
-const ESCAPE: char = '\u{FDD0}';
 
 /// A base model, its weights mapped from its file.
 pub struct BaseModel {
@@ -100,6 +98,28 @@ impl BaseModel {
         self.tokenizer.encode_escaped(&prompt, true, Some(ESCAPE))
     }
 
+    /// Like [`Self::encode_chat`] for messages with calls and results, and with
+    /// functions; for a template that [takes tools](ChatTemplate::tool_markup).
+    ///
+    /// # Errors
+    /// As [`Self::encode_chat`].
+    pub fn encode_chat_with_tools(
+        &self,
+        messages: &[Json],
+        tools: Option<&[Json]>,
+    ) -> Result<Vec<u32>, ModelError> {
+        let escaped = |values: &[Json]| -> Vec<Json> {
+            let escape = |text: &str| self.escape(text);
+            let values = values.iter();
+            values.map(|value| escape_json(value, &escape)).collect()
+        };
+        let (messages, tools) = (escaped(messages), tools.map(escaped));
+        let prompt = self
+            .template
+            .render_json(&messages, tools.as_deref(), true)?;
+        self.tokenizer.encode_escaped(&prompt, true, Some(ESCAPE))
+    }
+
     /// The tokens of `answer` after the prompt of `messages`, with the end mark
     /// that the template puts behind it: what a model is to learn.
     ///
@@ -134,20 +154,8 @@ impl BaseModel {
         Ok(PromptAndCompletion { prompt, completion })
     }
 
-    /// `text` with every special token in it broken by [`ESCAPE`]; an escape
-    /// that it contains itself is dropped.
     fn escape(&self, text: &str) -> String {
-        let mut escaped = text.replace(ESCAPE, "");
-        for special in self.tokenizer.special_texts() {
-            let mut characters = special.chars();
-            if let Some(first) = characters.next()
-                && escaped.contains(special)
-            {
-                let broken = format!("{first}{ESCAPE}{}", characters.as_str());
-                escaped = escaped.replace(special, &broken);
-            }
-        }
-        escaped
+        escape(text, self.tokenizer.special_texts())
     }
 }
 

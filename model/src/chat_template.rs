@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use ids::{Clock, SystemClock};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value};
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde::Serialize;
 
 use crate::ModelError;
+use crate::python_json::{python_json, python_json_indented};
 
 /// The longest template, in bytes.
 pub const TEMPLATE_BYTES_MAX: usize = 256 << 10;
@@ -24,6 +25,24 @@ pub const TEMPLATE_FUEL: u64 = 2_000_000;
 pub const PROMPT_BYTES_MAX: usize = crate::tokenizer::TEXT_BYTES_MAX;
 
 const NAME: &str = "chat";
+/// The most spaces of one level of indented JSON.
+const INDENT_MAX: usize = 8;
+/// What a template has that writes calls as [`ToolMarkup::Tagged`].
+const TAGGED_MARK: &str = "<tool_call>";
+/// What Llama's templates have: the key of a call's arguments, and the role of
+/// results.
+const BARE_MARKS: [&str; 2] = ["\"parameters\": ", "ipython"];
+
+/// How a model writes its calls of functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolMarkup {
+    /// Hermes, Qwen, SmolLM: `<tool_call>`, an object with `name` and
+    /// `arguments`, `</tool_call>`; text may come before.
+    Tagged,
+    /// Llama 3.1 and later: the whole answer is an object with `name` and
+    /// `parameters`.
+    Bare,
+}
 
 /// One message as templates see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,6 +58,7 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos_token: String,
     eos_token: String,
+    tool_markup: Option<ToolMarkup>,
 }
 
 impl ChatTemplate {
@@ -79,6 +99,7 @@ impl ChatTemplate {
         environment.set_syntax(syntax);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", move |format: String| {
             strftime(clock.as_ref(), &format)
@@ -86,11 +107,16 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|e| template_error(&e))?;
+        let takes_tools = environment
+            .get_template(NAME)
+            .is_ok_and(|template| template.undeclared_variables(false).contains("tools"));
+        let tool_markup = markup_of(source).filter(|_| takes_tools);
         let (bos_token, eos_token) = (bos_token.to_owned(), eos_token.to_owned());
         Ok(Self {
             environment,
             bos_token,
             eos_token,
+            tool_markup,
         })
     }
 
@@ -105,13 +131,45 @@ impl ChatTemplate {
         messages: &[TemplateMessage<'_>],
         add_generation_prompt: bool,
     ) -> Result<String, ModelError> {
+        let messages = Value::from(Serde(messages));
+        self.render_values(messages, Value::from(()), add_generation_prompt)
+    }
+
+    /// How the template writes calls, where it describes functions and its
+    /// markup is known, so that they can be given to [`Self::render_json`].
+    #[must_use]
+    pub fn tool_markup(&self) -> Option<ToolMarkup> {
+        self.tool_markup
+    }
+
+    /// Like [`Self::render`], of messages with any fields, and of functions.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_json(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&[serde_json::Value]>,
+        add_generation_prompt: bool,
+    ) -> Result<String, ModelError> {
+        let tools = tools.map_or(Value::from(()), |tools| Value::from(Serde(tools)));
+        let messages = Value::from(Serde(messages));
+        self.render_values(messages, tools, add_generation_prompt)
+    }
+
+    fn render_values(
+        &self,
+        messages: Value,
+        tools: Value,
+        add_generation_prompt: bool,
+    ) -> Result<String, ModelError> {
         let template = self
             .environment
             .get_template(NAME)
             .map_err(|e| template_error(&e))?;
         let variables = context! {
-            messages => Value::from(Serde(messages)),
-            tools => (),
+            messages => messages,
+            tools => tools,
             documents => (),
             add_generation_prompt => add_generation_prompt,
             bos_token => self.bos_token.as_str(),
@@ -156,6 +214,26 @@ impl io::Write for &mut Prompt {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// As transformers has it: Python's spaces, and nothing escaped for HTML.
+fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
+    let value = serde_json::to_value(value)
+        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
+    Ok(match options.get::<Option<usize>>("indent")? {
+        None => python_json(&value),
+        Some(indent) => python_json_indented(&value, indent.min(INDENT_MAX)),
+    })
+}
+
+fn markup_of(source: &str) -> Option<ToolMarkup> {
+    if source.contains(TAGGED_MARK) {
+        Some(ToolMarkup::Tagged)
+    } else if BARE_MARKS.iter().all(|mark| source.contains(mark)) {
+        Some(ToolMarkup::Bare)
+    } else {
+        None
     }
 }
 
@@ -216,6 +294,10 @@ mod tests {
             ),
             ("{{ messages[0].get('name', 'nobody') }}", "nobody"),
             ("{{ messages | length | string + eos_token }}", "1</s>"),
+            (
+                "{{ {'a': [1, '<é>']} | tojson }}{{ [] | tojson(indent=4) }}",
+                "{\"a\": [1, \"<é>\"]}[]",
+            ),
         ];
         for (source, expected) in cases {
             assert_eq!(render(source).unwrap(), expected, "{source}");
@@ -242,5 +324,33 @@ mod tests {
         assert!(render(&long[1..]).is_ok());
         let much = "{% for i in range(10000) %}{{ 'xxxxxxxxxx' * 10 }}{% endfor %}";
         assert!(matches!(render(much), Err(ModelError::Limit { .. })));
+    }
+
+    #[test]
+    fn a_template_that_takes_tools_gets_them_with_any_fields_of_messages() {
+        let source = "{% if tools %}{% for t in tools %}{{ t | tojson }}{% endfor %}{% endif %}\
+            {% for m in messages %}[{{ m.role }}]{% for c in m.tool_calls or [] %}\
+            <tool_call>{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}{% endfor %}";
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        assert_eq!(template.tool_markup(), Some(ToolMarkup::Tagged));
+        let call = serde_json::json!({"function": {"name": "f", "arguments": {"a": "b"}}});
+        let messages = [
+            serde_json::json!({"role": "assistant", "content": "", "tool_calls": [call]}),
+            serde_json::json!({"role": "tool", "content": "1"}),
+        ];
+        let tools = [serde_json::json!({"name": "f"})];
+        let prompt = template.render_json(&messages, Some(&tools), true).unwrap();
+        let expected = "{\"name\": \"f\"}[assistant]<tool_call>f {\"a\": \"b\"}[tool]";
+        assert_eq!(prompt, expected);
+        let llama = "{% for t in tools %}{{ t | tojson(indent=4) }}{% endfor %}\
+            {% if messages[0].role == 'ipython' %}{% endif %}{\"name\": \"f\", {{ '\"parameters\": ' }}{}}";
+        for (source, markup) in [
+            (llama, Some(ToolMarkup::Bare)),
+            ("{{ messages }}<tool_call>", None),
+            ("{{ tools }}", None),
+        ] {
+            let template = ChatTemplate::new(source, "", "").unwrap();
+            assert_eq!(template.tool_markup(), markup, "{source}");
+        }
     }
 }

@@ -9,12 +9,14 @@ mod base;
 mod chat_template;
 mod config;
 mod error;
+pub mod escape;
 mod folder;
 pub mod gguf;
 mod gguf_tensors;
 pub mod kernels;
 pub mod lora;
 mod projection;
+mod python_json;
 pub mod quant;
 mod rope;
 mod tokenizer;
@@ -23,12 +25,13 @@ mod weights;
 pub use architecture::{Activation, Architecture, Fused, RopeOrder, Window};
 pub use base::{BaseModel, PromptAndCompletion};
 pub use chat_template::{
-    ChatTemplate, PROMPT_BYTES_MAX, TEMPLATE_BYTES_MAX, TEMPLATE_FUEL, TemplateMessage,
+    ChatTemplate, PROMPT_BYTES_MAX, TEMPLATE_BYTES_MAX, TEMPLATE_FUEL, TemplateMessage, ToolMarkup,
 };
 pub use config::{ModelConfig, SlidingWindow};
 pub use error::ModelError;
 pub use folder::{FolderFormat, PublishedModel};
 pub use projection::Projection;
+pub use python_json::python_json;
 pub use rope::RopeConfig;
 pub use tokenizer::{TEXT_BYTES_MAX, Tokenizer};
 pub use weights::{LayerWeights, Weights};

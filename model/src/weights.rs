@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::ModelError;
 use crate::config::ModelConfig;
+use crate::kernels::Arena;
 use crate::projection::Projection;
 use crate::quant::QuantMatrix;
 
@@ -120,6 +121,22 @@ impl Weights {
     #[must_use]
     pub fn head(&self) -> &QuantMatrix {
         self.output.as_ref().unwrap_or(&self.token_embedding)
+    }
+}
+
+impl Weights {
+    /// Interleaves all matrices for products with 8-bit activations, in the
+    /// order in which they are read and in one block of memory; what is so already stays.
+    pub fn pack(&self) {
+        let mut arena = Arena::with_capacity(self.matrices().map(QuantMatrix::bytes_to_pack).sum());
+        self.matrices()
+            .for_each(|matrix| matrix.pack_in(&mut arena));
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &QuantMatrix> {
+        let layers = self.layers.iter();
+        let in_layers = layers.flat_map(|layer| Projection::ALL.map(|p| layer.projection(p)));
+        in_layers.chain([self.head()])
     }
 }
 

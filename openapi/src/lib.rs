@@ -12,6 +12,7 @@ mod document;
 mod error;
 mod feedback;
 mod fields;
+mod fine_tuning;
 mod kill;
 mod models;
 mod nullable;
@@ -31,6 +32,7 @@ pub use feedback::{
     FeedbackExportRow, FeedbackOutcome, FeedbackRequest, FeedbackResponse, FeedbackRetracted,
     FeedbackValue, MetricName, feedback_limits,
 };
+pub use fine_tuning::*;
 pub use kill::{KillRequest, KillState};
 pub use models::{ListObject, ModelCard, ModelList, ModelObject};
 pub use rollouts::{

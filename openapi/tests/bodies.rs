@@ -142,6 +142,7 @@ fn chunk(usage: Option<Option<Usage>>) -> ChatChunk {
             delta: ChatDelta {
                 role: None,
                 content: Some("a".to_owned()),
+                tool_calls: None,
             },
             logprobs: None,
             finish_reason: Some(FinishReason::Stop),

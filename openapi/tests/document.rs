@@ -61,7 +61,9 @@ fn operations_are_unique_and_guarded() {
             "{}",
             route.path
         );
-        let admin = route.path.starts_with("/admin/") || route.path.contains("lora_adapter");
+        let admin = ["/admin/", "/v1/files", "/v1/fine_tuning/"];
+        let admin = admin.iter().any(|start| route.path.starts_with(start))
+            || route.path.contains("lora_adapter");
         assert_eq!(
             route.access == openapi::Access::Admin,
             admin,

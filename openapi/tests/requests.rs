@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use openapi::{
     AdapterSelector, AnswerFormat, AnswerFormatKind, ChatCompletionBody, ChatCompletionRequest,
-    MessageRole, RequestError, code, limits,
+    MessageRole, RequestError, RequestToolChoice, code, limits,
 };
 use serde_json::{Value, json};
 
@@ -174,6 +174,71 @@ fn other_spellings_are_the_same() {
     );
 }
 
+fn function(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name}})
+}
+
+fn call() -> Value {
+    json!({"id": "call_1", "type": "function", "function": {"name": "find", "arguments": "{}"}})
+}
+
+#[test]
+fn functions_calls_and_results_arrive() {
+    let mut body = with(json!({
+        "tools": [{"type": "function", "function": {
+            "name": "find", "description": "Finds.", "strict": true,
+            "parameters": {"type": "object", "properties": {}}}}, function("buy-2")],
+        "tool_choice": {"type": "function", "function": {"name": "buy-2"}},
+        "parallel_tool_calls": false,
+    }));
+    body["messages"] = json!([
+        {"role": "user", "content": "Find it."},
+        {"role": "assistant", "content": null, "tool_calls": [call()]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "here"}]},
+    ]);
+    let request = parse(&body).unwrap();
+    let tools = request.tools.unwrap();
+    let names: Vec<&str> = tools.functions.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, ["find", "buy-2"]);
+    assert_eq!(tools.functions[0].description.as_deref(), Some("Finds."));
+    assert!(tools.functions[0].is_strict && !tools.functions[1].is_strict);
+    assert_eq!(tools.functions[1].parameters, json!({"type": "object"}));
+    assert_eq!(tools.choice, RequestToolChoice::Named("buy-2".to_owned()));
+    assert!(!tools.is_parallel);
+    let [_, asks, result] = request.messages.as_slice() else {
+        panic!("{:?}", request.messages);
+    };
+    assert_eq!(
+        serde_json::to_value(&asks.tool_calls).unwrap(),
+        json!([call()])
+    );
+    assert_eq!(
+        (asks.role, asks.content.as_str()),
+        (MessageRole::Assistant, "")
+    );
+    assert_eq!(
+        (result.role, result.content.as_str()),
+        (MessageRole::Tool, "here")
+    );
+    assert_eq!(result.tool_call_id.as_deref(), Some("call_1"));
+    for (choice, expected) in [
+        (json!(null), Some(RequestToolChoice::Auto)),
+        (json!("auto"), Some(RequestToolChoice::Auto)),
+        (json!("required"), Some(RequestToolChoice::Required)),
+        (json!("none"), None),
+    ] {
+        body["tool_choice"] = choice;
+        let tools = parse(&body).unwrap().tools;
+        assert_eq!(tools.map(|tools| tools.choice), expected);
+    }
+    body["tool_choice"] = json!("none");
+    body["response_format"] = json!({"type": "json_object"});
+    assert!(
+        parse(&body).is_ok(),
+        "tools that may not be called are in nobody's way"
+    );
+}
+
 /// Fields, the `param` that the refusal names, and its code.
 fn refused() -> Vec<(Value, &'static str, &'static str)> {
     use code::{MISSING, TYPE, UNKNOWN, UNSUPPORTED, VALUE};
@@ -190,9 +255,29 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (user(json!("Hi")), "messages[1]", TYPE),
         (user(json!({"content": "Hi"})), "messages[1].role", MISSING),
         (
-            user(json!({"role": "tool", "content": "Hi"})),
+            user(json!({"role": "function", "content": "Hi"})),
             "messages[1].role",
             VALUE,
+        ),
+        (
+            user(json!({"role": "tool", "content": "Hi"})),
+            "messages[1].tool_call_id",
+            MISSING,
+        ),
+        (
+            user(json!({"role": "tool", "content": "Hi", "tool_call_id": "c"})),
+            "messages[1].tool_call_id",
+            VALUE,
+        ),
+        (
+            user(json!({"role": "user", "content": "Hi", "tool_calls": [call()]})),
+            "messages[1].tool_calls",
+            VALUE,
+        ),
+        (
+            user(json!({"role": "assistant", "tool_calls": []})),
+            "messages[1].content",
+            MISSING,
         ),
         (
             user(json!({"role": "user"})),
@@ -226,8 +311,8 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         ),
         (
             user(json!({"role": "assistant", "content": "", "tool_calls": [{}]})),
-            "messages[1].tool_calls",
-            UNSUPPORTED,
+            "messages[1].tool_calls[0].type",
+            MISSING,
         ),
         (json!({"max_tokens": 0}), "max_tokens", VALUE),
         (json!({"max_tokens": 1.5}), "max_tokens", TYPE),
@@ -364,13 +449,40 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         ),
         (
             json!({"tools": [{"type": "function"}]}),
-            "tools",
+            "tools[0].function",
+            MISSING,
+        ),
+        (
+            json!({"tools": [{"type": "custom", "custom": {}}]}),
+            "tools[0].type",
             UNSUPPORTED,
         ),
         (
-            json!({"tool_choice": "required"}),
+            json!({"tools": [function("a b")]}),
+            "tools[0].function.name",
+            VALUE,
+        ),
+        (
+            json!({"tools": [function("a"), function("a")]}),
+            "tools[1].function.name",
+            VALUE,
+        ),
+        (
+            json!({"tools": vec![function("a"); limits::TOOLS_MAX + 1]}),
+            "tools",
+            VALUE,
+        ),
+        (json!({"tool_choice": "required"}), "tool_choice", VALUE),
+        (json!({"tool_choice": "any"}), "tool_choice", VALUE),
+        (
+            json!({"tools": [function("a")], "tool_choice": {"type": "function", "function": {"name": "b"}}}),
             "tool_choice",
-            UNSUPPORTED,
+            VALUE,
+        ),
+        (
+            json!({"tools": [function("a")], "response_format": {"type": "json_object"}}),
+            "response_format",
+            VALUE,
         ),
         (json!({"functions": [{}]}), "functions", UNSUPPORTED),
         (
@@ -487,7 +599,9 @@ fn a_body_that_this_crate_writes_is_read() {
         model: "m".to_owned(),
         messages: vec![openapi::MessageBody {
             role: MessageRole::User,
-            content: openapi::ContentBody::Text("Hi".to_owned()),
+            content: Some(openapi::ContentBody::Text("Hi".to_owned())),
+            tool_calls: None,
+            tool_call_id: None,
         }],
         max_completion_tokens: Some(5),
         stop: Some(openapi::StopBody::One("x".to_owned())),

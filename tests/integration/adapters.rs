@@ -128,6 +128,64 @@ async fn a_running_stream_keeps_its_version_while_its_alias_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_alias_may_lead_to_a_stored_version_which_is_loaded_when_it_is_asked_for() {
+    let app = TestApp::start().await;
+    app.adapter("one", 1).await;
+    let list = app.admin(Method::GET, "/admin/v1/adapters", None).await;
+    let bytes = list.ok()["data"][0]["resident_bytes"].as_u64().unwrap();
+    app.stop().await;
+    let app = TestApp::with(|config| config.engine.adapter_bytes_max = Some(3 * bytes)).await;
+    let mut digests = Vec::new();
+    for seed in 1..=6 {
+        let digest = app.adapter(&format!("seed-{seed}"), seed).await;
+        digests.push(json!(digest));
+    }
+    let resident = async || {
+        let list = app
+            .admin(Method::GET, "/admin/v1/adapters", None)
+            .await
+            .ok();
+        let cards = list["data"].as_array().unwrap().clone();
+        let loaded = cards.iter().filter(|card| card["resident"] == json!(true));
+        (
+            cards.len(),
+            loaded
+                .map(|card| card["digest"].clone())
+                .collect::<Vec<_>>(),
+        )
+    };
+    let (stored, loaded) = resident().await;
+    assert_eq!(stored, 6, "all are stored");
+    assert!(
+        loaded.len() <= 3 && !loaded.contains(&digests[0]),
+        "{loaded:?}"
+    );
+    // many at once: one load, and each answer names the version of its alias
+    let asks = (0..12).map(|i| {
+        let (client, seed) = (app.client.clone(), i % 6);
+        async move {
+            let reply = client
+                .ask(&format!("seed-{}", seed + 1), None, 2)
+                .await
+                .ok();
+            (seed, reply["adapter_digest"].clone())
+        }
+    });
+    for (seed, digest) in futures::future::join_all(asks).await {
+        assert_eq!(digest, digests[seed], "seed {seed}");
+    }
+    let first = app.answers("seed-1", None).await;
+    assert_eq!(first, digests[0]);
+    let (stored, loaded) = resident().await;
+    assert!(
+        loaded.contains(&digests[0]) && loaded.len() <= 3,
+        "{loaded:?}"
+    );
+    assert_eq!(stored, 6);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_loaded_changes_nothing() {
     let app = TestApp::start().await;
     let good = app.adapter("good", 1).await;
@@ -228,6 +286,79 @@ async fn what_cannot_be_loaded_changes_nothing() {
         app.answers("good", None).await,
         json!(good),
         "the old version goes on serving"
+    );
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_adapters_than_fit_are_all_served() {
+    const REGISTERED: u64 = 6;
+    let roomy = TestApp::start().await;
+    roomy.adapter("one", 1).await;
+    let list = roomy
+        .admin(Method::GET, "/admin/v1/adapters", None)
+        .await
+        .ok();
+    let bytes = list["data"][0]["resident_bytes"].as_u64().unwrap();
+    roomy.stop().await;
+
+    let app = TestApp::with(|config| config.engine.adapter_bytes_max = Some(2 * bytes)).await;
+    let mut digests = Vec::new();
+    for seed in 0..REGISTERED {
+        let digest = app.adapter(&format!("adapter-{seed}"), seed).await;
+        digests.push(digest.to_string());
+    }
+    let asked = (0..4 * REGISTERED).map(|i| {
+        let (client, which) = (app.client.clone(), (i * 5 % REGISTERED) as usize);
+        async move {
+            let reply = client.ask(&format!("adapter-{which}"), None, 3).await;
+            (which, reply.ok()["adapter_digest"].clone())
+        }
+    });
+    for (which, answered_by) in futures::future::join_all(asked).await {
+        assert_eq!(answered_by, json!(digests[which]));
+    }
+    let list = app
+        .admin(Method::GET, "/admin/v1/adapters", None)
+        .await
+        .ok();
+    let cards = list["data"].as_array().unwrap();
+    let resident = cards.iter().filter(|card| card["resident"] == json!(true));
+    assert_eq!(cards.len() as u64, REGISTERED);
+    assert!((1..=2).contains(&resident.count()));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_damaged_on_disk_is_never_served() {
+    let roomy = TestApp::start().await;
+    roomy.adapter("one", 1).await;
+    let list = roomy
+        .admin(Method::GET, "/admin/v1/adapters", None)
+        .await
+        .ok();
+    let bytes = list["data"][0]["resident_bytes"].as_u64().unwrap();
+    roomy.stop().await;
+
+    let app = TestApp::with(|config| config.engine.adapter_bytes_max = Some(bytes)).await;
+    let damaged = app.adapter("damaged", 1).await;
+    let whole = app.adapter("whole", 2).await;
+    let data = app.root.parent().unwrap().join("data");
+    let files = data.join("adapters/files").join(damaged.hex());
+    let longest = std::fs::read_dir(files)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut content = std::fs::read(&longest).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    std::fs::write(&longest, content).unwrap();
+    let refused = app.ask("damaged", None, 1).await;
+    assert_eq!(refused.error(), (500, "internal_error".to_owned()));
+    assert_eq!(
+        app.answers("whole", None).await,
+        json!(whole.to_string()),
+        "the others go on"
     );
     app.stop().await;
 }

@@ -36,7 +36,7 @@ async fn errors_are_as_recorded() {
         ("unknown field", with("colour", json!("red"))),
         (
             "a field that is not honoured",
-            with("tools", json!([{"type": "function"}])),
+            with("functions", json!([{"name": "f"}])),
         ),
         ("a value out of range", with("temperature", json!(3))),
         (

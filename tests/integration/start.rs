@@ -49,6 +49,9 @@ fn the_program_says_why_it_does_not_start() {
     let config = folder.path().join("c.toml");
     std::fs::write(&config, "listne = '127.0.0.1:1'").unwrap();
     let config = config.to_str().unwrap();
+    let threads = folder.path().join("threads.toml");
+    std::fs::write(&threads, "[engine]\nthreads = 300").unwrap();
+    let threads = threads.to_str().unwrap();
     let cut = folder.path().join("cut.gguf");
     std::fs::write(&cut, &std::fs::read(model).unwrap()[..5000]).unwrap();
     for (args, needle) in [
@@ -58,6 +61,10 @@ fn the_program_says_why_it_does_not_start() {
         ),
         (vec!["--listen", "127.0.0.1:0"], "no model is given"),
         (vec!["--model", model, "--config", config], "listne"),
+        (
+            vec!["--model", model, "--config", threads],
+            "engine.threads: 300 is more than 256",
+        ),
         (
             vec!["--model", model, "--store", "redis://me:secret@h/0"],
             "credentials do not belong",

@@ -4,12 +4,12 @@
 
 or, with both at hand:
 
-    python tests/scripts/bench_peers.py FLYWHEEL MODEL.gguf [rounds] [threads]
+    python tests/scripts/bench_peers.py FLYWHEEL LLAMA-SERVER MODEL.gguf [rounds] [threads]
 
 Prints a table of tokens a second (medians) and the ratio, then the same as JSON
 lines. The two take turns case by case, so that other load meets both alike.
 llama.cpp runs in this process, by the package llama-cpp-python; `flywheel bench`
-anew for each turn.
+anew for each turn. The last rows are both servers over HTTP (bench_servers.py).
 """
 
 import ctypes
@@ -20,6 +20,8 @@ import sys
 import time
 
 import llama_cpp
+
+import bench_servers
 
 PROMPT = 40
 DECODED = 128
@@ -69,6 +71,11 @@ class LlamaCpp:
         # waits for the computation
         llama_cpp.llama_get_logits_ith(self.context, len(rows) - 1)
 
+    def close(self):
+        llama_cpp.llama_batch_free(self.batch)
+        llama_cpp.llama_free(self.context)
+        llama_cpp.llama_model_free(self.model)
+
     def clear(self):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
@@ -99,26 +106,37 @@ def ours(binary, model, threads, case):
     return {row["adapters"]: row["median"] for row in rows if row["name"] == case}
 
 
-def main(binary, model, rounds=5, threads=2):
+def say(text):
+    print(text, file=sys.stderr)
+
+
+def main(binary, llama_server, model, rounds=5, threads=2):
     rounds, threads = int(rounds), int(threads)
     peer = LlamaCpp(model, threads)
     peer.measure("prefill", 512)
+    heads, kv_heads = llama_cpp.llama_model_n_head(peer.model), llama_cpp.llama_model_n_head_kv(peer.model)
     found = {case: {"llama.cpp": []} for case in CASES}
     for turn in range(rounds):
         for case in CASES:
-            print(f"round {turn + 1} of {rounds}: {name_of(*case)}", file=sys.stderr)
+            say(f"round {turn + 1} of {rounds}: {name_of(*case)}")
             found[case]["llama.cpp"].append(peer.measure(*case))
             for adapters, rate in ours(binary, model, threads, name_of(*case)).items():
                 found[case].setdefault(adapters, []).append(rate)
-    print(f"{'case':<16}{'adapters':<10}{'flywheel':>10}{'llama.cpp':>11}{'ratio':>7}")
-    lines = []
+    rows = []
     for case, rates in found.items():
-        theirs = statistics.median(rates.pop("llama.cpp"))
-        for adapters, ours_all in rates.items():
-            rate = statistics.median(ours_all)
-            print(f"{name_of(*case):<16}{adapters:<10}{rate:>10.1f}{theirs:>11.1f}{rate / theirs:>7.2f}")
-            lines.append({"case": name_of(*case), "adapters": adapters, "flywheel": round(rate, 1),
-                          "llama.cpp, base": round(theirs, 1), "ratio": round(rate / theirs, 2), "rounds": rounds})
+        theirs = rates.pop("llama.cpp")
+        rows += [(name_of(*case), adapters, "base", rate, theirs) for adapters, rate in rates.items()]
+    peer.close()
+    name = f"HTTP, {bench_servers.REQUESTS} × {bench_servers.TOKENS}"
+    servers = bench_servers.compare(binary, llama_server, model, rounds, threads, heads, kv_heads, say)
+    rows += [(name, mix, mix, both["flywheel"], both["llama.cpp"]) for mix, both in servers.items()]
+    print(f"{'case':<16}{'adapters':<10}{'flywheel':>10}{'llama.cpp':>11}{'its adapters':>14}{'ratio':>7}")
+    lines = []
+    for case, adapters, their_adapters, ours_all, theirs_all in rows:
+        mine, theirs = statistics.median(ours_all), statistics.median(theirs_all)
+        print(f"{case:<16}{adapters:<10}{mine:>10.1f}{theirs:>11.1f}{their_adapters:>14}{mine / theirs:>7.2f}")
+        lines.append({"case": case, "adapters": adapters, "flywheel": round(mine, 1), "llama.cpp": round(theirs, 1),
+                      "llama.cpp's adapters": their_adapters, "ratio": round(mine / theirs, 2), "rounds": rounds})
     for line in lines:
         print(json.dumps(line, ensure_ascii=False))
 

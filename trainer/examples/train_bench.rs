@@ -113,12 +113,14 @@ fn main() {
         parameter_report(&model, &Parameters::from_adapter(&start).unwrap())
     );
     let examples = Examples {
-        train: pairs(&base, count),
+        train: pairs(&base, count).into(),
         ..Examples::default()
     };
     let config = TrainConfig {
         epochs,
         learning_rate: 3e-4,
+        micro_batch_pairs: 8,
+        micro_batches: 1,
         ..TrainConfig::default()
     };
     let pool = rayon::ThreadPoolBuilder::new()

@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use engine::native::THREADS_MAX;
 use ids::{BasisPoints, ModelName};
 use model::FolderFormat;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 use crate::evaluate::GateConfig;
+use crate::recipe::{self, Stage, StageConfig};
+use crate::retention::StorageConfig;
 use crate::train::TrainConfig;
 
 /// The longest configuration file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// The most threads that may be asked for.
-const THREADS_MAX: usize = 1024;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -42,12 +43,16 @@ pub struct Config {
     pub dataset: DatasetConfig,
     /// How to train.
     pub training: TrainConfig,
+    /// The stages of a run; none is one stage of the votes' pairs.
+    pub stage: Vec<StageConfig>,
     /// How to evaluate.
     pub eval: EvalConfig,
     /// What a candidate must reach.
     pub gate: GateConfig,
     /// What happens with one that does.
     pub publish: PublishConfig,
+    /// What may be kept on the disk.
+    pub storage: StorageConfig,
 }
 
 /// When to train.
@@ -62,6 +67,9 @@ pub struct Schedule {
     pub settle_seconds: u64,
     /// First pause after a failed run; doubled up to a day.
     pub backoff_seconds: u64,
+    /// After so many failures in a row a scheduled run is given up until its
+    /// next time.
+    pub attempts_max: u32,
 }
 
 /// How the dataset is made.
@@ -84,6 +92,10 @@ pub struct DatasetConfig {
 pub struct EvalConfig {
     /// General prompts, as JSON lines.
     pub replay: Option<PathBuf>,
+    /// Evaluation files: tasks of the users' own.
+    pub tasks: Vec<PathBuf>,
+    /// The seed of the intervals.
+    pub seed: u64,
     /// Most tokens of one answer.
     pub answer_tokens_max: u32,
 }
@@ -103,6 +115,7 @@ impl Default for Schedule {
             min_new_bad_cases: 0,
             settle_seconds: 10,
             backoff_seconds: 60,
+            attempts_max: 5,
         }
     }
 }
@@ -123,6 +136,8 @@ impl Default for EvalConfig {
     fn default() -> Self {
         Self {
             replay: None,
+            tasks: Vec::new(),
+            seed: 0,
             answer_tokens_max: 48,
         }
     }
@@ -163,7 +178,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), TrainerError> {
-        self.training.check()?;
+        self.stages()?;
         if self.threads > THREADS_MAX {
             let problem = format!("{} is more than {THREADS_MAX}", self.threads);
             return Err(TrainerError::Config {
@@ -172,6 +187,14 @@ impl Config {
             });
         }
         self.cron().map(|_| ())
+    }
+
+    /// The recipe: the file's stages, with `training` under each.
+    ///
+    /// # Errors
+    /// [`TrainerError::Config`] names what makes no sense.
+    pub fn stages(&self) -> Result<Vec<Stage>, TrainerError> {
+        recipe::stages(&self.training, &self.stage)
     }
 
     /// The schedule's times.

@@ -46,6 +46,9 @@ pub enum TrainerError {
     /// The control store failed.
     #[error(transparent)]
     Control(#[from] control::ControlError),
+    /// Training files or jobs failed.
+    #[error(transparent)]
+    FineTuning(#[from] fine_tuning::FineTuningError),
     /// A store could not be opened.
     #[error(transparent)]
     Store(#[from] store::StoreError),
@@ -56,14 +59,9 @@ pub enum TrainerError {
     /// that what is scored would not be what is served.
     #[error("the chat template's prompt is no prefix of the conversation for example {0}")]
     TemplatePrefix(String),
-    /// A loss or gradient was not finite; the last good adapter was kept.
-    #[error("step {step}: the {what} is not finite")]
-    NonFinite {
-        /// The optimizer step, from 0.
-        step: usize,
-        /// Loss or gradient norm.
-        what: &'static str,
-    },
+    /// The run fell apart; the last good adapter was kept.
+    #[error(transparent)]
+    Unstable(#[from] Instability),
     /// There is nothing to train or to judge with.
     #[error("not enough data: {0}")]
     NotEnoughData(String),
@@ -73,6 +71,29 @@ pub enum TrainerError {
     /// Another trainer holds the lease, or it was lost.
     #[error("the lease is held by another trainer")]
     LeaseLost,
+}
+
+/// How a run falls apart.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Instability {
+    /// A loss or gradient was not finite.
+    #[error("step {step}: the {what} is not finite")]
+    NonFinite {
+        /// The optimizer step, from 0.
+        step: usize,
+        /// Loss or gradient norm.
+        what: &'static str,
+    },
+    /// The loss grew and stayed.
+    #[error("step {step}: the loss rose from {first:.4} to {last:.4}: the run diverges")]
+    Diverged {
+        /// Optimizer steps done.
+        step: usize,
+        /// Mean loss of the first steps.
+        first: f64,
+        /// Mean loss of the last ones.
+        last: f64,
+    },
 }
 
 impl TrainerError {

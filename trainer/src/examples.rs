@@ -5,9 +5,9 @@ use feedback::pairs::{Dataset, PreferencePair, Split};
 use model::{BaseModel, ModelError, TemplateMessage};
 
 use crate::TrainerError;
-use crate::evaluate::HeldOutPrompt;
+use crate::evaluate::{HeldOutPrompt, Task};
 use crate::pack::Sequence;
-use crate::train::{Examples, PairExample, PlainExample};
+use crate::train::{Examples, Items, PairExample, PlainExample};
 
 /// The tag whose text a right answer contains.
 const EXPECT_TAG: &str = "expect";
@@ -30,7 +30,7 @@ pub(crate) fn encode(
         (&dataset.held_out, &mut examples.validation),
     ] {
         let (encoded, long) = encode_pairs(base, pairs, tokens_max)?;
-        *into = encoded;
+        *into = Items::Pairs(encoded);
         left_out += long;
     }
     for example in dataset
@@ -79,7 +79,45 @@ pub(crate) fn encode_pairs(
     Ok((encoded, long))
 }
 
-fn encode_answer(
+/// The two given answers of a task as a pair; none without them, or where they
+/// are too long.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_task_pair(
+    base: &BaseModel,
+    task: &Task,
+    tokens_max: usize,
+) -> Result<Option<PairExample>, TrainerError> {
+    let Some((chosen, rejected)) = &task.pair else {
+        return Ok(None);
+    };
+    let prompt: Vec<Message> = task
+        .messages
+        .iter()
+        .map(|message| Message {
+            role: message.role.as_str().to_owned(),
+            content: message.content.clone(),
+        })
+        .collect();
+    let (chosen, rejected) = (
+        encode_answer(base, &prompt, chosen)?,
+        encode_answer(base, &prompt, rejected)?,
+    );
+    let fits = chosen.tokens.len().max(rejected.tokens.len()) <= tokens_max;
+    let id = String::new();
+    Ok(fits.then_some(PairExample {
+        id,
+        chosen,
+        rejected,
+    }))
+}
+
+/// An answer after its prompt, in tokens.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_answer(
     base: &BaseModel,
     prompt: &[Message],
     answer: &str,
@@ -124,15 +162,12 @@ pub(crate) fn held_out_prompts(pairs: &[PreferencePair]) -> Vec<HeldOutPrompt> {
 }
 
 /// A stored message as the engine takes it; none for a role that it does not know.
-fn chat_message(message: &Message) -> Option<engine::ChatMessage> {
+pub(crate) fn chat_message(message: &Message) -> Option<engine::ChatMessage> {
     let role = match message.role.as_str() {
         "system" | "developer" => engine::Role::System,
         "user" => engine::Role::User,
         "assistant" => engine::Role::Assistant,
         _ => return None,
     };
-    Some(engine::ChatMessage {
-        role,
-        content: message.content.clone(),
-    })
+    Some(engine::ChatMessage::new(role, message.content.as_str()))
 }

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use model::quant::QuantMatrix;
 use model::{ModelConfig, Projection, Weights};
 
 use crate::TrainerError;
 use crate::ops::attention::{Heads, TreeAttention};
+use crate::ops::dropout::Dropout;
 use crate::ops::head::{Target, TargetLogProbs};
 use crate::ops::linear::{GroupLinear, Part};
 use crate::ops::norm::RmsNorm;
@@ -19,7 +20,7 @@ use crate::ops::rope::RopeTable;
 use crate::ops::swiglu::SwiGlu;
 use crate::ops::tensor;
 use crate::pack::{Pack, Tree};
-use crate::parameters::{GROUPS, ParameterView};
+use crate::parameters::{GROUPS, ParameterView, Parameters};
 
 /// Index of each group in [`GROUPS`].
 const QKV: usize = 0;
@@ -44,6 +45,19 @@ struct FrozenLayer {
     /// The matrices of each of [`GROUPS`].
     groups: [Vec<QuantMatrix>; 4],
 }
+
+/// A forward and backward pass.
+pub(crate) struct Pass<'a> {
+    pub(crate) pack: &'a Pack,
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) dropout: Option<Dropout>,
+    /// Keep each layer's input only and compute the layer again for its
+    /// backward pass: one layer's graph is alive instead of all.
+    pub(crate) recompute: bool,
+}
+
+/// ∂loss/∂log-probability of each target, given the log-probabilities.
+pub(crate) type Slopes<'a> = dyn FnMut(&[f32]) -> Result<Vec<f32>, TrainerError> + 'a;
 
 impl FrozenModel {
     /// Takes the weights by reference counts; nothing is copied but the norms.
@@ -106,31 +120,101 @@ impl FrozenModel {
         parameters: &ParameterView,
         with_gradient: bool,
     ) -> Result<Tensor, TrainerError> {
-        let hidden = self.hidden(&pack.tree, parameters)?;
+        let mut x = self.embed(&pack.tree.tokens)?; // [rows, hidden]
+        for index in 0..self.layers.len() {
+            x = self.layer(index, &x, &pack.tree, parameters)?;
+        }
+        self.target_log_probs(&x, pack, with_gradient)
+    }
+
+    /// Adds the gradients of Σ slope · log-probability to `sums`, one vector
+    /// for each group of parameters.
+    pub(crate) fn add_gradients(
+        &self,
+        pass: &Pass<'_>,
+        slopes: &mut Slopes<'_>,
+        sums: &mut [Vec<f32>],
+    ) -> Result<(), TrainerError> {
+        let mut view = pass.parameters.view(true);
+        view.dropout = pass.dropout;
+        if pass.recompute {
+            return self.add_gradients_by_layer(pass, &view, slopes, sums);
+        }
+        let log_probs = self.log_probs(pass.pack, &view, true)?;
+        let gradients = weighted(&log_probs, slopes)?.backward()?;
+        pass.parameters.add_gradients(&gradients, sums)
+    }
+
+    /// The same with one layer's graph alive at a time.
+    fn add_gradients_by_layer(
+        &self,
+        pass: &Pass<'_>,
+        view: &ParameterView,
+        slopes: &mut Slopes<'_>,
+        sums: &mut [Vec<f32>],
+    ) -> Result<(), TrainerError> {
+        let tree = &pass.pack.tree;
+        let mut still = pass.parameters.view(false);
+        still.dropout = pass.dropout;
+        let mut inputs = Vec::with_capacity(self.layers.len());
+        let mut x = self.embed(&tree.tokens)?; // [rows, hidden]
+        for index in 0..self.layers.len() {
+            let next = self.layer(index, &x, tree, &still)?;
+            inputs.push(std::mem::replace(&mut x, next));
+        }
+        let missing = || candle_core::Error::BackwardNotSupported { op: "a layer" }.bt();
+        let top = Var::from_tensor(&x)?;
+        drop(x);
+        let log_probs = self.target_log_probs(top.as_tensor(), pass.pack, true)?;
+        let mut gradients = weighted(&log_probs, slopes)?.backward()?;
+        let mut dy = gradients.remove(&top).ok_or_else(missing)?; // [rows, hidden]
+        drop((top, log_probs, gradients));
+        for (index, x) in inputs.into_iter().enumerate().rev() {
+            let input = Var::from_tensor(&x)?;
+            drop(x);
+            let y = self.layer(index, input.as_tensor(), tree, view)?;
+            let mut gradients = (y * dy)?.sum_all()?.backward()?;
+            pass.parameters.add_gradients(&gradients, sums)?;
+            dy = gradients.remove(&input).ok_or_else(missing)?;
+        }
+        Ok(())
+    }
+
+    /// One layer: `[rows, hidden]` to the same.
+    fn layer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        tree: &Arc<Tree>,
+        view: &ParameterView,
+    ) -> Result<Tensor, TrainerError> {
+        let layer = &self.layers[index];
+        let apply = |kind, x: &Tensor| layer.apply(index, kind, x, view);
+        let rows = tree.tokens.len();
+        let width = self.config.hidden_size;
+        let normed = x.apply_op1(self.norm(&layer.attn_norm))?;
+        let qkv = apply(QKV, &normed)?; // q, k, v one after another
+        let attended = qkv.apply_op1(self.attention(tree))?; // [rows, heads·dim]
+        let x = (x + apply(OUT, &attended)?.reshape((rows, width))?)?;
+        let normed = x.apply_op1(self.norm(&layer.ffn_norm))?;
+        let gate_up = apply(GATE_UP, &normed)?; // gate, then up
+        let gated = gate_up.apply_op1(SwiGlu {
+            width: self.config.ffn_size,
+        })?;
+        Ok((x + apply(DOWN, &gated)?.reshape((rows, width))?)?)
+    }
+
+    /// From the last layer's output to log-probabilities.
+    fn target_log_probs(
+        &self,
+        x: &Tensor,
+        pack: &Pack,
+        with_gradient: bool,
+    ) -> Result<Tensor, TrainerError> {
+        let hidden = x.apply_op1(self.norm(&self.output_norm))?;
         let targets: Arc<[Target]> = Arc::clone(&pack.targets);
         let head = TargetLogProbs::new(self.head.clone(), targets, with_gradient);
         Ok(hidden.apply_op1(head)?)
-    }
-
-    /// The normed hidden states of every row, `[rows, hidden]`.
-    fn hidden(&self, tree: &Arc<Tree>, view: &ParameterView) -> Result<Tensor, TrainerError> {
-        let mut x = self.embed(&tree.tokens)?; // [rows, hidden]
-        for (index, layer) in self.layers.iter().enumerate() {
-            let apply = |kind, x: &Tensor| layer.apply(index, kind, x, view);
-            let rows = tree.tokens.len();
-            let width = self.config.hidden_size;
-            let normed = x.apply_op1(self.norm(&layer.attn_norm))?;
-            let qkv = apply(QKV, &normed)?; // q, k, v one after another
-            let attended = qkv.apply_op1(self.attention(tree))?; // [rows, heads·dim]
-            x = (x + apply(OUT, &attended)?.reshape((rows, width))?)?;
-            let normed = x.apply_op1(self.norm(&layer.ffn_norm))?;
-            let gate_up = apply(GATE_UP, &normed)?; // gate, then up
-            let gated = gate_up.apply_op1(SwiGlu {
-                width: self.config.ffn_size,
-            })?;
-            x = (x + apply(DOWN, &gated)?.reshape((rows, width))?)?;
-        }
-        Ok(x.apply_op1(self.norm(&self.output_norm))?)
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<Tensor, TrainerError> {
@@ -164,7 +248,14 @@ impl FrozenModel {
     }
 }
 
-/// Refuses what the forward pass below leaves out: it is LLaMA's.
+/// A scalar whose gradient is that of the loss: Σ log-probability · slope.
+fn weighted(log_probs: &Tensor, slopes: &mut Slopes<'_>) -> Result<Tensor, TrainerError> {
+    let slopes = slopes(&log_probs.to_vec1::<f32>()?)?;
+    let len = slopes.len();
+    Ok((log_probs * tensor(slopes, len)?)?.sum_all()?)
+}
+
+/// Refuses what the forward pass above leaves out: it is LLaMA's.
 fn check_trainable(weights: &Weights, config: &ModelConfig) -> Result<(), TrainerError> {
     let name = config.architecture.gguf_name;
     let problem = if name != "llama" {
@@ -197,6 +288,7 @@ impl FrozenLayer {
             .map(|(i, weight)| Part {
                 weight: weight.clone(),
                 low_rank: adapted.and_then(|(_, layout)| layout[i].clone()),
+                mask: view.dropout.map(|dropout| dropout.mask(index, kind, i)),
             });
         let group = GroupLinear {
             parts: parts.collect(),

@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use adapter_store::folder::read_peft_folder;
+use adapter_store::{AdapterFiles, AdapterStoreError};
 use feedback::pairs::PreferencePair;
+use ids::BaseDigest;
 
 use crate::TrainerError;
 use crate::evaluate::{Subject, verdict};
@@ -41,8 +43,10 @@ pub async fn judge(services: &Services, folder: &Path) -> Result<Report, Trainer
         incumbent: incumbent.files.as_ref(),
         candidate: &files,
         held_out: &held_out,
+        prompts: &[],
     };
-    let evaluation = services.assessor().assess(&subject).await?;
+    let mut evaluation = services.assessor().assess(&subject).await?;
+    evaluation.foreign_base = foreign_base(services, &files).await?;
     let gate = services.config.gate.clone();
     let refusals = verdict(&evaluation, &gate);
     let now = services.clock.now();
@@ -67,6 +71,22 @@ pub async fn judge(services: &Services, folder: &Path) -> Result<Report, Trainer
     std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
     write_report(&folder, &report)?;
     Ok(report)
+}
+
+/// The base that the adapter was made for, where the store knows it to be
+/// another than the served one; a folder alone does not tell.
+async fn foreign_base(
+    services: &Services,
+    files: &AdapterFiles,
+) -> Result<Option<BaseDigest>, TrainerError> {
+    match services.adapters.manifest(&files.digest()).await {
+        Ok(manifest) => Ok(manifest
+            .lineage
+            .base
+            .filter(|base| *base != services.base.digest)),
+        Err(AdapterStoreError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn read_held_out(path: &Path) -> Result<Vec<PreferencePair>, TrainerError> {

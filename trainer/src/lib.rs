@@ -5,41 +5,60 @@
 //! only; `pipeline` is the one place where stores, training, evaluation and
 //! publication meet, and reads top to bottom.
 
+mod calendar;
+mod checkpoints;
 mod config;
+pub mod data;
 mod error;
 pub mod evaluate;
 mod examples;
 mod forward;
 mod incumbent;
+mod jobs;
 mod journal;
 mod judge;
 mod lease;
 mod loss;
+mod memory;
+mod mixture;
 mod ops;
 mod pack;
 mod parameters;
 mod pipeline;
+mod prepared;
 mod publish;
+mod recipe;
 mod report;
+mod retention;
 mod services;
 mod sidecar;
+mod stage_data;
+mod stages;
 #[cfg(test)]
 mod tests;
+mod thumbs;
 pub mod train;
 
+pub use checkpoints::CheckpointFile;
 pub use config::{Config, DatasetConfig, EvalConfig, PublishConfig, Schedule};
-pub use error::TrainerError;
+pub use error::{Instability, TrainerError};
 pub use forward::FrozenModel;
+pub use jobs::Tuning;
 pub use journal::{Journal, State, Status};
 pub use judge::judge;
-pub use loss::{PairLogProbs, PairTerm, dpo_sigmoid};
+pub use loss::{PairLogProbs, PairTerm, PreferenceLoss, RatedTerm, kto};
+pub use memory::{MemoryPlan, Term};
+pub use mixture::{Category, Drawn, Mixture};
 pub use ops::head::Target;
 pub use pack::Sequence;
 pub use parameters::Parameters;
-pub use pipeline::{RunOutcome, run_once};
-pub use report::{Decision, Report, TrainingReport};
+pub use pipeline::{RunOutcome, resume, run_once};
+pub use recipe::{FileSource, Stage, StageConfig, StageKind};
+pub use report::{Decision, Report, TrainingReport, Votes};
+pub use retention::StorageConfig;
 pub use services::Services;
-pub use sidecar::{Stop, once, sidecar};
+pub use sidecar::{Stop, again, once, sidecar};
+pub use stage_data::StageReport;
 
 /// Runs blocking work on a thread of its own.
 async fn blocking<R: Send + 'static>(

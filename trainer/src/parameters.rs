@@ -13,6 +13,7 @@ use model::Projection;
 use model::lora::{LoraAdapter, LoraConfig, LoraPair, ModuleId};
 
 use crate::TrainerError;
+use crate::ops::dropout::Dropout;
 use crate::ops::linear::LowRank;
 use crate::ops::{tensor, with_values};
 use crate::train::AdamW;
@@ -144,7 +145,29 @@ impl Parameters {
         };
         ParameterView {
             groups: self.groups.iter().map(entry).collect(),
+            dropout: None,
         }
+    }
+
+    /// The values, one vector for each group.
+    pub(crate) fn vectors(&self) -> Result<Vec<Vec<f32>>, TrainerError> {
+        let values = |group: &Group| group.var.as_tensor().to_vec1::<f32>();
+        Ok(self.groups.iter().map(values).collect::<Result<_, _>>()?)
+    }
+
+    /// Sets the values, which must be as many as there are.
+    pub(crate) fn set(&self, vectors: Vec<Vec<f32>>) -> Result<(), TrainerError> {
+        if !self.lengths().eq(vectors.iter().map(Vec::len)) {
+            return Err(TrainerError::Config {
+                key: "resume",
+                problem: "the factors have another shape".to_owned(),
+            });
+        }
+        for (group, values) in self.groups.iter().zip(vectors) {
+            let len = values.len();
+            group.var.set(&tensor(values, len)?)?;
+        }
+        Ok(())
     }
 
     /// Adds `scale` times the gradients to `sums`, one vector for each group.
@@ -246,6 +269,8 @@ fn lay_out<'a>(pairs: impl Iterator<Item = Option<&'a LoraPair>>) -> (GroupLayou
 #[derive(Default)]
 pub(crate) struct ParameterView {
     groups: std::collections::HashMap<(usize, usize), (Tensor, GroupLayout)>,
+    /// Masks of the low-rank terms' inputs.
+    pub(crate) dropout: Option<Dropout>,
 }
 
 impl ParameterView {

@@ -12,22 +12,22 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use adapter_store::AdapterFiles;
-use feedback::pairs::{self, Dataset, PreferencePair};
+use feedback::pairs::{self, PreferencePair, Split};
 use feedback::{EventId, TRAINER_GROUP};
 use ids::{DatasetDigest, UnixMillis};
-use model::lora::{LoraAdapter, LoraConfig};
 use serde_json::json;
 
-use crate::evaluate::{Subject, verdict};
+use crate::evaluate::{Subject, page, verdict};
 use crate::incumbent::Incumbent;
-use crate::journal::{Journal, State, append, replace};
+use crate::journal::{Journal, State, replace};
 use crate::lease::HeldLease;
+use crate::prepared::Prepared;
+use crate::recipe::StageKind;
 use crate::report::{Decision, Report, TrainingReport};
 use crate::services::Services;
-use crate::train::{
-    EpochMetrics, Examples, Observer, StepMetrics, Trained, parameter_report, train,
-};
-use crate::{FrozenModel, Parameters, TrainerError, examples, publish};
+use crate::stage_data::StageReport;
+use crate::stages::{TrainedRecipe, train_stages};
+use crate::{TrainerError, publish, thumbs};
 
 /// Events taken at a time.
 const CLAIM_MAX: usize = 500;
@@ -64,6 +64,31 @@ pub async fn run_once(
     result
 }
 
+/// Goes on with the last run that was interrupted, with its rows and recipe;
+/// none when there is nothing to go on with.
+///
+/// # Errors
+/// As [`run_once`].
+pub async fn resume(
+    services: &Services,
+    stop: Arc<AtomicBool>,
+) -> Result<Option<RunOutcome>, TrainerError> {
+    let Some((folder, prepared)) = Prepared::interrupted(&services.journal)? else {
+        return Ok(None);
+    };
+    let run_id = prepared.run_id.clone();
+    let (control, clock) = (Arc::clone(&services.control), Arc::clone(&services.clock));
+    let lease = HeldLease::acquire(control, clock, &run_id, Arc::clone(&stop)).await?;
+    let begun = services.journal.begin(&run_id, services.clock.now());
+    let result = match begun {
+        Ok(_) => finish(services, &lease, &folder, prepared, stop).await,
+        Err(error) => Err(error),
+    };
+    lease.release().await;
+    note(services, &result)?;
+    result.map(Some)
+}
+
 async fn run(
     services: &Services,
     lease: &HeldLease,
@@ -73,28 +98,56 @@ async fn run(
 ) -> Result<RunOutcome, TrainerError> {
     let (config, journal, clock) = (&services.config, &services.journal, &services.clock);
     let folder = journal.begin(run_id, clock.now())?;
+    // a new run has all the votes, so an interrupted one is not gone on with
+    Prepared::abandon(journal)?;
 
     // 1. The votes that woke us, and all that was voted so far: pairs and
     //    praised answers, split before they were paired.
     let claimed = claim(services, run_id).await?;
     let cases = pairs::collect(&*services.feedback).await?;
     let dataset = pairs::build(&cases, &config.pair_options())?;
+    let rated = thumbs::rated(&cases, &config.pair_options());
     tracing::info!(
-        "{} events; {} pairs to train, {} held out, {} praised answers",
+        "{} events; {} pairs to train, {} held out, {} praised answers, {} rated",
         claimed.len(),
         dataset.train.len(),
         dataset.held_out.len(),
-        dataset.upvoted.len()
+        dataset.upvoted.len(),
+        rated.len()
     );
     if !force && last_dataset(journal) == Some(dataset.digest) {
         services.feedback.ack(TRAINER_GROUP, &claimed).await?;
         return Ok(RunOutcome::Unchanged(dataset.digest));
     }
-    if dataset.train.len() < config.dataset.train_pairs_min {
+    let stages = config.stages()?;
+    let wants_pairs = stages.iter().any(|stage| stage.kind == StageKind::Dpo);
+    if wants_pairs && dataset.train.len() < config.dataset.train_pairs_min {
         let (found, min) = (dataset.train.len(), config.dataset.train_pairs_min);
         let problem = format!("{found} pairs to train on are fewer than {min}");
         return Err(TrainerError::NotEnoughData(problem));
     }
+    let prepared = Prepared {
+        run_id: run_id.to_owned(),
+        dataset,
+        rated,
+        claimed,
+        stages,
+    };
+    prepared.keep(&folder)?;
+    finish(services, lease, &folder, prepared, stop).await
+}
+
+/// Trains, evaluates and publishes what was prepared.
+async fn finish(
+    services: &Services,
+    lease: &HeldLease,
+    folder: &Path,
+    prepared: Prepared,
+    stop: Arc<AtomicBool>,
+) -> Result<RunOutcome, TrainerError> {
+    let (config, journal, clock) = (&services.config, &services.journal, &services.clock);
+    let prepared = Arc::new(prepared);
+    let (run_id, dataset) = (&prepared.run_id, &prepared.dataset);
     write_held_out(services, &dataset.held_out)?;
 
     // 2. What must be beaten.
@@ -107,11 +160,15 @@ async fn run(
     .await?;
 
     // 3. Train: a fresh adapter on everything, over the served weights.
-    let tokens_max = config.training.sequence_tokens_max;
-    let (encoded, too_long) = examples::encode(&services.base, &dataset, tokens_max)?;
-    let retained = encoded.retained.len();
     journal.enter(State::Training, clock.now())?;
-    let trained = train_adapter(services, &folder, encoded, stop).await?;
+    let trained = train_stages(services, folder, &prepared, &stop).await;
+    if let Err(error) = &trained
+        && !matches!(error, TrainerError::Stopped)
+    {
+        // it would fail again, and is not gone on with; its folder stays
+        Prepared::forget(folder)?;
+    }
+    let trained = trained?;
     let peft = trained.adapter.to_peft(&services.base.config)?;
     let files = AdapterFiles::new(peft.config_json, peft.safetensors);
 
@@ -121,12 +178,13 @@ async fn run(
         incumbent: incumbent.files.as_ref(),
         candidate: &files,
         held_out: &dataset.held_out,
+        prompts: &[],
     };
     let evaluation = services.assessor().assess(&subject).await?;
     let refusals = verdict(&evaluation, &config.gate);
-    let training = training_report(&dataset, &trained, retained, too_long, services);
+    let training = training_report(&prepared, &trained);
     let report = Report {
-        run_id: run_id.to_owned(),
+        run_id: run_id.clone(),
         at: clock.now(),
         decision: if refusals.is_empty() {
             Decision::Published
@@ -142,7 +200,7 @@ async fn run(
         gate: config.gate.clone(),
         training: Some(training.clone()),
     };
-    write_report(&folder, &report)?;
+    write_report(folder, &report)?;
 
     // 5. Publish it, or leave the report.
     lease.confirm().await?;
@@ -153,12 +211,16 @@ async fn run(
     }
 
     // 6. The votes are done with.
-    services.feedback.ack(TRAINER_GROUP, &claimed).await?;
+    services
+        .feedback
+        .ack(TRAINER_GROUP, &prepared.claimed)
+        .await?;
     let last = json!({ "dataset": dataset.digest, "run_id": run_id });
     replace(
         &journal.root().join("last_run.json"),
         last.to_string().as_bytes(),
     )?;
+    Prepared::forget(folder)?;
     Ok(RunOutcome::Judged(Box::new(report)))
 }
 
@@ -180,122 +242,29 @@ async fn claim(services: &Services, consumer: &str) -> Result<Vec<EventId>, Trai
     Ok(claimed)
 }
 
-async fn train_adapter(
-    services: &Services,
-    folder: &Path,
-    examples: Examples,
-    stop: Arc<AtomicBool>,
-) -> Result<Trained, TrainerError> {
-    let config = services.config.training.clone();
-    let mut lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
-    lora.use_rslora = config.lora.use_rslora;
-    lora.target = config.lora.target.clone();
-    lora.base_model_name_or_path = Some(services.base.name.clone());
-    let start = LoraAdapter::new_random(&services.base.config, &lora, config.seed)?;
-    let base = Arc::clone(&services.base);
-    let mut observer = Progress {
-        services: services.clone(),
-        folder: folder.to_owned(),
-    };
-    let trained = crate::compute(services.config.threads, move || {
-        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
-        tracing::info!(
-            "{}",
-            parameter_report(&model, &Parameters::from_adapter(&start)?)
-        );
-        let result = train(
-            &model,
-            base.digest,
-            &start,
-            &examples,
-            &config,
-            &mut observer,
-            &stop,
-        );
-        if let Err(failed) = &result
-            && let Some(adapter) = &failed.last_good
-        {
-            keep_last_good(&observer.folder, adapter, &base.config);
-        }
-        Ok(result?)
-    });
-    trained.await
-}
-
-/// Keeps the adapter of the last good epoch of a run that failed.
-fn keep_last_good(folder: &Path, adapter: &LoraAdapter, config: &model::ModelConfig) {
-    let written = adapter
-        .to_peft(config)
-        .map_err(TrainerError::from)
-        .and_then(|files| {
-            let folder = folder.join("last_good");
-            std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
-            replace(&folder.join("adapter_config.json"), &files.config_json)?;
-            replace(
-                &folder.join("adapter_model.safetensors"),
-                &files.safetensors,
-            )
-        });
-    if let Err(error) = written {
-        tracing::warn!(%error, "the last good epoch's adapter was not kept");
-    }
-}
-
-/// Writes a run's progress down as it happens.
-struct Progress {
-    services: Services,
-    folder: std::path::PathBuf,
-}
-
-impl Progress {
-    fn warn(result: Result<(), TrainerError>) {
-        // Progress that cannot be told is no reason to throw a run away.
-        if let Err(error) = result {
-            tracing::warn!(%error, "progress was not written");
-        }
-    }
-}
-
-impl Observer for Progress {
-    fn step(&mut self, metrics: &StepMetrics) {
-        let now = self.services.clock.now();
-        Self::warn(self.services.journal.step(&self.folder, metrics, now));
-    }
-
-    fn epoch(&mut self, metrics: &EpochMetrics) {
-        tracing::info!(
-            "epoch {}: held-out accuracy {:.2}, margin {:.3}, loss {:.4}",
-            metrics.epoch,
-            metrics.accuracy,
-            metrics.margin,
-            metrics.loss
-        );
-        let now = self.services.clock.now();
-        Self::warn(self.services.journal.event(now, "epoch", json!(metrics)));
-        let line = json!(metrics).to_string();
-        Self::warn(append(&self.folder.join("epochs.jsonl"), &line));
-    }
-}
-
-fn training_report(
-    dataset: &Dataset,
-    trained: &Trained,
-    retained: usize,
-    too_long: usize,
-    services: &Services,
-) -> TrainingReport {
+fn training_report(prepared: &Prepared, trained: &TrainedRecipe) -> TrainingReport {
+    let dataset = &prepared.dataset;
+    let sum = |of: fn(&StageReport) -> f64| trained.stages.iter().map(of).sum::<f64>();
+    let seconds = sum(|stage| stage.seconds);
+    let tokens: u64 = trained.stages.iter().map(|stage| stage.tokens).sum();
+    let last = trained.stages.last();
+    let praised = dataset.upvoted.iter();
     TrainingReport {
         dataset: dataset.digest,
         rows: dataset.report.clone(),
         train_pairs: dataset.train.len(),
         held_out_pairs: dataset.held_out.len(),
-        retained,
-        too_long,
-        recipe: services.config.training.clone(),
-        epoch: trained.epoch,
-        tokens: trained.tokens,
-        seconds: trained.seconds,
-        tokens_per_second: trained.tokens as f64 / trained.seconds.max(1e-3),
+        retained: praised.filter(|row| row.split == Split::Train).count(),
+        too_long: trained.stages.iter().map(|stage| stage.too_long).sum(),
+        votes: publish::votes(dataset),
+        recipe: last
+            .map(|stage| stage.stage.training.clone())
+            .unwrap_or_default(),
+        stages: trained.stages.clone(),
+        epoch: last.map_or(0, |stage| stage.epoch),
+        tokens,
+        seconds,
+        tokens_per_second: tokens as f64 / seconds.max(1e-3),
     }
 }
 
@@ -306,6 +275,7 @@ fn training_report(
 pub(crate) fn write_report(folder: &Path, report: &Report) -> Result<(), TrainerError> {
     let json = serde_json::to_string_pretty(report).unwrap_or_default();
     replace(&folder.join("report.json"), json.as_bytes())?;
+    replace(&folder.join("report.html"), page(report).as_bytes())?;
     replace(&folder.join("report.txt"), report.text().as_bytes())
 }
 

@@ -1,19 +1,23 @@
 //! Stores a candidate that passed and makes it known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use adapter_store::{AdapterFiles, Lineage, Source};
 use control::{AuditEntry, ControlError, Expected};
-use ids::{AdapterDigest, AliasName, BasisPoints, ModelName};
+use feedback::pairs::Dataset;
+use ids::{AdapterDigest, AliasName, BasisPoints, FeedbackId, ModelName, Sha256Digest};
 use rollout::Command;
 use serde_json::json;
 
 use crate::TrainerError;
-use crate::report::{Report, TrainingReport};
+use crate::report::{Report, TrainingReport, Votes};
 use crate::services::Services;
 
 /// Who changes the control state.
 const ACTOR: &str = "flywheel-trainer";
+/// The most votes that a manifest lists, which has a limited size; all of them
+/// are in the run's dataset and under [`Votes::digest`].
+const VOTES_LISTED_MAX: usize = 1000;
 /// How often a write that somebody else overtook is tried again.
 const CONFLICTS_MAX: usize = 5;
 
@@ -31,7 +35,12 @@ pub(crate) async fn publish(
         ("run_id", json!(report.run_id)),
         ("seed", json!(training.recipe.seed)),
         ("recipe", json!(training.recipe)),
+        ("stages", json!(training.stages)),
         ("tokens", json!(training.tokens)),
+        ("gate", json!(report.gate)),
+        ("rows", json!(training.rows)),
+        ("code_version", json!(env!("CARGO_PKG_VERSION"))),
+        ("votes", json!(training.votes)),
     ];
     let lineage = Lineage {
         base: Some(services.base.digest),
@@ -58,6 +67,25 @@ pub(crate) async fn publish(
         start_canary(services, name, digest, share).await?;
     }
     Ok(digest)
+}
+
+/// The votes behind a dataset, in their order of name.
+pub(crate) fn votes(dataset: &Dataset) -> Votes {
+    let pairs = dataset.train.iter().chain(&dataset.held_out);
+    let of_pairs = pairs.flat_map(|pair| &pair.provenance.votes);
+    let praised = dataset.upvoted.iter();
+    let of_praised = praised.flat_map(|example| &example.provenance.votes);
+    let ids: BTreeSet<&str> = of_pairs.chain(of_praised).map(FeedbackId::as_str).collect();
+    let parts: Vec<(&str, &[u8])> = ids.iter().map(|id| ("vote", id.as_bytes())).collect();
+    Votes {
+        count: ids.len(),
+        digest: Sha256Digest::of_parts(&parts),
+        ids: ids
+            .into_iter()
+            .take(VOTES_LISTED_MAX)
+            .map(str::to_owned)
+            .collect(),
+    }
 }
 
 fn audit(services: &Services, action: &str) -> AuditEntry {
@@ -108,4 +136,62 @@ async fn start_canary(
     }
     tracing::warn!(%name, "the rollout kept changing; the canary was not started");
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use feedback::Message;
+    use feedback::pairs::{PreferencePair, Provenance, Source, Split};
+    use ids::{DatasetDigest, InferenceId, RaterId};
+
+    use super::*;
+
+    fn dataset(votes: &[usize]) -> Dataset {
+        let pair = |number: &usize| PreferencePair {
+            prompt: vec![Message {
+                role: "user".into(),
+                content: "q".into(),
+            }],
+            chosen: "a".into(),
+            rejected: "b".into(),
+            split: Split::Train,
+            tags: BTreeMap::new(),
+            provenance: Provenance {
+                inferences: vec![InferenceId::new("answer").unwrap()],
+                votes: vec![FeedbackId::new(format!("vote-{number:05}")).unwrap()],
+                rater: RaterId::new("rater").unwrap(),
+                source: Source::Demonstration,
+                adapter: None,
+                weight: 1.0,
+            },
+        };
+        Dataset {
+            train: votes.iter().map(pair).collect(),
+            held_out: Vec::new(),
+            upvoted: Vec::new(),
+            report: feedback::pairs::Report::default(),
+            digest: DatasetDigest(Sha256Digest::of(b"")),
+        }
+    }
+
+    #[test]
+    fn the_same_votes_have_one_digest_in_any_order() {
+        let of = |numbers: &[usize]| votes(&dataset(numbers));
+        assert_eq!(of(&[1, 2, 3]), of(&[3, 1, 2, 2]));
+        assert_eq!(of(&[2, 1]).ids, ["vote-00001", "vote-00002"]);
+        assert_ne!(of(&[1, 2, 3]).digest, of(&[1, 2]).digest);
+    }
+
+    #[test]
+    fn a_manifest_has_room_for_the_votes_that_it_lists() {
+        let many: Vec<usize> = (0..VOTES_LISTED_MAX + 1).collect();
+        let votes = votes(&dataset(&many));
+        assert_eq!(
+            (votes.count, votes.ids.len()),
+            (VOTES_LISTED_MAX + 1, VOTES_LISTED_MAX)
+        );
+    }
 }

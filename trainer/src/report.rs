@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use feedback::pairs::Report as DatasetReport;
-use ids::{AdapterDigest, BaseDigest, DatasetDigest, UnixMillis};
+use ids::{AdapterDigest, BaseDigest, DatasetDigest, Sha256Digest, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Evaluation, GateConfig, Refusal};
+use crate::stage_data::StageReport;
 use crate::train::TrainConfig;
 
 /// What came of a run.
@@ -57,6 +58,17 @@ pub struct Report {
     pub training: Option<TrainingReport>,
 }
 
+/// The votes that a dataset was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Votes {
+    /// How many.
+    pub count: usize,
+    /// Names exactly these.
+    pub digest: Sha256Digest,
+    /// Their names, as many as a manifest has room for.
+    pub ids: Vec<String>,
+}
+
 /// How a candidate was trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingReport {
@@ -72,8 +84,13 @@ pub struct TrainingReport {
     pub retained: usize,
     /// Examples left out for their length.
     pub too_long: usize,
-    /// The recipe.
+    /// The votes behind it.
+    pub votes: Votes,
+    /// The recipe of the last stage.
     pub recipe: TrainConfig,
+    /// All stages, with what each really trained.
+    #[serde(default)]
+    pub stages: Vec<StageReport>,
     /// The epoch whose adapter was taken.
     pub epoch: usize,
     /// Unpadded policy tokens.

@@ -11,6 +11,7 @@ use model::BaseModel;
 use store::{Backend, Durability, RedisCredentials, Secret, StoreOptions, StoreUrl};
 
 use crate::config::Config;
+use crate::jobs::Tuning;
 use crate::journal::Journal;
 use crate::{TrainerError, evaluate::Assessor};
 
@@ -32,6 +33,8 @@ pub struct Services {
     pub control: Arc<dyn ControlStore>,
     /// Adapter versions.
     pub adapters: AdapterStore,
+    /// Training files and fine-tuning jobs.
+    pub tuning: Tuning,
     /// Runs, status and events.
     pub journal: Arc<Journal>,
     /// The time.
@@ -63,13 +66,21 @@ impl Services {
             .clone()
             .unwrap_or_else(|| data.join("adapters"));
         let quantize = config.quantize;
-        let open = move || Ok(BaseModel::open_quantized(&model, quantize)?);
+        let open = move || {
+            let model = hub::resolve_and_log(&model).map_err(|error| TrainerError::Config {
+                key: "model",
+                problem: error.to_string(),
+            })?;
+            Ok(BaseModel::open_quantized(&model, quantize)?)
+        };
         let base = crate::blocking(open).await?;
         tracing::info!("base {} {}", base.name, base.digest);
+        let control = control::open(&backend).await?;
         Ok(Self {
             base: Arc::new(base),
             feedback: feedback::open(&backend).await?,
-            control: control::open(&backend).await?,
+            tuning: Tuning::open(&data, &control)?,
+            control,
             adapters: AdapterStore::local(&folder)?,
             journal: Arc::new(Journal::open(&data)?),
             clock: Arc::new(SystemClock),

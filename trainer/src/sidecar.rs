@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::TrainerError;
-use crate::journal::State;
-use crate::pipeline::{RunOutcome, run_once};
+use crate::calendar::Calendar;
+use crate::jobs;
+use crate::journal::{State, replace};
+use crate::pipeline::{RunOutcome, resume, run_once};
+use crate::retention::make_room;
 use crate::services::Services;
 
 /// The longest pause after failures.
@@ -69,6 +72,8 @@ impl Stop {
 /// runs are logged and tried again.
 pub async fn sidecar(services: &Services, stop: &Stop) -> Result<(), TrainerError> {
     let mut failures = 0u32;
+    let (root, now) = (services.journal.root(), services.clock.now());
+    let mut calendar = Calendar::open(root, services.config.cron()?, now)?;
     services
         .journal
         .update(services.clock.now(), |status| status.state = State::Waiting)?;
@@ -78,19 +83,73 @@ pub async fn sidecar(services: &Services, stop: &Stop) -> Result<(), TrainerErro
             () = stop.wait() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
         }
-        tokio::select! {
+        let due = tokio::select! {
             () = stop.wait() => return Ok(()),
-            due = due(services) => due?,
+            due = due(services, &calendar) => due,
+        };
+        if let Due::Job(job) = due {
+            failures = match work(services, *job, stop).await {
+                Ok(()) => 0,
+                Err(_) if stop.is_set() => return Ok(()),
+                Err(error) => {
+                    tracing::error!(%error, "the job was not done and waits");
+                    failures.saturating_add(1)
+                }
+            };
+            continue;
         }
         match run(services, stop).await {
-            Ok(RunOutcome::Judged(_) | RunOutcome::Unchanged(_)) => failures = 0,
+            Ok(RunOutcome::Judged(_) | RunOutcome::Unchanged(_)) => {
+                failures = 0;
+                calendar.served(services.clock.now())?;
+            }
             Err(_) if stop.is_set() => return Ok(()),
             Err(error) => {
-                tracing::error!(%error, "the run failed");
                 failures = failures.saturating_add(1);
+                if tell_failure(services, &error, failures)? {
+                    calendar.served(services.clock.now())?;
+                }
             }
         }
+        write_metrics(services, failures)?;
     }
+}
+
+/// Says that a run failed; whether its time counts as served all the same:
+/// there was nothing to train, or it failed too often.
+fn tell_failure(
+    services: &Services,
+    error: &TrainerError,
+    failures: u32,
+) -> Result<bool, TrainerError> {
+    tracing::error!(%error, failures, "the run failed");
+    if matches!(error, TrainerError::NotEnoughData(_)) {
+        return Ok(true);
+    }
+    if failures < services.config.schedule.attempts_max {
+        return Ok(false);
+    }
+    tracing::error!(failures, "the run is given up until its next time");
+    let detail = json!({ "failures": failures, "error": error.to_string() });
+    let now = services.clock.now();
+    services.journal.event(now, "run_given_up", detail)?;
+    Ok(true)
+}
+
+/// `DATA/trainer/metrics.prom`, as node_exporter's textfile collector reads it:
+/// the trainer listens on no port.
+fn write_metrics(services: &Services, failures: u32) -> Result<(), TrainerError> {
+    let ended = services.clock.now().seconds();
+    let text = format!(
+        "# HELP flywheel_trainer_failures_in_a_row Runs that failed since the last one that did not.\n\
+         # TYPE flywheel_trainer_failures_in_a_row gauge\n\
+         flywheel_trainer_failures_in_a_row {failures}\n\
+         # HELP flywheel_trainer_last_run_seconds When the last run ended, since 1970.\n\
+         # TYPE flywheel_trainer_last_run_seconds gauge\n\
+         flywheel_trainer_last_run_seconds {ended}\n"
+    );
+    let path = services.journal.root().join("metrics.prom");
+    replace(&path, text.as_bytes())
 }
 
 /// One run that ends early when the process is asked to.
@@ -104,9 +163,23 @@ pub async fn once(services: &Services, stop: &Stop) -> Result<RunOutcome, Traine
     outcome
 }
 
+/// Goes on with an interrupted run, if there is one.
+///
+/// # Errors
+/// As [`resume`].
+pub async fn again(services: &Services, stop: &Stop) -> Result<Option<RunOutcome>, TrainerError> {
+    let (flag, watcher) = stop.run_flag();
+    let outcome = resume(services, flag).await;
+    watcher.abort();
+    outcome
+}
+
 async fn run(services: &Services, stop: &Stop) -> Result<RunOutcome, TrainerError> {
     let (flag, watcher) = stop.run_flag();
-    let outcome = run_once(services, flag, false).await;
+    let outcome = match make_room(services).await {
+        Ok(()) => run_once(services, flag, false).await,
+        Err(error) => Err(error),
+    };
     watcher.abort();
     outcome
 }
@@ -121,27 +194,51 @@ fn backoff(services: &Services, failures: u32) -> Duration {
     }
 }
 
-/// Returns when a run is due: at the scheduled time, or when enough bad cases
-/// wait and votes have paused.
-async fn due(services: &Services) -> Result<(), TrainerError> {
-    let at = next_time(services)?;
-    let mut changes = services.feedback.changes();
+/// One job that stops early when the process is asked to.
+async fn work(services: &Services, job: fine_tuning::Job, stop: &Stop) -> Result<(), TrainerError> {
+    let (flag, watcher) = stop.run_flag();
+    let result = jobs::work(services, job, flag).await;
+    watcher.abort();
+    result
+}
+
+/// What is to be done.
+enum Due {
+    /// A run on feedback.
+    Run,
+    /// A fine-tuning job.
+    Job(Box<fine_tuning::Job>),
+}
+
+/// Returns when something is due: a run at the scheduled time, or when enough bad
+/// cases wait and votes have paused; and any job that waits.
+async fn due(services: &Services, calendar: &Calendar) -> Due {
+    let at = calendar.next();
+    let (mut changes, mut control) = (services.feedback.changes(), services.control.changes());
     loop {
         let now = services.clock.now();
-        if at.is_some_and(|at| now.0 >= at.timestamp_millis()) {
+        if at.is_some_and(|at| now >= at) {
             tracing::info!("it is time by the schedule");
-            return Ok(());
+            return Due::Run;
         }
         if enough_bad_cases(services).await {
             settle(services).await;
-            return Ok(());
+            return Due::Run;
         }
-        let left = at.map_or(LOOK_EVERY, |at| {
-            let millis = at.timestamp_millis().saturating_sub(now.0);
-            Duration::from_millis(u64::try_from(millis).unwrap_or(0))
-        });
-        // Either a vote came, or it is time to look again.
-        let _ = tokio::time::timeout(left.min(LOOK_EVERY), changes.changed()).await;
+        let left = at.map_or(LOOK_EVERY, |at| at.since(now));
+        match services.tuning.jobs.next().await {
+            Ok(Some(job)) => return Due::Job(Box::new(job)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the jobs could not be read"),
+        }
+        // A vote or a job came, or it is time to look again.
+        let news = async {
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = control.changed() => {}
+            }
+        };
+        let _ = tokio::time::timeout(left.min(LOOK_EVERY), news).await;
     }
 }
 
@@ -174,10 +271,4 @@ async fn settle(services: &Services) {
         changes.mark_unchanged();
     }
     tracing::info!("enough bad cases wait");
-}
-
-fn next_time(services: &Services) -> Result<Option<DateTime<Utc>>, TrainerError> {
-    let cron = services.config.cron()?;
-    let now = DateTime::<Utc>::from_timestamp_millis(services.clock.now().0).unwrap_or_default();
-    Ok(cron.find_next_occurrence(&now, false).ok())
 }

@@ -9,6 +9,7 @@ mod errors;
 mod limits;
 mod support;
 mod text;
+mod tools;
 
 use ids::AdapterDigest;
 
@@ -68,6 +69,7 @@ pub async fn run(engine: &dyn Engine, fixture: &Fixture) -> Result<(), Violation
     text::run(engine, fixture.batching).await?;
     errors::run(engine).await?;
     constraints::run(engine).await?;
+    tools::run(engine).await?;
     limits::run(engine, fixture.batching).await?;
     adapters::run(engine, fixture).await
 }

@@ -28,7 +28,7 @@ async fn plain(engine: &dyn Engine) -> Result<(), Violation> {
         &once.choices,
     )?;
     let counted = engine
-        .count_prompt_tokens(&request(QUESTION, 1).messages)
+        .count_prompt_tokens(&request(QUESTION, 1).messages, None)
         .await?;
     expect(
         counted == once.usage.prompt_tokens,

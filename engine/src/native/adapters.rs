@@ -3,12 +3,14 @@
 use ids::AdapterDigest;
 
 use super::lora::DeviceAdapter;
+pub(super) use crate::residents::CLAIM_GRACE;
 #[cfg(test)]
 pub(super) use crate::residents::NoRoom;
-use crate::residents::{Lease, Resident, Residents};
+use crate::residents::{Lease, Reservation, Resident, Residents};
 
 pub(super) type AdapterRegistry = Residents<DeviceAdapter>;
 pub(super) type AdapterLease = Lease<DeviceAdapter>;
+pub(super) type AdapterReservation = Reservation<DeviceAdapter>;
 
 impl Resident for DeviceAdapter {
     fn digest(&self) -> AdapterDigest {

@@ -10,26 +10,30 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
-use model::{BaseModel, ModelError, TemplateMessage};
+use model::quant::Precision;
+use model::{BaseModel, ModelError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::adapters::AdapterRegistry;
+use super::adapters::{AdapterRegistry, CLAIM_GRACE};
+use super::background::Background;
 use super::blocks::BlockManager;
 use super::cache::KvCache;
+use super::completion::events_max;
 use super::constraint::Grammars;
 use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, Mode};
 use super::loading::Loader;
 use super::options::NativeOptions;
-use super::request::{Submission, events_max};
+use super::prompt;
+use super::request::Submission;
 use super::scheduler::Scheduler;
 use super::worker::{Gauges, Worker};
 use crate::api::{
     AdapterInfo, AdapterPackage, BaseInfo, Capacity, ChatMessage, ChatRequest, ChatStream, Engine,
     EngineError,
 };
-use crate::residents::CLAIM_GRACE;
+use crate::tools::ToolUse;
 use crate::vocabulary::Vocabulary;
 
 /// Stack of the engine's thread; grammars recurse on it.
@@ -54,10 +58,13 @@ impl NativeEngine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if the cache has no room or threads cannot be
-    /// started.
+    /// [`EngineError::Failed`] if the cache has no room, or threads are too many
+    /// or cannot be started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
-        let layout = kv_layout(&model);
+        if options.precision != Precision::F32 {
+            model.weights.pack();
+        }
+        let layout = kv_layout(&model, options.kv_cache);
         let pages = options.kv_pages(layout)?;
         let cache_tokens = pages.saturating_mul(PAGE_TOKENS);
         let context_length = options
@@ -65,7 +72,7 @@ impl NativeEngine {
             .map_or(model.config.context_length, |max| max as usize)
             .min(model.config.context_length)
             .min(cache_tokens);
-        let inbox = Arc::new(Inbox::new(options.waiting_max));
+        let inbox = Arc::new(Inbox::new(options.queue_limits()));
         let gauges = Arc::new(Gauges::default());
         let worker = Worker {
             model: Arc::clone(&model),
@@ -82,18 +89,21 @@ impl NativeEngine {
             next_request: 0,
             queue_wait_max: options.queue_wait_max,
         };
-        let thread = spawn(worker, options.threads)?;
+        let thread = spawn(worker, options.threads()?)?;
         let info = BaseInfo {
             name: model.name.clone(),
             digest: model.digest,
             context_length: u32::try_from(context_length).unwrap_or(u32::MAX),
         };
         let adapters = AdapterRegistry::new(options.adapter_bytes_max, CLAIM_GRACE);
+        let background = Background::start("engine-loader")
+            .map_err(|error| EngineError::Failed(error.to_string()))?;
         let loader = Loader {
             model: Arc::clone(&model),
             adapters: Arc::clone(&adapters),
             precision: options.precision,
             wait_max: options.adapter_wait_max,
+            background,
             turn: tokio::sync::Mutex::default(),
         };
         Ok(Self {
@@ -131,58 +141,18 @@ impl NativeEngine {
         self.gauges.steps.load(Ordering::Relaxed)
     }
 
-    async fn encode(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, EngineError> {
+    async fn encode(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<Vec<u32>, EngineError> {
         let model = Arc::clone(&self.model);
-        let messages = messages.to_vec();
-        let encode = move || {
-            let messages: Vec<TemplateMessage<'_>> = messages
-                .iter()
-                .map(|m| TemplateMessage {
-                    role: m.role.as_str(),
-                    content: &m.content,
-                })
-                .collect();
-            model.encode_chat(&messages, true)
-        };
+        let (messages, tools) = (messages.to_vec(), tools.cloned());
+        let encode = move || prompt::encode_chat(&model, &messages, tools.as_ref());
         let tokens = run_blocking(encode)
             .await?
             .map_err(|error| invalid_messages(&error))?;
         Ok(tokens)
-    }
-
-    /// How many tokens a completion may have, or why there is no room.
-    fn resolve_max_tokens(
-        &self,
-        prompt_tokens: u32,
-        asked: Option<u32>,
-    ) -> Result<u32, EngineError> {
-        let context_length = self.info.context_length;
-        let room = context_length.saturating_sub(prompt_tokens);
-        let max_tokens = asked.unwrap_or(room.max(1));
-        if max_tokens > room {
-            return Err(EngineError::ContextOverflow {
-                prompt_tokens,
-                max_tokens,
-                context_length,
-            });
-        }
-        Ok(max_tokens)
-    }
-
-    fn check_biases(&self, request: &ChatRequest) -> Result<(), EngineError> {
-        let vocab = self.model.config.vocab_size;
-        match request
-            .sampling
-            .logit_bias
-            .keys()
-            .find(|&&token| token as usize >= vocab)
-        {
-            None => Ok(()),
-            Some(token) => Err(EngineError::InvalidRequest {
-                param: "logit_bias",
-                reason: format!("token {token} is not in the vocabulary of {vocab}"),
-            }),
-        }
     }
 }
 
@@ -204,8 +174,6 @@ fn invalid_messages(error: &ModelError) -> EngineError {
 fn spawn(mut worker: Worker, threads: usize) -> Result<JoinHandle<()>, EngineError> {
     let failed = |error: &dyn std::fmt::Display| EngineError::Failed(error.to_string());
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = if threads == 0 { cpus() } else { threads };
     let body = move || {
         let team = Team::new(threads, "engine");
         let started = team.as_ref().map(|_| ()).map_err(ToString::to_string);
@@ -236,27 +204,31 @@ impl Engine for NativeEngine {
         &self.info
     }
 
-    async fn count_prompt_tokens(&self, messages: &[ChatMessage]) -> Result<u32, EngineError> {
-        Ok(u32::try_from(self.encode(messages).await?.len()).unwrap_or(u32::MAX))
+    async fn count_prompt_tokens(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<u32, EngineError> {
+        Ok(u32::try_from(self.encode(messages, tools).await?.len()).unwrap_or(u32::MAX))
     }
 
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
         let arrived = Instant::now();
         request.check()?;
-        self.check_biases(&request)?;
+        request.check_biases(self.model.config.vocab_size)?;
         // leased first: what is asked for now answers, whatever is unloaded meanwhile
         let lease = request
             .adapter
             .as_ref()
             .map(|d| self.adapters.lease(d))
             .transpose()?;
-        let prompt = self.encode(&request.messages).await?;
+        let prompt = self
+            .encode(&request.messages, request.tools.as_ref())
+            .await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
-        let grammar = match request.constraint.clone() {
-            Some(constraint) => Some(Arc::new(self.grammars.compile(constraint).await?)),
-            None => None,
-        };
+        let max_tokens = self.info.max_tokens(prompt_tokens, request.max_tokens)?;
+        let tool_markup = prompt::tool_markup(&self.model.template);
+        let grammar = self.grammars.of_request(&request, tool_markup).await?;
         let (events, receiver) = mpsc::channel(events_max(request.n, max_tokens));
         let adapter = request.adapter;
         let submission = Submission {
@@ -265,6 +237,7 @@ impl Engine for NativeEngine {
             max_tokens,
             lease,
             grammar,
+            tool_markup,
             events,
             arrived,
         };
@@ -301,7 +274,9 @@ impl Engine for NativeEngine {
         Capacity {
             running: u32::try_from(gauge(&self.gauges.running)).unwrap_or(u32::MAX),
             waiting: self.inbox.waiting(),
-            waiting_max: self.inbox.waiting_max(),
+            waiting_max: self.inbox.limits().waiting_max,
+            waiting_per_tenant_max: self.inbox.limits().waiting_per_tenant_max,
+            waiting_tenants: u32::try_from(self.inbox.waiting_tenants()).unwrap_or(u32::MAX),
             running_max: self.running_max,
             kv_cache_usage: f64::from_bits(gauge(&self.gauges.kv_cache_usage)),
             kv_tokens_max: self.kv_tokens_max,

@@ -3,10 +3,11 @@
 //! Knows no queue and no sampling. A token's result depends on its own
 //! sequence and adapter alone, bit for bit, whatever else is in the batch.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::kernels::{self, KvLayout, LowRankTerm, Query, for_rows};
+use model::kernels::{self, KvFormat, KvLayout, LowRankTerm, Query, for_rows};
 use model::quant::{Precision, matmul_many};
 use model::{Activation, BaseModel, LayerWeights, Projection};
 
@@ -34,6 +35,7 @@ pub(super) struct Forward {
     /// RoPE of the layers with a sliding window, where it is another.
     local_rope: Option<RopeTable>,
     precision: Precision,
+    scratch: Cell<Scratch>,
 }
 
 /// The rows of a batch that use one adapter.
@@ -54,42 +56,53 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// What the adapters of the batch's rows add to a projection of shape
-    /// `[out, in]`.
-    fn add_terms<'t>(
-        &'t self,
-        layer: usize,
-        projection: Projection,
-        (out, cols): (usize, usize),
-        x: &'t [f32],
-        y: &'t mut [f32],
-        terms: &mut Vec<LowRankTerm<'t>>,
-    ) {
-        let (mut rest, mut end) = (y, 0);
-        for group in &self.groups {
-            let rows = &group.rows;
-            let (_, from) = rest.split_at_mut((rows.start - end) * out);
-            let (y, after) = from.split_at_mut(rows.len() * out);
-            (rest, end) = (after, rows.end);
-            if let Some(pair) = group.adapter.pair(layer, projection) {
-                terms.push(LowRankTerm {
-                    pair,
-                    x: &x[rows.start * cols..rows.end * cols],
-                    n: rows.len(),
-                    y,
-                });
-            }
-        }
+    /// What the adapters of the batch's rows add to projections of one input.
+    fn terms<'t>(&'t self, layer: usize, projections: &[Projection]) -> Vec<LowRankTerm<'t>> {
+        let of_output = |(output, projection): (usize, &Projection)| {
+            let projection = *projection;
+            self.groups.iter().filter_map(move |group| {
+                Some(LowRankTerm {
+                    output,
+                    rows: group.rows.clone(),
+                    pair: group.adapter.pair(layer, projection)?,
+                })
+            })
+        };
+        let outputs = projections.iter().enumerate();
+        outputs.flat_map(of_output).collect()
     }
 }
 
+/// What the layers write, kept from one batch to the next. The contents are
+/// whatever was there before.
+#[derive(Default)]
+struct Scratch {
+    normed: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    mixed: Vec<f32>,
+    out: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+/// A buffer of that length, contents unspecified.
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
 /// The sizes that the cache needs of a model.
-pub(super) fn kv_layout(model: &BaseModel) -> KvLayout {
+pub(super) fn kv_layout(model: &BaseModel, format: KvFormat) -> KvLayout {
     KvLayout {
         layers: model.config.layer_count,
         kv_heads: model.config.kv_head_count,
         heads: model.config.head_count,
         head_dim: model.config.head_dim,
+        format,
     }
 }
 
@@ -111,6 +124,7 @@ impl Forward {
             local_rope: of_kind(true).map(table),
             model,
             precision,
+            scratch: Cell::default(),
         }
     }
 
@@ -128,10 +142,12 @@ impl Forward {
         for chunk in chunks {
             cache.touch(chunk.pages);
         }
+        let mut scratch = self.scratch.take();
         for (layer, weights) in self.model.weights.layers.iter().enumerate() {
-            self.attention(layer, weights, cache, &mut batch);
-            self.feed_forward(layer, weights, &mut batch);
+            self.attention(layer, weights, cache, &mut batch, &mut scratch);
+            self.feed_forward(layer, weights, &mut batch, &mut scratch);
         }
+        self.scratch.set(scratch);
         self.head(&batch)
     }
 
@@ -183,77 +199,70 @@ impl Forward {
         weights: &LayerWeights,
         cache: &mut KvCache,
         batch: &mut Batch<'_>,
+        scratch: &mut Scratch,
     ) {
         let config = &self.model.config;
-        let (q_size, kv_size) = (config.q_size(), config.kv_size());
-        let normed = self.norm(&batch.state, &weights.attn_norm); // [n, hidden]
-        let [mut q, mut k, mut v] = self.project(
-            layer,
-            weights,
-            [Projection::Q, Projection::K, Projection::V],
-            &normed,
-            batch,
+        let (n, q_size, kv_size) = (batch.n, config.q_size(), config.kv_size());
+        let normed = sized(&mut scratch.normed, batch.state.len()); // [n, hidden]
+        self.norm(&batch.state, &weights.attn_norm, normed);
+        let (q, k, v) = (
+            sized(&mut scratch.q, n * q_size),
+            sized(&mut scratch.k, n * kv_size),
+            sized(&mut scratch.v, n * kv_size),
         );
-        add_to_rows(&mut q, weights.q_bias.as_deref());
-        add_to_rows(&mut k, weights.k_bias.as_deref());
-        add_to_rows(&mut v, weights.v_bias.as_deref());
-        q = self.norm_if(q, weights.q_norm.as_deref());
-        k = self.norm_if(k, weights.k_norm.as_deref());
+        let projections = [Projection::Q, Projection::K, Projection::V];
+        let outputs = [&mut *q, &mut *k, &mut *v];
+        self.project(layer, weights, projections, normed, outputs, batch);
+        add_to_rows(q, weights.q_bias.as_deref());
+        add_to_rows(k, weights.k_bias.as_deref());
+        add_to_rows(v, weights.v_bias.as_deref());
+        self.norm_if(q, weights.q_norm.as_deref());
+        self.norm_if(k, weights.k_norm.as_deref());
         let (rope, scale) = (self.rope_of(layer), config.attention_scale);
-        for_rows(&mut q, q_size, |i, row| {
+        for_rows(q, q_size, |i, row| {
             rope.turn(row, batch.positions[i], scale)
         });
-        for_rows(&mut k, kv_size, |i, row| {
-            rope.turn(row, batch.positions[i], 1.0)
-        });
-
-        let mut queries = Vec::with_capacity(batch.chunks.len());
-        let mut first_row = 0;
-        for chunk in batch.chunks {
-            let rows = first_row * kv_size..(first_row + chunk.tokens.len()) * kv_size;
-            cache.write(
-                layer,
-                chunk.pages,
-                chunk.first_position,
-                &k[rows.clone()],
-                &v[rows],
-            );
-            first_row += chunk.tokens.len();
-        }
-        first_row = 0;
+        for_rows(k, kv_size, |i, row| rope.turn(row, batch.positions[i], 1.0));
+        write_cache(layer, cache, batch.chunks, k, v);
+        let mixed = sized(&mut scratch.mixed, n * q_size); // [n, heads · head_dim]
         let window = config.window_of(layer).map_or(usize::MAX, |w| w.tokens);
-        for chunk in batch.chunks {
-            queries.push(Query {
-                first_row,
-                count: chunk.tokens.len(),
-                first_position: chunk.first_position,
-                window,
-                pages: chunk.pages.iter().map(|&page| cache.page(page)).collect(),
-            });
-            first_row += chunk.tokens.len();
-        }
-        let mut mixed = vec![0.0; batch.n * q_size]; // [n, heads · head_dim]
-        kernels::attend(cache.layout(), layer, &queries, &q, &mut mixed);
-        let [out] = self.project(layer, weights, [Projection::O], &mixed, batch);
-        let out = self.norm_if(out, weights.attn_post_norm.as_deref());
-        kernels::add(&mut batch.state, &out);
+        let queries = queries(cache, batch.chunks, window);
+        kernels::attend(cache.layout(), layer, &queries, q, mixed);
+        let out = sized(&mut scratch.out, batch.state.len());
+        self.project(layer, weights, [Projection::O], mixed, [&mut *out], batch);
+        self.norm_if(out, weights.attn_post_norm.as_deref());
+        kernels::add(&mut batch.state, out);
     }
 
-    fn feed_forward(&self, layer: usize, weights: &LayerWeights, batch: &mut Batch<'_>) {
-        let normed = self.norm(&batch.state, &weights.ffn_norm); // [n, hidden]
-        let both = [Projection::Gate, Projection::Up];
-        let [mut gate, up] = self.project(layer, weights, both, &normed, batch); // [n, ffn]
+    fn feed_forward(
+        &self,
+        layer: usize,
+        weights: &LayerWeights,
+        batch: &mut Batch<'_>,
+        scratch: &mut Scratch,
+    ) {
         let ffn = self.model.config.ffn_size;
+        let normed = sized(&mut scratch.normed, batch.state.len()); // [n, hidden]
+        self.norm(&batch.state, &weights.ffn_norm, normed);
+        let (gate, up) = (
+            sized(&mut scratch.gate, batch.n * ffn),
+            sized(&mut scratch.up, batch.n * ffn),
+        );
+        let both = [Projection::Gate, Projection::Up];
+        let outputs = [&mut *gate, &mut *up]; // [n, ffn]
+        self.project(layer, weights, both, normed, outputs, batch);
         let activate = match self.model.config.architecture.activation {
             Activation::Silu => kernels::silu_mul,
             Activation::GeluTanh => kernels::gelu_mul,
         };
-        for_rows(&mut gate, ffn, |i, row| {
+        for_rows(gate, ffn, |i, row| {
             activate(row, &up[i * ffn..(i + 1) * ffn])
         });
-        let [down] = self.project(layer, weights, [Projection::Down], &gate, batch);
-        let down = self.norm_if(down, weights.ffn_post_norm.as_deref());
-        kernels::add(&mut batch.state, &down);
+        let down = sized(&mut scratch.out, batch.state.len());
+        let outputs = [&mut *down];
+        self.project(layer, weights, [Projection::Down], gate, outputs, batch);
+        self.norm_if(down, weights.ffn_post_norm.as_deref());
+        kernels::add(&mut batch.state, down);
     }
 
     /// Projections of the same input, each with the adapters of its rows.
@@ -263,25 +272,16 @@ impl Forward {
         weights: &LayerWeights,
         projections: [Projection; N],
         x: &[f32],
+        mut outputs: [&mut [f32]; N],
         batch: &Batch<'_>,
-    ) -> [Vec<f32>; N] {
-        let matrices = projections.map(|projection| weights.projection(projection));
-        let mut outputs = matrices.map(|matrix| vec![0.0; batch.n * matrix.rows()]);
-        let mut slices = outputs.each_mut().map(Vec::as_mut_slice);
+    ) {
         matmul_many(
-            &matrices,
-            x,
-            batch.n,
-            &mut slices,
+            &projections.map(|projection| weights.projection(projection)),
+            (x, batch.n),
+            &mut outputs,
             self.precision_of(projections[0]),
+            &batch.terms(layer, &projections),
         );
-        let mut terms = Vec::new();
-        for ((projection, matrix), y) in projections.iter().zip(&matrices).zip(&mut outputs) {
-            let shape = (matrix.rows(), matrix.cols());
-            batch.add_terms(layer, *projection, shape, x, y, &mut terms);
-        }
-        kernels::add_low_rank(&mut terms);
-        outputs
     }
 
     /// Rounding what enters queries, keys and values costs most: done finer, it
@@ -296,26 +296,20 @@ impl Forward {
         }
     }
 
-    fn norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
-        let width = weight.len();
-        let mut out = vec![0.0; x.len()];
-        for_rows(&mut out, width, |i, row| {
-            kernels::rms_norm(
-                &x[i * width..(i + 1) * width],
-                weight,
-                self.model.config.rms_eps,
-                row,
-            );
+    fn norm(&self, x: &[f32], weight: &[f32], out: &mut [f32]) {
+        let (width, epsilon) = (weight.len(), self.model.config.rms_eps);
+        for_rows(out, width, |i, row| {
+            let x = &x[i * width..(i + 1) * width];
+            kernels::rms_norm(x, weight, epsilon, row);
         });
-        out
     }
 
-    /// Each row, or each head where the norm is as wide as one, normed if the
+    /// Norms each row, or each head where the norm is as wide as one, if the
     /// model has the norm.
-    fn norm_if(&self, x: Vec<f32>, weight: Option<&[f32]>) -> Vec<f32> {
-        match weight {
-            Some(weight) => self.norm(&x, weight),
-            None => x,
+    fn norm_if(&self, x: &mut [f32], weight: Option<&[f32]>) {
+        if let Some(weight) = weight {
+            let before = x.to_vec();
+            self.norm(&before, weight, x);
         }
     }
 
@@ -328,7 +322,8 @@ impl Forward {
             wanted.extend_from_slice(&batch.state[(end - chunk.logits) * hidden..end * hidden]);
         }
         let n = wanted.len() / hidden;
-        let normed = self.norm(&wanted, &self.model.weights.output_norm);
+        let mut normed = vec![0.0; wanted.len()];
+        self.norm(&wanted, &self.model.weights.output_norm, &mut normed);
         let mut logits = vec![0.0; n * self.model.config.vocab_size]; // [n, vocab]
         self.model
             .weights
@@ -336,6 +331,35 @@ impl Forward {
             .matmul(&normed, n, &mut logits, self.precision);
         logits
     }
+}
+
+/// Stores the new keys and values of every chunk.
+fn write_cache(layer: usize, cache: &mut KvCache, chunks: &[Chunk<'_>], k: &[f32], v: &[f32]) {
+    let count = chunks.iter().map(|chunk| chunk.tokens.len()).sum::<usize>();
+    let width = k.len() / count.max(1);
+    let mut start = 0;
+    for chunk in chunks {
+        let rows = start..start + chunk.tokens.len() * width;
+        start = rows.end;
+        let (k, v) = (&k[rows.clone()], &v[rows]);
+        cache.write(layer, chunk.pages, chunk.first_position, k, v);
+    }
+}
+
+/// The chunks as attention takes them.
+fn queries<'c>(cache: &'c KvCache, chunks: &[Chunk<'_>], window: usize) -> Vec<Query<'c>> {
+    let mut end = 0;
+    let query = |chunk: &Chunk<'_>| {
+        end += chunk.tokens.len();
+        Query {
+            first_row: end - chunk.tokens.len(),
+            count: chunk.tokens.len(),
+            first_position: chunk.first_position,
+            window,
+            pages: chunk.pages.iter().map(|&page| cache.page(page)).collect(),
+        }
+    };
+    chunks.iter().map(query).collect()
 }
 
 /// Adds a bias, if there is one, to each row.

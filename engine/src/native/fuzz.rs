@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ids::{AdapterDigest, Sha256Digest};
-use model::BaseModel;
-use model::kernels::Team;
+use ids::{AdapterDigest, Sha256Digest, TenantId};
+use model::kernels::{KvFormat, Team};
 use model::lora::{LoraAdapter, LoraConfig};
 use model::quant::Precision;
+use model::{BaseModel, ToolMarkup};
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
@@ -23,20 +23,25 @@ use tokio::sync::mpsc;
 use super::adapters::{AdapterRegistry, NoRoom};
 use super::blocks::BlockManager;
 use super::cache::KvCache;
+use super::completion::events_max;
 use super::forward::{Forward, kv_layout};
-use super::inbox::Inbox;
+use super::inbox::{Inbox, QueueLimits};
 use super::lora::DeviceAdapter;
-use super::request::{Submission, events_max};
+use super::request::Submission;
 use super::scheduler::Scheduler;
 use super::worker::{Gauges, Worker};
-use crate::api::{ChatEvent, ChatRequest, EngineError, SamplingParams, TokenLogprob};
+use crate::api::{ChatEvent, ChatRequest, EngineError, TokenLogprob};
 
 const STEPS: u64 = 500;
 const VERSIONS: u64 = 7;
 /// How many of them fit, about.
 const RESIDENT: u64 = 3;
 const PAGES: usize = 14;
-const WAITING_MAX: u32 = 12;
+const LIMITS: QueueLimits = QueueLimits {
+    waiting_max: 12,
+    waiting_per_tenant_max: 8,
+};
+const TENANTS: usize = 3;
 const STEMS: usize = 4;
 
 type Events = mpsc::Receiver<Result<ChatEvent, EngineError>>;
@@ -92,13 +97,14 @@ struct Seen {
     unloads_in_use: u64,
     cancelled: u64,
     refused: u64,
+    refused_to_tenant: u64,
 }
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-fn tiny() -> Arc<BaseModel> {
+pub(super) fn tiny() -> Arc<BaseModel> {
     let path =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/tiny_llama/model.gguf");
     Arc::new(BaseModel::open(&path).unwrap())
@@ -124,15 +130,20 @@ fn laid_out(model: &BaseModel, version: &Version) -> DeviceAdapter {
 }
 
 impl Machine {
-    fn new(model: &Arc<BaseModel>, blocks: BlockManager, adapter_bytes: u64) -> Self {
-        let inbox = Arc::new(Inbox::new(WAITING_MAX));
+    fn new(
+        model: &Arc<BaseModel>,
+        kv_cache: KvFormat,
+        blocks: BlockManager,
+        adapter_bytes: u64,
+    ) -> Self {
+        let inbox = Arc::new(Inbox::new(LIMITS));
         let context_length = model.config.context_length;
         let worker = Worker {
             model: Arc::clone(model),
             inbox: Arc::clone(&inbox),
             gauges: Arc::new(Gauges::default()),
             forward: Forward::new(Arc::clone(model), context_length, Precision::Int8),
-            cache: KvCache::new(kv_layout(model)),
+            cache: KvCache::new(kv_layout(model, kv_cache)),
             scheduler: Scheduler::new(blocks, 6, 40),
             requests: BTreeMap::new(),
             next_request: 0,
@@ -158,23 +169,21 @@ impl Machine {
     fn ask(
         &self,
         question: &Question,
-        n: u32,
+        (n, tenant): (u32, usize),
         digest: Option<AdapterDigest>,
     ) -> Result<Events, EngineError> {
         let lease = digest.map(|d| self.adapters.lease(&d)).transpose()?;
         let (events, receiver) = mpsc::channel(events_max(n, question.max_tokens));
         self.inbox.submit(Submission {
             grammar: None,
+            tool_markup: ToolMarkup::Tagged,
             request: ChatRequest {
-                messages: Vec::new(),
+                tenant: TenantId::new(&tenant.to_string()).ok(),
                 adapter: digest,
-                sampling: SamplingParams::greedy(),
-                max_tokens: Some(question.max_tokens),
-                stop: Vec::new(),
                 n,
                 top_logprobs: Some(1),
                 ignore_eos: true,
-                constraint: None,
+                ..ChatRequest::greedy(Vec::new(), question.max_tokens)
             },
             prompt: question.prompt.clone(),
             max_tokens: question.max_tokens,
@@ -214,12 +223,12 @@ impl Open {
 }
 
 impl Fuzz {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, kv_cache: KvFormat) -> Self {
         let model = tiny();
         let versions: Vec<Version> = (0..VERSIONS).map(|seed| version(&model, seed)).collect();
         let size = |version: &Version| laid_out(&model, version).byte_len();
         let largest = versions.iter().map(size).max().unwrap();
-        let alone = Machine::new(&model, BlockManager::new(PAGES, false), u64::MAX);
+        let alone = Machine::new(&model, kv_cache, BlockManager::new(PAGES, false), u64::MAX);
         for version in &versions {
             alone.load(&model, version).unwrap();
         }
@@ -231,7 +240,12 @@ impl Fuzz {
         });
         let stems = stems.collect();
         Self {
-            machine: Machine::new(&model, BlockManager::new(PAGES, true), RESIDENT * largest),
+            machine: Machine::new(
+                &model,
+                kv_cache,
+                BlockManager::new(PAGES, true),
+                RESIDENT * largest,
+            ),
             alone,
             random,
             model,
@@ -274,13 +288,15 @@ impl Fuzz {
         };
         let n = 1 + u32::try_from(self.pick(3)).unwrap();
         let digest = version.map(|version| self.versions[version].digest);
-        match self.machine.ask(&question, n, digest) {
+        let tenant = self.pick(TENANTS);
+        match self.machine.ask(&question, (n, tenant), digest) {
             Ok(events) => self.open.push(Open {
                 question,
                 events,
                 answers: vec![Answer::new(); n as usize],
             }),
             Err(EngineError::QueueFull { .. }) => self.seen.refused += 1,
+            Err(EngineError::TenantQueueFull { .. }) => self.seen.refused_to_tenant += 1,
             Err(error) => panic!("{error}"),
         }
     }
@@ -339,7 +355,7 @@ impl Fuzz {
             .map(|version| self.versions[version].digest);
         let mut open = Open {
             question: question.clone(),
-            events: self.alone.ask(question, 1, digest).unwrap(),
+            events: self.alone.ask(question, (1, 0), digest).unwrap(),
             answers: vec![Answer::new()],
         };
         while !open.drain() {
@@ -411,16 +427,21 @@ impl Fuzz {
 #[test]
 fn every_answer_is_its_versions_alone() {
     // so small a model is computed fastest by one thread, this one
-    Team::new(1, "fuzz").unwrap().lead(run);
+    Team::new(1, "fuzz").unwrap().lead(|| run(KvFormat::F32));
 }
 
-fn run() {
+#[test]
+fn every_answer_is_its_versions_alone_with_keys_and_values_in_eight_bits() {
+    Team::new(1, "fuzz").unwrap().lead(|| run(KvFormat::Q8_0));
+}
+
+fn run(kv_cache: KvFormat) {
     let (steps, seed) = (
         number("FLYWHEEL_FUZZ_STEPS", STEPS),
         number("FLYWHEEL_FUZZ_SEED", 1),
     );
     let started = Instant::now();
-    let mut fuzz = Fuzz::new(seed);
+    let mut fuzz = Fuzz::new(seed, kv_cache);
     let different: Vec<Answer> = (0..fuzz.versions.len())
         .map(Some)
         .chain([None])
@@ -449,7 +470,7 @@ fn run() {
     let counters = fuzz.machine.worker.scheduler.counters;
     let evictions = fuzz.machine.adapters.evictions();
     println!(
-        "{steps} steps from seed {seed} in {:.1} s: {:?}, {counters:?}, {evictions} evictions",
+        "{steps} steps from seed {seed} with {kv_cache:?} in {:.1} s: {:?}, {counters:?}, {evictions} evictions",
         started.elapsed().as_secs_f64(),
         fuzz.seen
     );
@@ -461,6 +482,7 @@ fn run() {
         seen.replaced,
         seen.unloads_in_use,
         seen.cancelled,
+        seen.refused_to_tenant,
         evictions,
         counters.preemptions,
         counters.prefix_hits,

@@ -1,26 +1,36 @@
 //! The bounded queue between the engine's callers and its thread.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::queue::Tenant;
 use super::request::Submission;
 use crate::api::EngineError;
 
 /// Requests that wait for the engine's thread.
 pub(super) struct Inbox {
-    waiting_max: u32,
+    limits: QueueLimits,
     state: Mutex<State>,
     changed: Condvar,
+}
+
+/// How many sequences may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct QueueLimits {
+    /// All together.
+    pub(super) waiting_max: u32,
+    /// One tenant's.
+    pub(super) waiting_per_tenant_max: u32,
 }
 
 #[derive(Default)]
 struct State {
     submissions: VecDeque<Submission>,
     /// Sequences of the submissions.
-    submitted: u32,
+    submitted: BTreeMap<Tenant, u32>,
     /// Sequences that the thread has taken but does not run.
-    scheduled: u32,
+    scheduled: BTreeMap<Tenant, u32>,
     mode: Mode,
 }
 
@@ -37,9 +47,9 @@ pub(super) enum Mode {
 }
 
 impl Inbox {
-    pub(super) fn new(waiting_max: u32) -> Self {
+    pub(super) fn new(limits: QueueLimits) -> Self {
         Self {
-            waiting_max,
+            limits,
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -51,14 +61,26 @@ impl Inbox {
         if state.mode != Mode::Open {
             return Err(EngineError::Stopped);
         }
+        let (n, tenant) = (submission.request.n, &submission.request.tenant);
+        let QueueLimits {
+            waiting_max,
+            waiting_per_tenant_max,
+        } = self.limits;
         let waiting = state.waiting();
-        if waiting.saturating_add(submission.request.n) > self.waiting_max {
+        if waiting.saturating_add(n) > waiting_max {
             return Err(EngineError::QueueFull {
                 waiting,
-                waiting_max: self.waiting_max,
+                waiting_max,
             });
         }
-        state.submitted += submission.request.n;
+        let waiting = state.waiting_of(tenant);
+        if waiting.saturating_add(n) > waiting_per_tenant_max {
+            return Err(EngineError::TenantQueueFull {
+                waiting,
+                waiting_max: waiting_per_tenant_max,
+            });
+        }
+        *state.submitted.entry(tenant.clone()).or_insert(0) += n;
         state.submissions.push_back(submission);
         self.changed.notify_one();
         Ok(())
@@ -69,9 +91,17 @@ impl Inbox {
         self.state.lock().waiting()
     }
 
+    /// Tenants that have sequences waiting.
+    pub(super) fn waiting_tenants(&self) -> usize {
+        let state = self.state.lock();
+        let scheduled = state.scheduled.keys();
+        let others = scheduled.filter(|tenant| !state.submitted.contains_key(*tenant));
+        state.submitted.len() + others.count()
+    }
+
     /// How many may.
-    pub(super) fn waiting_max(&self) -> u32 {
-        self.waiting_max
+    pub(super) fn limits(&self) -> QueueLimits {
+        self.limits
     }
 
     /// For the thread: takes the next submission. With nothing else to do it
@@ -82,13 +112,19 @@ impl Inbox {
             self.changed.wait(&mut state);
         }
         let submission = state.submissions.pop_front()?;
-        state.submitted -= submission.request.n;
-        state.scheduled += submission.request.n;
+        let (n, tenant) = (submission.request.n, &submission.request.tenant);
+        if let Some(submitted) = state.submitted.get_mut(tenant) {
+            *submitted = submitted.saturating_sub(n);
+            if *submitted == 0 {
+                state.submitted.remove(tenant);
+            }
+        }
+        *state.scheduled.entry(tenant.clone()).or_insert(0) += n;
         Some(submission)
     }
 
-    /// For the thread: how many sequences it has waiting now.
-    pub(super) fn set_scheduled(&self, sequences: u32) {
+    /// For the thread: how many sequences of each tenant it has waiting now.
+    pub(super) fn set_scheduled(&self, sequences: BTreeMap<Tenant, u32>) {
         self.state.lock().scheduled = sequences;
     }
 
@@ -105,7 +141,8 @@ impl Inbox {
                 // a closed channel needs no answer
                 let _ = submission.events.try_send(Err(EngineError::Stopped));
             }
-            (state.submitted, state.scheduled) = (0, 0);
+            state.submitted.clear();
+            state.scheduled.clear();
         }
         self.changed.notify_all();
     }
@@ -113,6 +150,66 @@ impl Inbox {
 
 impl State {
     fn waiting(&self) -> u32 {
-        self.submitted.saturating_add(self.scheduled)
+        let all = self.submitted.values().chain(self.scheduled.values());
+        all.fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    fn waiting_of(&self, tenant: &Tenant) -> u32 {
+        let count = |counts: &BTreeMap<Tenant, u32>| counts.get(tenant).copied().unwrap_or(0);
+        count(&self.submitted).saturating_add(count(&self.scheduled))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ids::TenantId;
+
+    use super::*;
+    use crate::native::scheduler::tests::submission;
+
+    const LIMITS: QueueLimits = QueueLimits {
+        waiting_max: 6,
+        waiting_per_tenant_max: 4,
+    };
+
+    fn submit(inbox: &Inbox, tenant: &str, n: u32) -> Result<(), EngineError> {
+        let tenant = TenantId::new(tenant).ok();
+        let mut submission = submission(tenant, 0, 10);
+        submission.request.n = n;
+        inbox.submit(submission)
+    }
+
+    #[test]
+    fn places_are_bounded_in_all_and_for_each_tenant() {
+        let inbox = Inbox::new(LIMITS);
+        submit(&inbox, "a", 1).unwrap();
+        // taken by the thread or not, they wait
+        assert!(inbox.take(false).is_some());
+        for _ in 0..3 {
+            submit(&inbox, "a", 1).unwrap();
+        }
+        let full = EngineError::TenantQueueFull {
+            waiting: 4,
+            waiting_max: 4,
+        };
+        assert_eq!(submit(&inbox, "a", 1), Err(full));
+        submit(&inbox, "b", 2).unwrap();
+        let full = EngineError::QueueFull {
+            waiting: 6,
+            waiting_max: 6,
+        };
+        assert_eq!(submit(&inbox, "c", 1), Err(full));
+        assert_eq!((inbox.waiting(), inbox.waiting_tenants()), (6, 2));
+        while inbox.take(false).is_some() {}
+        assert_eq!((inbox.waiting(), inbox.waiting_tenants()), (6, 2));
+        let left = BTreeMap::from([(TenantId::new("a").ok(), 1)]);
+        inbox.set_scheduled(left);
+        assert_eq!((inbox.waiting(), inbox.waiting_tenants()), (1, 1));
+        // all completions of a request or none
+        assert!(submit(&inbox, "a", 4).is_err());
+        submit(&inbox, "a", 3).unwrap();
+        inbox.close(Mode::Stopped);
+        assert_eq!(inbox.waiting(), 0);
     }
 }

@@ -1,20 +1,22 @@
 //! Loading an adapter version: its files are checked and laid out; then it
 //! waits, within a deadline, for room in the adapters' memory.
 //!
-//! Never runs on the device thread. One load at a time, in the order in which
-//! they came, so that what is laid out but has no room yet is one adapter.
+//! Never runs on the device thread, and gives way to it (see
+//! [`super::background`]). One load at a time, in the order in which they came, so
+//! that what is laid out but has no room yet is one adapter.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ids::AdapterDigest;
-use model::BaseModel;
-use model::lora::LoraAdapter;
+use model::lora::PeftReader;
 use model::quant::Precision;
+use model::{BaseModel, ModelError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::adapters::AdapterRegistry;
+use super::adapters::{AdapterRegistry, AdapterReservation};
+use super::background::Background;
 use super::lora::DeviceAdapter;
 use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
 
@@ -29,6 +31,8 @@ pub(super) struct Loader {
     pub(super) precision: Precision,
     /// How long a load waits for sequences to let go of others' memory.
     pub(super) wait_max: Duration,
+    /// Where versions are checked and laid out.
+    pub(super) background: Background,
     /// Held by the load whose turn it is.
     pub(super) turn: Mutex<()>,
 }
@@ -49,11 +53,18 @@ impl Loader {
         // bounds what that can be
         let (model, precision) = (Arc::clone(&self.model), self.precision);
         let lay_out = move || lay_out(&package, &model, precision);
-        let adapter = super::engine::run_blocking(lay_out).await??;
-        let bytes = adapter.byte_len();
-        let reservation = self.adapters.reserve_until(bytes, deadline, self.wait_max);
-        let reservation = reservation.await?;
+        let adapter = self.background.run(lay_out).await??;
+        let reservation = self.reserve(adapter.byte_len(), deadline).await?;
         Ok(reservation.complete(adapter))
+    }
+
+    async fn reserve(
+        &self,
+        bytes: u64,
+        deadline: Instant,
+    ) -> Result<AdapterReservation, EngineError> {
+        let adapters = &self.adapters;
+        adapters.reserve_until(bytes, deadline, self.wait_max).await
     }
 
     fn timed_out(&self) -> EngineError {
@@ -69,17 +80,35 @@ fn lay_out(
     model: &BaseModel,
     precision: Precision,
 ) -> Result<DeviceAdapter, EngineError> {
-    let digest = AdapterDigest::of_files(&package.config_json, &package.safetensors);
+    // both take about as long, and where nothing runs there is a CPU for each
+    let (digest, laid_out) = std::thread::scope(|scope| {
+        let digest = || AdapterDigest::of_files(&package.config_json, &package.safetensors);
+        let digest = std::thread::Builder::new().spawn_scoped(scope, digest);
+        let laid_out = read(package, model, precision);
+        let digest = digest.map(std::thread::ScopedJoinHandle::join);
+        (digest, laid_out)
+    });
+    let failed = |reason: &str| EngineError::Failed(reason.to_owned());
+    let digest = digest
+        .map_err(|error| EngineError::Failed(error.to_string()))?
+        .map_err(|_| failed("a digest could not be computed"))?;
     if digest != package.digest {
         let reason = format!("its files have the digest {digest}, not {}", package.digest);
         return Err(EngineError::AdapterRejected(reason));
     }
-    let adapter = LoraAdapter::from_peft(&package.config_json, &package.safetensors, &model.config)
-        .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-    Ok(DeviceAdapter::new(
+    laid_out.map_err(|error| EngineError::AdapterRejected(error.to_string()))
+}
+
+fn read(
+    package: &AdapterPackage,
+    model: &BaseModel,
+    precision: Precision,
+) -> Result<DeviceAdapter, ModelError> {
+    let AdapterPackage {
         digest,
-        &adapter,
-        &model.config,
-        precision,
-    ))
+        config_json,
+        safetensors,
+    } = package;
+    let files = PeftReader::open(config_json, safetensors, &model.config)?;
+    DeviceAdapter::read(*digest, &files, &model.config, precision)
 }

@@ -1,10 +1,10 @@
 //! An adapter laid out for the kernels.
 
 use ids::AdapterDigest;
-use model::kernels::{Factor, FactorFormat, LowRankPair};
-use model::lora::{LoraAdapter, ModuleId};
+use model::kernels::{Arena, Factor, FactorFormat, LowRankPair};
+use model::lora::{LoraAdapter, LoraPair, ModuleId, PeftReader};
 use model::quant::Precision;
-use model::{ModelConfig, Projection};
+use model::{ModelConfig, ModelError, Projection};
 
 /// A resident adapter's matrices, immutable.
 pub(super) struct DeviceAdapter {
@@ -13,37 +13,87 @@ pub(super) struct DeviceAdapter {
     pairs: Vec<[Option<LowRankPair>; Projection::ALL.len()]>,
 }
 
+/// An adapter on its way into one block of memory.
+struct Layout<'a> {
+    config: &'a ModelConfig,
+    format: FactorFormat,
+    arena: Arena,
+    adapter: DeviceAdapter,
+}
+
+impl<'a> Layout<'a> {
+    /// The factors are kept as finely as the base's products are computed: in
+    /// 8 bits beside 8-bit activations, a quarter of the memory to hold and to
+    /// read.
+    fn new(
+        digest: AdapterDigest,
+        config: &'a ModelConfig,
+        precision: Precision,
+        ranks: impl Iterator<Item = (ModuleId, usize)>,
+    ) -> Self {
+        let format = match precision {
+            Precision::Int8 => FactorFormat::Int8,
+            Precision::Int8Twice => FactorFormat::F16,
+            Precision::F32 => FactorFormat::F32,
+        };
+        let bytes = ranks.map(|(id, rank)| {
+            let (rows, cols) = config.projection_shape(id.projection);
+            let factors = [(rank, cols), (rows, rank)];
+            let bytes = factors.map(|shape| Factor::byte_len_of(shape, format));
+            bytes.iter().sum::<usize>()
+        });
+        let layers = 0..config.layer_count;
+        Self {
+            config,
+            format,
+            arena: Arena::with_capacity(bytes.sum()),
+            adapter: DeviceAdapter {
+                digest,
+                rank: 0,
+                pairs: layers.map(|_| Default::default()).collect(),
+            },
+        }
+    }
+
+    fn add(&mut self, id: ModuleId, pair: &LoraPair) {
+        let (rows, cols) = self.config.projection_shape(id.projection);
+        let (format, arena) = (self.format, &mut self.arena);
+        let factors = LowRankPair {
+            scale: pair.scale,
+            a: Factor::new((pair.rank, cols), &pair.a, format, arena),
+            b: Factor::new((rows, pair.rank), &pair.b, format, arena),
+        };
+        self.adapter.rank = self.adapter.rank.max(pair.rank);
+        self.adapter.pairs[id.layer][id.projection as usize] = Some(factors);
+    }
+}
+
 impl DeviceAdapter {
-    /// Lays out an adapter that was checked against `config`. Where the base's
-    /// products are rounded to 8 bits, the factors are kept in half precision:
-    /// half the memory to hold and to read, and next to no further error.
+    /// Lays out the parts of an adapter as they are read.
+    pub(super) fn read(
+        digest: AdapterDigest,
+        files: &PeftReader<'_>,
+        config: &ModelConfig,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        let mut layout = Layout::new(digest, config, precision, files.ranks());
+        files.for_each(|id, pair| layout.add(id, &pair))?;
+        Ok(layout.adapter)
+    }
+
+    /// Lays out an adapter that was checked against `config`.
     pub(super) fn new(
         digest: AdapterDigest,
         adapter: &LoraAdapter,
         config: &ModelConfig,
         precision: Precision,
     ) -> Self {
-        let format = match precision {
-            Precision::Int8 | Precision::Int8Twice => FactorFormat::F16,
-            Precision::F32 => FactorFormat::F32,
-        };
-        let pair = |layer: usize, projection: Projection| {
-            let pair = adapter.modules.get(&ModuleId { layer, projection })?;
-            let (rows, cols) = config.projection_shape(projection);
-            Some(LowRankPair {
-                scale: pair.scale,
-                a: Factor::new(pair.rank, cols, &pair.a, format),
-                b: Factor::new(rows, pair.rank, &pair.b, format),
-            })
-        };
-        let pairs = (0..config.layer_count)
-            .map(|layer| Projection::ALL.map(|projection| pair(layer, projection)))
-            .collect();
-        Self {
-            digest,
-            rank: adapter.max_rank(),
-            pairs,
+        let ranks = adapter.modules.iter().map(|(id, pair)| (*id, pair.rank));
+        let mut layout = Layout::new(digest, config, precision, ranks);
+        for (id, pair) in &adapter.modules {
+            layout.add(*id, pair);
         }
+        layout.adapter
     }
 
     /// Bytes of memory.
@@ -57,5 +107,119 @@ impl DeviceAdapter {
     /// The factors of a module, if it is adapted.
     pub(super) fn pair(&self, layer: usize, projection: Projection) -> Option<&LowRankPair> {
         self.pairs[layer][projection as usize].as_ref()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use ids::Sha256Digest;
+    use model::BaseModel;
+    use model::kernels::{KvFormat, PAGE_TOKENS};
+    use model::lora::LoraConfig;
+    use rand::{RngExt as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::native::blocks::{BlockManager, PageTable};
+    use crate::native::cache::KvCache;
+    use crate::native::forward::{Chunk, Forward, kv_layout};
+
+    const TEXT: &str = "The lighthouse keeper wrote down the weather every evening: wind from \
+        the north, a low grey sky, two ships far out. In the morning he read it aloud, and \
+        asked himself what 17 + 25 is, how to say \"good night\" in French, and why the sea \
+        is salty. Water carries minerals from rocks into the sea, where they stay.";
+
+    fn model() -> Arc<BaseModel> {
+        let path = std::env::var_os("FLYWHEEL_TEST_MODEL").map(PathBuf::from);
+        let path = path.unwrap_or_else(|| {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            cache
+                .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"))
+                .join("flywheel/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+        });
+        Arc::new(BaseModel::open(&path).unwrap())
+    }
+
+    /// Log-probabilities at every position, the base's products in f32: rounded
+    /// activations turn any difference into one of 0.002 nats.
+    fn logprobs(
+        model: &Arc<BaseModel>,
+        adapter: Option<&DeviceAdapter>,
+        tokens: &[u32],
+    ) -> Vec<Vec<f64>> {
+        let forward = Forward::new(Arc::clone(model), tokens.len(), Precision::F32);
+        let mut cache = KvCache::new(kv_layout(model, KvFormat::F32));
+        let mut table = PageTable::new(None);
+        BlockManager::new(tokens.len().div_ceil(PAGE_TOKENS), false).grow(&mut table, tokens.len());
+        let chunk = Chunk {
+            tokens,
+            first_position: 0,
+            pages: table.pages(),
+            adapter,
+            logits: tokens.len(),
+        };
+        let logits = forward.run(&mut cache, &[chunk]);
+        let rows = logits.chunks_exact(model.config.vocab_size);
+        rows.map(|row| {
+            let total = model::kernels::log_sum_exp(row);
+            row.iter().map(|logit| f64::from(logit - total)).collect()
+        })
+        .collect()
+    }
+
+    fn divergence(p: &[f64], q: &[f64]) -> f64 {
+        p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum()
+    }
+
+    fn top(row: &[f64]) -> usize {
+        (0..row.len())
+            .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+            .unwrap()
+    }
+
+    #[test]
+    fn factors_in_8_bits_say_what_those_in_f32_say() {
+        let model = model();
+        let tokens = model.tokenizer.encode(TEXT, false).unwrap();
+        let base = logprobs(&model, None, &tokens);
+        let (mut differing, mut positions) = (0, 0);
+        for seed in 0..2 {
+            let config = LoraConfig::uniform(16, 32.0);
+            let mut adapter = LoraAdapter::new_random(&model.config, &config, seed).unwrap();
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            let values = adapter
+                .modules
+                .values_mut()
+                .flat_map(|pair| pair.b.iter_mut());
+            values.for_each(|value| *value = random.random_range(-0.01..0.01));
+            let [exact, rounded] = [Precision::F32, Precision::Int8].map(|precision| {
+                let digest = AdapterDigest(Sha256Digest::from_bytes([0; 32]));
+                let adapter = DeviceAdapter::new(digest, &adapter, &model.config, precision);
+                logprobs(&model, Some(&adapter), &tokens)
+            });
+            let mean = |a: &[Vec<f64>], b: &[Vec<f64>]| {
+                let all = a.iter().zip(b).map(|(a, b)| divergence(a, b));
+                all.sum::<f64>() / a.len() as f64
+            };
+            let (error, effect) = (mean(&exact, &rounded), mean(&exact, &base));
+            // a twentieth of what 8-bit activations cost
+            assert!(error < 1e-4 && error < effect / 20.0, "{error} of {effect}");
+            for (exact, rounded) in exact.iter().zip(&rounded) {
+                positions += 1;
+                if top(exact) != top(rounded) {
+                    differing += 1;
+                    let gap = exact[top(exact)] - exact[top(rounded)];
+                    assert!(gap < 0.05, "a near tie: {gap}");
+                }
+            }
+        }
+        assert!(
+            differing * 50 <= positions,
+            "{differing} of {positions} differ"
+        );
     }
 }

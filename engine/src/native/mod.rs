@@ -6,8 +6,10 @@
 //! decision and has no tensor in it; `forward` has no queue in it.
 
 mod adapters;
+mod background;
 mod blocks;
 mod cache;
+pub(crate) mod completion;
 pub(crate) mod constraint;
 mod engine;
 mod forward;
@@ -19,20 +21,25 @@ mod loading;
 mod lora;
 mod open;
 mod options;
+mod pace;
 mod prefix;
+pub(crate) mod prompt;
+mod queue;
+mod reading;
 mod request;
 mod rope;
-pub(crate) mod sampler;
+mod sampler;
 mod scheduler;
 mod scoring;
 mod sequence;
 mod shares;
 mod synthetic;
-pub(crate) mod text;
+mod text;
 mod worker;
 
 pub use engine::NativeEngine;
 pub use model::FolderFormat;
+pub use model::kernels::KvFormat;
 pub use open::OpenError;
-pub use options::NativeOptions;
-pub use scoring::{TokenScore, logits, score};
+pub use options::{NativeOptions, THREADS_MAX};
+pub use scoring::{TokenScore, logits, logits_with_cache, score};

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::ToolMarkup;
 use tokio::sync::mpsc;
 
 use super::adapters::AdapterLease;
 use super::constraint::GrammarState;
 use super::sequence::Sequence;
 use crate::api::{ChatEvent, ChatRequest, EngineError, FinishReason, TokenLogprob, Usage, Wait};
+use crate::tools::Read;
 
 /// Names a request within the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,14 +29,10 @@ pub(super) struct Submission {
     pub(super) lease: Option<AdapterLease>,
     /// Where every choice begins in the request's grammar.
     pub(super) grammar: Option<Arc<GrammarState>>,
+    /// How calls are written, where the request has functions.
+    pub(super) tool_markup: ToolMarkup,
     pub(super) events: EventSender,
     pub(super) arrived: Instant,
-}
-
-/// How many events a request can make at most.
-pub(super) fn events_max(choices: u32, max_tokens: u32) -> usize {
-    // a delta for each token, what was held back, and the end; then Done or an error
-    choices as usize * (max_tokens as usize + 2) + 2
 }
 
 /// What the engine keeps of a request while one of its choices runs.
@@ -93,11 +91,13 @@ impl RequestState {
         }
     }
 
-    pub(super) fn delta(&self, choice: u32, text: String, logprobs: Vec<TokenLogprob>) {
-        if !text.is_empty() || !logprobs.is_empty() {
+    pub(super) fn delta(&self, choice: u32, read: Read, logprobs: Vec<TokenLogprob>) {
+        let (text, tool_calls) = (read.text, read.calls);
+        if !text.is_empty() || !tool_calls.is_empty() || !logprobs.is_empty() {
             self.send(Ok(ChatEvent::Delta {
                 choice,
                 text,
+                tool_calls,
                 logprobs,
             }));
         }

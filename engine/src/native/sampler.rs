@@ -20,7 +20,7 @@ const SORTED_FIRST: usize = 256;
 const WORDS_PER_DRAW: u128 = 2;
 
 /// Chooses the tokens of one completion.
-pub struct Sampler {
+pub(super) struct Sampler {
     params: SamplingParams,
     rng: ChaCha8Rng,
     /// How often each token occurs in the completion.
@@ -31,17 +31,14 @@ pub struct Sampler {
 }
 
 /// A token's log-probability with the most likely alternatives.
-pub struct Logprobs {
-    /// That of the token.
-    pub chosen: f32,
-    /// Tokens with theirs, the most likely first.
-    pub top: Vec<(u32, f32)>,
+pub(super) struct Logprobs {
+    pub(super) chosen: f32,
+    pub(super) top: Vec<(u32, f32)>,
 }
 
 impl Sampler {
     /// The sampler of one choice of a request.
-    #[must_use]
-    pub fn new(params: &SamplingParams, choice: u32, prompt: &[u32]) -> Self {
+    pub(super) fn new(params: &SamplingParams, choice: u32, prompt: &[u32]) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
         rng.set_stream(u64::from(choice));
         let repetition_off = (params.repetition_penalty - 1.0).abs() < f32::EPSILON;
@@ -63,7 +60,7 @@ impl Sampler {
 
     /// The next token, one of `allowed` (ids in order) where that is given;
     /// `None` if no logit is usable (a number is not finite).
-    pub fn next(&mut self, logits: &mut [f32], allowed: Option<&[u32]>) -> Option<u32> {
+    pub(super) fn next(&mut self, logits: &mut [f32], allowed: Option<&[u32]>) -> Option<u32> {
         self.penalize(logits);
         let token = match allowed {
             None => u32::try_from(self.choose(logits)?).ok()?,
@@ -218,8 +215,7 @@ pub(super) fn argmax(values: &[f32]) -> Option<usize> {
 }
 
 /// Log-probabilities before sampling parameters.
-#[must_use]
-pub fn logprobs(logits: &[f32], chosen: u32, top: u8) -> Logprobs {
+pub(super) fn logprobs(logits: &[f32], chosen: u32, top: u8) -> Logprobs {
     let log_total = kernels::log_sum_exp(logits);
     let mut best: Vec<(usize, f32)> = Vec::with_capacity(usize::from(top) + 1);
     for candidate in logits.iter().copied().enumerate().filter(|_| top > 0) {

@@ -1,16 +1,17 @@
 //! Which tokens of which sequences the next step computes. Has no tensor in it.
 //!
 //! Every running sequence that only lacks its last token gets it; prompts share
-//! a step's budget (see [`super::shares`]), so that none of them holds up a
-//! running stream for longer. When pages run
-//! out, the youngest sequence loses its own and starts over later: its draws
-//! are counters and its numbers do not depend on chunks, so its text stays.
-
-use std::collections::VecDeque;
+//! a step's budget (see [`super::pace`] and [`super::shares`]), so that none of
+//! them holds up a running stream for longer. Who waits is admitted as
+//! [`super::queue`] says. When pages run out, the sequence that was admitted last
+//! loses its own and starts over later: its draws are counters and its numbers
+//! do not depend on chunks, so its text stays.
 
 use model::kernels::PAGE_TOKENS;
 
 use super::blocks::BlockManager;
+use super::pace::{Pace, StepShape};
+use super::queue::WaitingQueue;
 use super::sequence::Sequence;
 use super::shares::share_out;
 
@@ -18,14 +19,16 @@ use super::shares::share_out;
 /// being computed for another.
 const HELD_MAX: usize = 16;
 
-/// Running and waiting sequences, both in the order of their arrival.
+/// Running sequences, in the order of their first admission, and waiting ones.
 pub(super) struct Scheduler {
     pub(super) running: Vec<Sequence>,
-    pub(super) waiting: VecDeque<Sequence>,
+    pub(super) waiting: WaitingQueue,
     pub(super) counters: Counters,
+    tickets: u64,
     blocks: BlockManager,
     running_max: usize,
-    prefill_tokens_max: usize,
+    /// What it knows of how long steps take.
+    pub(super) pace: Pace,
 }
 
 /// Part of a step: the next `count` tokens of a running sequence.
@@ -51,11 +54,12 @@ impl Scheduler {
     pub(super) fn new(blocks: BlockManager, running_max: usize, prefill_tokens_max: usize) -> Self {
         Self {
             running: Vec::new(),
-            waiting: VecDeque::new(),
+            waiting: WaitingQueue::default(),
             counters: Counters::default(),
+            tickets: 0,
             blocks,
             running_max: running_max.max(1),
-            prefill_tokens_max: prefill_tokens_max.max(1),
+            pace: Pace::new(prefill_tokens_max, running_max),
         }
     }
 
@@ -66,7 +70,9 @@ impl Scheduler {
         let is_prompt = |sequence: &&Sequence| sequence.pending() > 1;
         let prompts = self.running.iter().filter(is_prompt);
         let left: Vec<usize> = prompts.map(Sequence::pending).collect();
-        let mut shares = share_out(&left, self.prefill_tokens_max).into_iter();
+        let streams = self.running.iter().filter(|s| s.pending() == 1).count();
+        let budget = self.pace.budget(streams, left.len());
+        let mut shares = share_out(&left, budget).into_iter();
         let mut plan = Vec::new();
         for (index, sequence) in self.running.iter().enumerate() {
             let count = match sequence.pending() {
@@ -82,8 +88,20 @@ impl Scheduler {
         plan
     }
 
-    /// Gets pages for every running sequence's tokens, if need be from younger
-    /// ones, which wait again.
+    /// What a plan computes, before it is computed.
+    pub(super) fn shape(&self, plan: &[Planned]) -> StepShape {
+        let mut shape = StepShape::default();
+        for planned in plan {
+            match self.running[planned.index].pending() {
+                1 => shape.streams += 1,
+                _ => shape.prompt_tokens += planned.count,
+            }
+        }
+        shape
+    }
+
+    /// Gets pages for every running sequence's tokens, if need be from those
+    /// admitted after it, which wait again.
     fn make_room(&mut self) {
         let mut index = 0;
         while index < self.running.len() {
@@ -91,24 +109,23 @@ impl Scheduler {
             let tokens = sequence.tokens.len();
             if self.blocks.grow(&mut sequence.pages, tokens) {
                 index += 1;
-            } else if let Some(mut youngest) = self.running.pop() {
-                self.blocks.release(&mut youngest.pages);
-                youngest.computed = 0;
+            } else if let Some(mut last) = self.running.pop() {
+                self.blocks.release(&mut last.pages);
+                last.computed = 0;
                 self.counters.preemptions += 1;
-                let order = youngest.order();
-                let place = self.waiting.partition_point(|other| other.order() < order);
-                self.waiting.insert(place, youngest);
+                self.waiting.resume(last);
             }
         }
     }
 
     /// Lets waiting sequences run while there are places and pages for all of
-    /// their tokens, in order. One whose next page is being computed for a
-    /// running sequence waits for that instead of computing it too.
+    /// their tokens, in the queue's order: one that does not fit is not passed
+    /// over. One whose next page is being computed for a running sequence waits
+    /// for that instead of computing it too.
     fn admit(&mut self) {
-        let mut held = 0;
-        while self.running.len() < self.running_max && held <= HELD_MAX {
-            let Some(sequence) = self.waiting.get_mut(held) else {
+        let mut held = Vec::new();
+        while self.running.len() < self.running_max && held.len() <= HELD_MAX {
+            let Some(sequence) = self.waiting.next(&held) else {
                 return;
             };
             let shared = self.blocks.share(&mut sequence.pages, &sequence.tokens);
@@ -123,18 +140,31 @@ impl Scheduler {
                 if !in_work {
                     return;
                 }
-                held += 1;
+                held.push(sequence.order());
                 continue;
             }
-            let Some(mut sequence) = self.waiting.remove(held) else {
+            let Some(sequence) = self.waiting.take(&held) else {
                 return;
             };
-            sequence.computed = shared;
-            self.counters.first_run(&mut sequence, shared);
-            let order = sequence.order();
-            let place = self.running.partition_point(|other| other.order() < order);
-            self.running.insert(place, sequence);
+            self.begin(sequence, shared);
         }
+    }
+
+    /// Makes a sequence with its pages run, its first `shared` tokens computed.
+    fn begin(&mut self, mut sequence: Sequence, shared: usize) {
+        sequence.computed = shared;
+        self.counters.first_run(&mut sequence, shared);
+        // charged at once, so that the next place goes to another
+        let tokens = sequence.tokens.len();
+        if sequence.ticket.is_none() {
+            sequence.ticket = Some(self.tickets);
+            self.tickets += 1;
+            sequence.served = shared;
+        }
+        self.waiting.serve(&mut sequence, tokens);
+        let ticket = sequence.ticket;
+        let place = self.running.partition_point(|other| other.ticket < ticket);
+        self.running.insert(place, sequence);
     }
 
     /// Notes that a part of the plan was computed; how many of its tokens were
@@ -143,6 +173,8 @@ impl Scheduler {
         let sequence = &mut self.running[planned.index];
         let before = sequence.computed;
         sequence.computed += planned.count;
+        let computed = sequence.computed;
+        self.waiting.serve(sequence, computed);
         let tokens = &sequence.tokens[..sequence.computed];
         self.blocks.publish(&mut sequence.pages, tokens);
         let prompt = sequence.computed.min(sequence.prompt_tokens);
@@ -151,15 +183,16 @@ impl Scheduler {
 
     /// Removes all sequences that `ended` says, and frees their pages.
     pub(super) fn remove(&mut self, mut ended: impl FnMut(&Sequence) -> bool) {
-        let blocks = &mut self.blocks;
+        let (blocks, waiting) = (&mut self.blocks, &mut self.waiting);
         self.running.retain_mut(|sequence| {
             let ended = ended(sequence);
             if ended {
                 blocks.release(&mut sequence.pages);
+                waiting.ended(sequence);
             }
             !ended
         });
-        self.waiting.retain(|sequence| !ended(sequence));
+        waiting.remove(ended);
     }
 
     /// Whether there is nothing to do.
@@ -199,141 +232,4 @@ impl Sequence {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::time::Instant;
-
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::api::{ChatRequest, SamplingParams};
-    use crate::native::request::{RequestId, Submission};
-
-    fn scheduler(pages: usize, prefill_tokens_max: usize) -> Scheduler {
-        Scheduler::new(BlockManager::new(pages, true), 8, prefill_tokens_max)
-    }
-
-    /// A sequence of `tokens` prompt tokens, different from every other one's.
-    fn sequence(id: u64, tokens: usize) -> Sequence {
-        let start = u32::try_from(id).unwrap() * 10_000;
-        let submission = Submission {
-            grammar: None,
-            request: ChatRequest {
-                messages: Vec::new(),
-                adapter: None,
-                sampling: SamplingParams::greedy(),
-                max_tokens: None,
-                stop: Vec::new(),
-                n: 1,
-                top_logprobs: None,
-                ignore_eos: true,
-                constraint: None,
-            },
-            prompt: (start..).take(tokens).collect(),
-            max_tokens: 1000,
-            lease: None,
-            events: mpsc::channel(1).0,
-            arrived: Instant::now(),
-        };
-        Sequence::new(RequestId(id), 0, &submission)
-    }
-
-    /// One step: every sequence whose tokens are all computed gets another.
-    /// Gives how many tokens each running sequence computed, by request.
-    fn step(scheduler: &mut Scheduler) -> Vec<(u64, usize)> {
-        let plan = scheduler.schedule();
-        let mut counts = Vec::new();
-        for planned in &plan {
-            scheduler.computed(planned);
-            let sequence = &mut scheduler.running[planned.index];
-            counts.push((sequence.request.0, planned.count));
-            if sequence.pending() == 0 {
-                sequence.tokens.push(7);
-            }
-        }
-        counts
-    }
-
-    fn running(scheduler: &Scheduler) -> Vec<u64> {
-        scheduler.running.iter().map(|s| s.request.0).collect()
-    }
-
-    #[test]
-    fn a_huge_prompt_holds_up_neither_streams_nor_short_prompts() {
-        let mut scheduler = scheduler(1000, 64);
-        scheduler.waiting.push_back(sequence(0, 10));
-        step(&mut scheduler);
-        scheduler.waiting.push_back(sequence(1, 4000));
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 64)]);
-        scheduler.waiting.push_back(sequence(2, 40));
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 32), (2, 32)]);
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 56), (2, 8)]);
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 64), (2, 1)]);
-    }
-
-    #[test]
-    fn a_huge_prompt_gets_on_however_many_short_ones_come() {
-        let mut scheduler = scheduler(1000, 64);
-        scheduler.waiting.push_back(sequence(0, 640));
-        for id in 1..=20 {
-            scheduler.waiting.push_back(sequence(id, 40));
-            let counts = step(&mut scheduler);
-            let huge = counts.iter().find(|(id, _)| *id == 0).unwrap().1;
-            assert!(huge == 1 || huge >= 32, "{counts:?}");
-            scheduler.remove(|s| s.request.0 > 0 && s.tokens.len() > s.prompt_tokens + 3);
-        }
-        assert!(
-            scheduler.running[0].tokens.len() > 640,
-            "it has its first token"
-        );
-    }
-
-    #[test]
-    fn the_youngest_gives_way_and_comes_back_in_its_place() {
-        // three of two pages each, and one page to spare
-        let mut scheduler = scheduler(7, 1000);
-        for id in 0..4 {
-            scheduler.waiting.push_back(sequence(id, 60));
-        }
-        step(&mut scheduler);
-        assert_eq!(running(&scheduler), [0, 1, 2]);
-        // all three need a third page at the same step
-        while scheduler.counters.preemptions == 0 {
-            step(&mut scheduler);
-        }
-        assert_eq!(running(&scheduler), [0, 1]);
-        let waiting: Vec<u64> = scheduler.waiting.iter().map(|s| s.request.0).collect();
-        assert_eq!(waiting, [2, 3]);
-        assert_eq!(scheduler.waiting[0].computed, 0);
-        let tokens = scheduler.waiting[0].tokens.clone();
-        scheduler.remove(|sequence| sequence.request.0 == 0);
-        step(&mut scheduler);
-        assert_eq!(running(&scheduler), [1, 2]);
-        assert_eq!(scheduler.running[1].tokens[..tokens.len()], tokens);
-        assert!(
-            scheduler.counters.prefix_hits == 0,
-            "a resumption counts no hit"
-        );
-    }
-
-    #[test]
-    fn a_prompt_that_is_being_computed_is_not_computed_twice() {
-        let mut scheduler = scheduler(100, 40);
-        for (id, choice) in [(0, 0), (0, 1), (0, 2), (1, 0)] {
-            let mut sequence = sequence(id, 100);
-            sequence.choice = choice;
-            scheduler.waiting.push_back(sequence);
-        }
-        // the other choices wait, and who is behind them does not
-        assert_eq!(step(&mut scheduler), [(0, 40)]);
-        assert_eq!(running(&scheduler), [0, 1]);
-        let mut computed = 40;
-        while scheduler.running.len() < 4 || scheduler.running.iter().any(|s| s.pending() > 1) {
-            computed += step(&mut scheduler)
-                .iter()
-                .map(|(_, n)| n)
-                .filter(|&&n| n > 1)
-                .sum::<usize>();
-        }
-        assert_eq!(computed, 100 + 4 + 4 + 100);
-    }
-}
+pub(super) mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ids::{AdapterDigest, Sha256Digest};
 use model::BaseModel;
-use model::kernels::{self, PAGE_TOKENS};
+use model::kernels::{self, KvFormat, PAGE_TOKENS};
 use model::lora::LoraAdapter;
 use model::quant::Precision;
 
@@ -35,8 +35,21 @@ pub fn logits(
     tokens: &[u32],
     precision: Precision,
 ) -> Vec<f32> {
+    logits_with_cache(model, adapter, tokens, precision, KvFormat::default())
+}
+
+/// Like [`logits`], with keys and values kept as given.
+#[must_use]
+pub fn logits_with_cache(
+    model: &Arc<BaseModel>,
+    adapter: Option<&LoraAdapter>,
+    tokens: &[u32],
+    precision: Precision,
+    kv_cache: KvFormat,
+) -> Vec<f32> {
     let mut all = Vec::with_capacity(tokens.len() * model.config.vocab_size);
-    run(model, adapter, tokens, 0, precision, |_, logits| {
+    let computed = (precision, kv_cache);
+    run(model, adapter, tokens, 0, computed, |_, logits| {
         all.extend_from_slice(logits)
     });
     all
@@ -62,7 +75,7 @@ pub fn score(
         adapter,
         context,
         first - 1,
-        precision,
+        (precision, KvFormat::default()),
         |position, logits| {
             let token = tokens[position + 1] as usize;
             let logprob = logits[token] - kernels::log_sum_exp(logits);
@@ -80,14 +93,14 @@ fn run(
     adapter: Option<&LoraAdapter>,
     tokens: &[u32],
     first: usize,
-    precision: Precision,
+    (precision, kv_cache): (Precision, KvFormat),
     mut each: impl FnMut(usize, &[f32]),
 ) {
     let name = AdapterDigest(Sha256Digest::from_bytes([0; 32]));
     let adapter =
         adapter.map(|adapter| DeviceAdapter::new(name, adapter, &model.config, precision));
     let forward = Forward::new(Arc::clone(model), tokens.len(), precision);
-    let mut cache = KvCache::new(kv_layout(model));
+    let mut cache = KvCache::new(kv_layout(model, kv_cache));
     let mut table = PageTable::new(None);
     let pages_max = tokens.len().div_ceil(PAGE_TOKENS);
     BlockManager::new(pages_max, false).grow(&mut table, tokens.len());

@@ -1,17 +1,12 @@
-//! One completion on its way: its tokens, how far they are computed, and how
-//! it goes on.
-
-use std::sync::Arc;
-
-use model::Tokenizer;
+//! One completion in the batch: its tokens, and how far they are computed.
 
 use super::adapters::AdapterLease;
 use super::blocks::PageTable;
-use super::constraint::GrammarState;
+use super::completion::{Advance, Beginning, Completion};
+use super::queue::Tenant;
 use super::request::{RequestId, Submission};
-use super::sampler::{self, Sampler};
-use super::text::TextStream;
-use crate::api::{EngineError, FinishReason, TokenLogprob};
+use crate::api::EngineError;
+use crate::vocabulary::Vocabulary;
 
 /// One choice of a request.
 pub(super) struct Sequence {
@@ -26,22 +21,12 @@ pub(super) struct Sequence {
     pub(super) cached_tokens: Option<u32>,
     pub(super) prompt_tokens: usize,
     pub(super) lease: Option<AdapterLease>,
-    tokens_max: usize,
-    sampler: Sampler,
-    /// Where the grammar begins, until the sequence runs for the first time:
-    /// those that wait share it.
-    grammar_start: Option<Arc<GrammarState>>,
-    grammar: Option<GrammarState>,
-    text: TextStream,
-    top_logprobs: Option<u8>,
-    ignore_eos: bool,
-}
-
-/// What a sampled token means for a sequence.
-pub(super) struct Advance {
-    pub(super) text: String,
-    pub(super) logprobs: Vec<TokenLogprob>,
-    pub(super) finished: Option<FinishReason>,
+    pub(super) tenant: Tenant,
+    /// The number of its first admission; none before.
+    pub(super) ticket: Option<u64>,
+    /// Tokens that its tenant was charged for.
+    pub(super) served: usize,
+    completion: Completion,
 }
 
 impl Sequence {
@@ -50,6 +35,14 @@ impl Sequence {
         let chat = &submission.request;
         let lease = submission.lease.as_ref();
         let adapter = lease.map(|lease| lease.adapter().digest);
+        let beginning = Beginning {
+            request: chat,
+            choice,
+            prompt: &submission.prompt,
+            max_tokens: submission.max_tokens,
+            grammar: submission.grammar.clone(),
+            tool_markup: submission.tool_markup,
+        };
         Self {
             request,
             choice,
@@ -59,13 +52,10 @@ impl Sequence {
             cached_tokens: None,
             prompt_tokens: submission.prompt.len(),
             lease: submission.lease.clone(),
-            tokens_max: submission.prompt.len() + submission.max_tokens as usize,
-            sampler: Sampler::new(&chat.sampling, choice, &submission.prompt),
-            grammar_start: submission.grammar.clone(),
-            grammar: None,
-            text: TextStream::new(&chat.stop),
-            top_logprobs: chat.top_logprobs,
-            ignore_eos: chat.ignore_eos,
+            tenant: chat.tenant.clone(),
+            ticket: None,
+            served: 0,
+            completion: Completion::new(beginning),
         }
     }
 
@@ -81,87 +71,22 @@ impl Sequence {
 
     /// Whether it is held to a grammar.
     pub(super) fn is_constrained(&self) -> bool {
-        self.grammar.is_some() || self.grammar_start.is_some()
+        self.completion.is_constrained()
     }
 
-    /// Finds out which tokens its grammar allows next: the part of
-    /// [`Self::advance`] that several sequences can do at once.
+    /// The part of [`Self::advance`] that several sequences can do at once.
     pub(super) fn prepare(&mut self) {
-        if let Some(start) = self.grammar_start.take() {
-            self.grammar = Some(start.fork());
-        }
-        if let Some(grammar) = &mut self.grammar {
-            grammar.prepare();
-        }
+        self.completion.prepare();
     }
 
-    /// Chooses the next token, within the grammar if there is one. Its
-    /// log-probabilities are those before grammar and sampling parameters.
+    /// Chooses the next token.
     pub(super) fn advance(
         &mut self,
         logits: &mut [f32],
-        tokenizer: &Tokenizer,
+        vocabulary: &dyn Vocabulary,
     ) -> Result<Advance, EngineError> {
-        self.prepare();
-        let original = self.top_logprobs.map(|_| logits.to_vec());
-        let not_finite = || EngineError::Failed("the model's output is not finite".to_owned());
-        let (token, completed) = match &mut self.grammar {
-            None => (
-                self.sampler.next(logits, None).ok_or_else(not_finite)?,
-                false,
-            ),
-            Some(grammar) => {
-                let token = self.sampler.next(logits, Some(grammar.allowed()?));
-                let token = token.ok_or_else(not_finite)?;
-                (token, grammar.accept(token)?)
-            }
-        };
-        self.tokens.push(token);
-        let ended = tokenizer.is_end_of_generation(token) && !self.ignore_eos;
-        let shown: &[u8] = if tokenizer.is_special(token) {
-            &[]
-        } else {
-            tokenizer.token_bytes(token)
-        };
-        let visible = self.text.push(if ended { &[] } else { shown });
-        let finished = if visible.stopped || ended || completed {
-            Some(FinishReason::Stop)
-        } else if self.tokens.len() >= self.tokens_max {
-            Some(FinishReason::Length)
-        } else {
-            None
-        };
-        let mut text = visible.text;
-        if finished.is_some() && !visible.stopped {
-            text.push_str(&self.text.finish());
-        }
-        let logprobs = match (self.top_logprobs, original) {
-            (Some(top), Some(logits)) if !ended => vec![describe(&logits, token, top, tokenizer)],
-            _ => Vec::new(),
-        };
-        Ok(Advance {
-            text,
-            logprobs,
-            finished,
-        })
-    }
-}
-
-fn describe(logits: &[f32], token: u32, top: u8, tokenizer: &Tokenizer) -> TokenLogprob {
-    let found = sampler::logprobs(logits, token, top);
-    let name = |token: u32| {
-        let bytes = tokenizer.token_bytes(token).to_vec();
-        (String::from_utf8_lossy(&bytes).into_owned(), bytes)
-    };
-    let (text, bytes) = name(token);
-    let top = found.top.into_iter().map(|(token, logprob)| {
-        let (text, bytes) = name(token);
-        (text, bytes, logprob)
-    });
-    TokenLogprob {
-        text,
-        bytes,
-        logprob: found.chosen,
-        top: top.collect(),
+        let advance = self.completion.advance(logits, vocabulary)?;
+        self.tokens.push(advance.token);
+        Ok(advance)
     }
 }

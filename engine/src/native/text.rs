@@ -2,7 +2,7 @@
 //! yet turn out to be part of a stop text.
 
 /// The text of one completion on its way out.
-pub struct TextStream {
+pub(super) struct TextStream {
     stops: Vec<String>,
     /// Bytes that do not yet make a whole character.
     bytes: Vec<u8>,
@@ -12,17 +12,14 @@ pub struct TextStream {
 
 /// What became visible.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Visible {
-    /// The text.
-    pub text: String,
+pub(super) struct Visible {
+    pub(super) text: String,
     /// A stop text came; nothing follows.
-    pub stopped: bool,
+    pub(super) stopped: bool,
 }
 
 impl TextStream {
-    /// The text of a completion that ends before any of `stops`.
-    #[must_use]
-    pub fn new(stops: &[String]) -> Self {
+    pub(super) fn new(stops: &[String]) -> Self {
         Self {
             stops: stops.to_vec(),
             bytes: Vec::new(),
@@ -31,7 +28,7 @@ impl TextStream {
     }
 
     /// Adds a token's bytes.
-    pub fn push(&mut self, bytes: &[u8]) -> Visible {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Visible {
         self.bytes.extend_from_slice(bytes);
         self.take_characters();
         if let Some(start) = self
@@ -55,7 +52,7 @@ impl TextStream {
     }
 
     /// What is left when the completion ends otherwise.
-    pub fn finish(&mut self) -> String {
+    pub(super) fn finish(&mut self) -> String {
         let mut text = std::mem::take(&mut self.held);
         text.push_str(&String::from_utf8_lossy(&std::mem::take(&mut self.bytes)));
         text

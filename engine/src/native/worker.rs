@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::{BaseModel, kernels};
 
 use super::cache::KvCache;
 use super::forward::{Chunk, Forward};
 use super::inbox::{Inbox, Mode};
+use super::pace::StepShape;
 use super::request::{RequestId, RequestState, Submission};
 use super::scheduler::{Planned, Scheduler};
 use super::sequence::Sequence;
@@ -54,18 +55,23 @@ impl Worker {
             if mode == Mode::Stopped || (mode == Mode::Draining && self.scheduler.is_idle()) {
                 return;
             }
-            self.step();
+            let started = Instant::now();
+            let shape = self.step();
+            self.scheduler.pace.observe(shape, started.elapsed());
         }
     }
 
-    /// One step: schedule, run, postprocess.
-    pub(super) fn step(&mut self) {
+    /// One step: schedule, run, postprocess. Says what it computed; how long
+    /// that took is the caller's to measure, so that a step has no clock in it.
+    pub(super) fn step(&mut self) -> StepShape {
         self.drop_ended();
         let plan = self.scheduler.schedule();
         self.note_started();
+        let shape = self.scheduler.shape(&plan);
         let mut logits = self.run_model(&plan);
         self.postprocess(&plan, &mut logits);
         self.publish();
+        shape
     }
 
     /// Moves requests from the inbox to the scheduler; waits when idle.
@@ -82,7 +88,7 @@ impl Worker {
         for choice in 0..submission.request.n {
             self.scheduler
                 .waiting
-                .push_back(Sequence::new(id, choice, submission));
+                .push(Sequence::new(id, choice, submission));
         }
     }
 
@@ -143,7 +149,7 @@ impl Worker {
             else {
                 continue;
             };
-            let advance = match sequence.advance(row, &self.model.tokenizer) {
+            let advance = match sequence.advance(row, self.model.as_ref()) {
                 Ok(advance) => advance,
                 Err(error) => {
                     request.fail(error);
@@ -156,7 +162,7 @@ impl Worker {
             self.gauges
                 .generation_tokens
                 .fetch_add(1, Ordering::Relaxed);
-            request.delta(sequence.choice, advance.text, advance.logprobs);
+            request.delta(sequence.choice, advance.read, advance.logprobs);
             if let Some(reason) = advance.finished {
                 ended.push((sequence.request, sequence.choice));
                 if request.finish(sequence.choice, reason) {
@@ -195,8 +201,7 @@ impl Worker {
         store(&gauges.preemptions, counters.preemptions);
         store(&gauges.kv_bytes, self.cache.byte_len());
         gauges.steps.fetch_add(1, Ordering::Relaxed);
-        let waiting = u32::try_from(self.scheduler.waiting.len()).unwrap_or(u32::MAX);
-        self.inbox.set_scheduled(waiting);
+        self.inbox.set_scheduled(self.scheduler.waiting.by_tenant());
     }
 
     /// Tells every listener that the engine has stopped.

@@ -16,21 +16,11 @@ const PARAM: &str = "structured_outputs";
 
 fn held_to(text: &str, grammar: Grammar, max_tokens: u32) -> ChatRequest {
     ChatRequest {
-        messages: vec![ChatMessage {
-            role: Role::User,
-            content: text.to_owned(),
-        }],
-        adapter: None,
-        sampling: SamplingParams::greedy(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        n: 1,
-        top_logprobs: None,
-        ignore_eos: false,
         constraint: Some(Constraint {
             param: PARAM,
             grammar,
         }),
+        ..ChatRequest::greedy(vec![ChatMessage::new(Role::User, text)], max_tokens)
     }
 }
 
@@ -50,6 +40,7 @@ async fn answers(engine: &NativeEngine, request: ChatRequest) -> Result<Vec<Answ
                 choice,
                 text,
                 logprobs,
+                ..
             } => {
                 answers[choice as usize].text.push_str(&text);
                 answers[choice as usize].logprobs.extend(logprobs);

@@ -2,27 +2,10 @@
 //! shutdown, and streams that a load does not stall.
 
 use engine::native::{NativeEngine, NativeOptions};
-use engine::{ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, SamplingParams};
+use engine::{ChatEvent, ChatRequest, Engine, EngineError, SamplingParams};
 
 use crate::conformance::package;
-use crate::support::model;
-
-fn request(text: &str, max_tokens: u32) -> ChatRequest {
-    ChatRequest {
-        messages: vec![ChatMessage {
-            role: Role::User,
-            content: text.to_owned(),
-        }],
-        adapter: None,
-        sampling: SamplingParams::greedy(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        n: 1,
-        top_logprobs: None,
-        ignore_eos: true,
-        constraint: None,
-    }
-}
+use crate::support::{model, request};
 
 async fn text(engine: &NativeEngine, request: ChatRequest) -> Result<String, EngineError> {
     let mut stream = engine.chat(request).await?;

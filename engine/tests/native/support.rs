@@ -3,14 +3,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use engine::{
-    ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, SamplingParams, TokenLogprob,
-    Usage,
-};
+use engine::{ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, TokenLogprob, Usage};
 use model::BaseModel;
 
 /// Where the model is, as `make model` puts it.
-fn path() -> PathBuf {
+pub(crate) fn path() -> PathBuf {
     if let Some(path) = std::env::var_os("FLYWHEEL_TEST_MODEL") {
         return path.into();
     }
@@ -56,18 +53,8 @@ pub(crate) fn tiny() -> Arc<BaseModel> {
 /// A greedy request that goes on to its limit.
 pub(crate) fn request(text: &str, max_tokens: u32) -> ChatRequest {
     ChatRequest {
-        messages: vec![ChatMessage {
-            role: Role::User,
-            content: text.to_owned(),
-        }],
-        adapter: None,
-        sampling: SamplingParams::greedy(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        n: 1,
-        top_logprobs: None,
         ignore_eos: true,
-        constraint: None,
+        ..ChatRequest::greedy(vec![ChatMessage::new(Role::User, text)], max_tokens)
     }
 }
 
@@ -90,6 +77,7 @@ pub(crate) async fn ask(engine: &dyn Engine, request: ChatRequest) -> Result<Tol
                 choice,
                 text,
                 logprobs,
+                ..
             } => {
                 let told: &mut (String, Vec<TokenLogprob>) = &mut choices[choice as usize];
                 told.0.push_str(&text);

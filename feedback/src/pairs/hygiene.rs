@@ -38,13 +38,14 @@ pub(super) fn prompt_hash(messages: &[Message]) -> Sha256Digest {
 
 /// What held-out prompts say, to look for it in training prompts.
 #[derive(Default)]
-pub(super) struct Overlap {
+pub struct Overlap {
     whole: HashSet<Vec<String>>,
     runs: HashSet<Vec<String>>,
 }
 
 impl Overlap {
-    pub(super) fn add(&mut self, prompt: &[Message]) {
+    /// Adds a held-out prompt.
+    pub fn add(&mut self, prompt: &[Message]) {
         let words = words(prompt);
         self.runs
             .extend(words.windows(NGRAM_WORDS).map(<[String]>::to_vec));
@@ -53,7 +54,8 @@ impl Overlap {
 
     /// Whether a prompt shares [`NGRAM_WORDS`] in a row with one that was
     /// added, or, being shorter, is the same.
-    pub(super) fn holds(&self, prompt: &[Message]) -> bool {
+    #[must_use]
+    pub fn holds(&self, prompt: &[Message]) -> bool {
         let words = words(prompt);
         self.whole.contains(&words)
             || words

@@ -21,9 +21,9 @@ use crate::{Inference, Message, VoteRecord};
 
 pub use build::build;
 pub use collect::{CASES_MAX, collect};
-pub use hygiene::NGRAM_WORDS;
+pub use hygiene::{NGRAM_WORDS, Overlap};
 pub use jsonl::to_jsonl;
-pub use split::{SESSION_KEY, SPLIT_KEY};
+pub use split::{SESSION_KEY, SPLIT_KEY, of as split_of};
 
 /// One answer with its current votes.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,7 +157,7 @@ pub struct Report {
 }
 
 /// Pairs and praised examples, ready for training.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dataset {
     /// Pairs to train on.
     pub train: Vec<PreferencePair>,

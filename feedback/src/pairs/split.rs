@@ -13,7 +13,9 @@ pub const SESSION_KEY: &str = "session_id";
 
 const BUCKETS: u64 = 10_000;
 
-pub(super) fn of(inference: &Inference, options: &PairOptions) -> Split {
+/// What the rows of this answer are for.
+#[must_use]
+pub fn of(inference: &Inference, options: &PairOptions) -> Split {
     match inference.metadata.get(SPLIT_KEY).map(String::as_str) {
         Some("train") => return Split::Train,
         Some("held_out") => return Split::HeldOut,

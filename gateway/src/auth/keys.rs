@@ -7,6 +7,8 @@ use std::sync::Arc;
 use actix_web::HttpRequest;
 use actix_web::http::header::AUTHORIZATION;
 
+use ids::TenantId;
+
 use super::Budget;
 use crate::config::{ApiKey, KeyDigest};
 use crate::errors::ApiError;
@@ -16,6 +18,8 @@ use crate::errors::ApiError;
 pub(crate) struct Caller {
     /// What logs and metrics call them.
     pub(crate) name: String,
+    /// What the engine calls them.
+    pub(crate) tenant: Option<TenantId>,
     /// What they may still send.
     pub(crate) budget: Budget,
 }
@@ -34,6 +38,7 @@ impl KeyRing {
                 key.digest.clone(),
                 Arc::new(Caller {
                     name: key.name.clone(),
+                    tenant: TenantId::new(&key.name).ok(),
                     budget,
                 }),
             )

@@ -14,7 +14,7 @@ pub(super) async fn admit(
 ) -> Result<Charge, ApiError> {
     let prompt_tokens = serving
         .engine
-        .count_prompt_tokens(&question.messages)
+        .count_prompt_tokens(&question.messages, question.tools.as_ref())
         .await?;
     let context_length = serving.engine.base().context_length;
     let room = context_length.saturating_sub(prompt_tokens);

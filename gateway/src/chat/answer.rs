@@ -3,7 +3,11 @@
 
 use std::time::Instant;
 
-use engine::{ChatEvent, ChatMessage, ChatRequest, ChatStream, FinishReason, TokenLogprob, Usage};
+use engine::tools::flatten;
+use engine::{
+    ChatEvent, ChatMessage, ChatRequest, ChatStream, FinishReason, Role, TokenLogprob, ToolCall,
+    ToolCallDelta, Usage,
+};
 use feedback::Attribution;
 use ids::{AdapterDigest, BaseDigest, InferenceId, UnitId, UnixMillis};
 use openapi::ChatCompletionRequest;
@@ -15,8 +19,34 @@ use crate::routing::{Assigned, Outcome, Route, default_guardrails};
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     pub(super) text: String,
+    pub(super) calls: Vec<ToolCall>,
     pub(super) logprobs: Vec<TokenLogprob>,
     pub(super) reason: Option<FinishReason>,
+}
+
+impl Choice {
+    /// Everything that the model said, calls in their markup.
+    pub(super) fn said(&self) -> String {
+        let mut message = ChatMessage::new(Role::Assistant, self.text.as_str());
+        message.tool_calls.clone_from(&self.calls);
+        let flat = flatten(std::slice::from_ref(&message), None);
+        flat.iter()
+            .map(|message| message.content.as_str())
+            .collect()
+    }
+
+    fn call(&mut self, delta: &ToolCallDelta) {
+        if let Some(name) = &delta.name {
+            self.calls.push(ToolCall {
+                id: format!("call_{:024x}", rand::random::<u128>() >> 32),
+                name: name.clone(),
+                arguments: String::new(),
+            });
+        }
+        if let Some(call) = self.calls.last_mut() {
+            call.arguments.push_str(&delta.arguments);
+        }
+    }
 }
 
 /// How an answer ended.
@@ -84,7 +114,8 @@ impl Answer {
             adapter: stream.adapter,
             assigned: route.assigned,
             unit,
-            messages: question.messages,
+            // as a plain conversation: what the model saw, and what it can learn
+            messages: flatten(&question.messages, question.tools.as_ref()).into_owned(),
             metadata: request.metadata.clone(),
             seed: question.sampling.seed,
             prompt_tokens: stream.prompt_tokens,
@@ -120,11 +151,13 @@ impl Answer {
             ChatEvent::Delta {
                 choice,
                 text,
+                tool_calls,
                 logprobs,
             } => {
                 self.clock_text();
                 if let Some(choice) = self.choice(*choice) {
                     choice.text.push_str(text);
+                    tool_calls.iter().for_each(|delta| choice.call(delta));
                     choice.logprobs.extend_from_slice(logprobs);
                 }
                 None
@@ -198,7 +231,7 @@ impl Answer {
             End::Complete(_) => self
                 .choices
                 .first()
-                .map_or(Outcome::Empty, |choice| Outcome::of_text(&choice.text)),
+                .map_or(Outcome::Empty, |choice| Outcome::of_text(&choice.said())),
         };
         let guardrails = self.app.serving.get().and_then(|serving| {
             let table = serving.router.table();

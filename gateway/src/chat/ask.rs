@@ -1,9 +1,15 @@
 //! From the wire's request to the engine's.
 
 use actix_web::HttpRequest;
-use engine::{ChatMessage, ChatRequest, Constraint, Grammar, Role, SamplingParams};
+use engine::{
+    ChatMessage, ChatRequest, Constraint, Grammar, Role, SamplingParams, Tool, ToolCall,
+    ToolChoice, ToolUse,
+};
 use ids::UnitId;
-use openapi::{AnswerFormat, AnswerFormatKind, ChatCompletionRequest, MessageRole};
+use openapi::{
+    AnswerFormat, AnswerFormatKind, ChatCompletionRequest, MessageRole, RequestFunction,
+    RequestToolChoice, RequestTools,
+};
 
 use crate::errors::ApiError;
 use crate::headers::SESSION_ID;
@@ -16,6 +22,39 @@ fn role(role: MessageRole) -> Role {
         MessageRole::System => Role::System,
         MessageRole::User => Role::User,
         MessageRole::Assistant => Role::Assistant,
+        MessageRole::Tool => Role::Tool,
+    }
+}
+
+fn message(message: &openapi::RequestMessage) -> ChatMessage {
+    let call = |call: &openapi::MessageToolCall| ToolCall {
+        id: call.id.clone(),
+        name: call.function.name.clone(),
+        arguments: call.function.arguments.clone(),
+    };
+    ChatMessage {
+        role: role(message.role),
+        content: message.content.clone(),
+        tool_calls: message.tool_calls.iter().map(call).collect(),
+        tool_call_id: message.tool_call_id.clone(),
+    }
+}
+
+fn tools(tools: &RequestTools) -> ToolUse {
+    let tool = |function: &RequestFunction| Tool {
+        name: function.name.clone(),
+        description: function.description.clone(),
+        parameters: function.parameters.clone(),
+        is_strict: function.is_strict,
+    };
+    ToolUse {
+        tools: tools.functions.iter().map(tool).collect(),
+        choice: match &tools.choice {
+            RequestToolChoice::Auto => ToolChoice::Auto,
+            RequestToolChoice::Required => ToolChoice::Required,
+            RequestToolChoice::Named(name) => ToolChoice::Named(name.clone()),
+        },
+        is_parallel: tools.is_parallel,
     }
 }
 
@@ -32,12 +71,10 @@ fn constraint(format: &AnswerFormat) -> Constraint {
 
 /// The engine's request; the adapter is filled in when the route is known.
 pub(super) fn question(request: &ChatCompletionRequest, seed: u64) -> ChatRequest {
-    let message = |message: &openapi::RequestMessage| ChatMessage {
-        role: role(message.role),
-        content: message.content.clone(),
-    };
     ChatRequest {
         messages: request.messages.iter().map(message).collect(),
+        tools: request.tools.as_ref().map(tools),
+        tenant: None,
         adapter: None,
         sampling: SamplingParams {
             temperature: request.temperature,

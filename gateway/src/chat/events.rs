@@ -1,8 +1,9 @@
 //! The wire's objects out of an answer.
 
 use openapi::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta,
-    ChoiceLogprobs, FinishReason, TokenLogprob, TopLogprob, Usage,
+    AssistantMessage, CalledFunction, CalledFunctionDelta, ChatChoice, ChatChunk, ChatChunkChoice,
+    ChatCompletion, ChatDelta, ChoiceLogprobs, FinishReason, MessageToolCall, TokenLogprob,
+    ToolCallDelta, ToolKind, TopLogprob, Usage,
 };
 
 use super::answer::{Answer, Choice};
@@ -19,6 +20,18 @@ fn reason(reason: engine::FinishReason) -> FinishReason {
     match reason {
         engine::FinishReason::Stop => FinishReason::Stop,
         engine::FinishReason::Length => FinishReason::Length,
+        engine::FinishReason::ToolCalls => FinishReason::ToolCalls,
+    }
+}
+
+fn call(call: &engine::ToolCall) -> MessageToolCall {
+    MessageToolCall {
+        id: call.id.clone(),
+        kind: ToolKind::Function,
+        function: CalledFunction {
+            name: call.name.clone(),
+            arguments: call.arguments.clone(),
+        },
     }
 }
 
@@ -54,8 +67,11 @@ impl Answer {
             index: u32::try_from(index).unwrap_or(u32::MAX),
             message: AssistantMessage {
                 role: openapi::AssistantRole::Assistant,
-                content: choice.text.clone(),
+                content: (choice.calls.is_empty() || !choice.text.is_empty())
+                    .then(|| choice.text.clone()),
                 refusal: None,
+                tool_calls: (!choice.calls.is_empty())
+                    .then(|| choice.calls.iter().map(call).collect()),
             },
             logprobs: self.wants_logprobs.then(|| logprobs(&choice.logprobs)),
             finish_reason: reason(choice.reason.unwrap_or(engine::FinishReason::Stop)),
@@ -70,6 +86,29 @@ impl Answer {
             system_fingerprint: self.fingerprint(),
             adapter_digest: self.adapter,
         }
+    }
+
+    /// More of a choice's calls, each with its id where it begins.
+    pub(super) fn call_deltas(
+        &self,
+        choice: u32,
+        deltas: &[engine::ToolCallDelta],
+    ) -> Option<Vec<ToolCallDelta>> {
+        let calls = &self.choices.get(usize::try_from(choice).ok()?)?.calls;
+        let one = |delta: &engine::ToolCallDelta| {
+            let begins = delta.name.as_ref();
+            let known = usize::try_from(delta.index).ok().and_then(|i| calls.get(i));
+            ToolCallDelta {
+                index: delta.index,
+                id: begins.and(known).map(|call| call.id.clone()),
+                kind: begins.map(|_| ToolKind::Function),
+                function: CalledFunctionDelta {
+                    name: delta.name.clone(),
+                    arguments: delta.arguments.clone(),
+                },
+            }
+        };
+        (!deltas.is_empty()).then(|| deltas.iter().map(one).collect())
     }
 
     /// A chunk with these choices. `include_usage` puts the field there, null.
@@ -92,6 +131,7 @@ pub(super) fn role_delta(index: u32) -> ChatChunkChoice {
     let delta = ChatDelta {
         role: Some(openapi::AssistantRole::Assistant),
         content: Some(String::new()),
+        tool_calls: None,
     };
     ChatChunkChoice {
         index,
@@ -101,16 +141,18 @@ pub(super) fn role_delta(index: u32) -> ChatChunkChoice {
     }
 }
 
-pub(super) fn text_delta(
+pub(super) fn delta(
     index: u32,
     text: &str,
+    tool_calls: Option<Vec<ToolCallDelta>>,
     tokens: Option<&[engine::TokenLogprob]>,
 ) -> ChatChunkChoice {
     ChatChunkChoice {
         index,
         delta: ChatDelta {
             role: None,
-            content: Some(text.to_owned()),
+            content: (tool_calls.is_none() || !text.is_empty()).then(|| text.to_owned()),
+            tool_calls,
         },
         logprobs: tokens.map(logprobs),
         finish_reason: None,

@@ -54,8 +54,14 @@ pub(crate) async fn create(
     serving.router.resolve(&wish)?;
     let seed = request.seed.unwrap_or_else(rand::random);
     let mut question = ask::question(&request, seed);
+    question.tenant = client.0.as_ref().and_then(|caller| caller.tenant.clone());
     let charge = admit::admit(serving, client.0.as_deref(), &question).await?;
-    let (route, stream) = start(serving, &wish, &mut question).await?;
+    let started_stream = start(serving, &wish, &mut question).await;
+    if let Err(ApiError::Engine(error)) = &started_stream {
+        let caller = client.0.as_ref().map(|caller| caller.name.as_str());
+        app.metrics.refused(caller, error);
+    }
+    let (route, stream) = started_stream?;
     let answer = Answer::begin(
         app.into_inner(),
         &request,

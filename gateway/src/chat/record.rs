@@ -16,6 +16,7 @@ pub(super) fn reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
     }
 }
 
@@ -49,7 +50,7 @@ impl Answer {
             adapter: self.adapter,
             base: self.base,
             messages: self.messages.iter().map(message).collect(),
-            answer: first.map(|choice| choice.text.clone()).unwrap_or_default(),
+            answer: first.map(super::answer::Choice::said).unwrap_or_default(),
             finish_reason: finish_reason.to_owned(),
             prompt_tokens: self.prompt_tokens,
             completion_tokens,

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::answer::{Answer, End};
-use super::events::{finish_delta, role_delta, text_delta, usage};
+use super::events::{delta, finish_delta, role_delta, usage};
 use crate::errors::ApiError;
 
 /// Events that wait for a slow client; beyond that the engine waits.
@@ -125,16 +125,19 @@ impl Pump {
         let ChatEvent::Delta {
             choice,
             text,
+            tool_calls,
             logprobs,
         } = event
         else {
             return Ok(());
         };
-        if text.is_empty() && logprobs.is_empty() {
+        if text.is_empty() && tool_calls.is_empty() && logprobs.is_empty() {
             return Ok(());
         }
         let logprobs = self.answer.wants_logprobs.then_some(logprobs.as_slice());
-        self.send_choice(text_delta(*choice, text, logprobs)).await
+        let calls = self.answer.call_deltas(*choice, tool_calls);
+        self.send_choice(delta(*choice, text, calls, logprobs))
+            .await
     }
 
     async fn finish(&self, used: &engine::Usage) -> Result<(), Gone> {

@@ -65,7 +65,7 @@ struct ServeArgs {
     /// A TOML file with any of these options, and more.
     #[arg(long, env = "FLYWHEEL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The GGUF file, or the folder as published, to serve.
+    /// The GGUF file, or the folder as published, to serve; or `hf:ORG/REPO/FILE`.
     #[arg(long, env = "FLYWHEEL_MODEL", value_name = "PATH")]
     model: Option<PathBuf>,
     /// Where to listen; by default 127.0.0.1:8080. Without API keys only a

@@ -258,6 +258,10 @@ mod tests {
                 "[engine]\nengine = 'mistralrs'\nthreads = 2",
                 "engine.threads",
             ),
+            (
+                "[engine]\nthreads = 257",
+                "engine.threads: 257 is more than 256",
+            ),
             ("[[keys]]\nname = 'a'\nkey = 'short'", "at least 16"),
             ("[[keys]]\nname = 'a'", "exactly one"),
             ("[[keys]]\nname = 'a'\nkey_sha256 = 'zz'", "64 hexadecimal"),

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use engine::native::THREADS_MAX;
 use ids::ModelName;
 use store::{Durability, RedisCredentials};
 
@@ -92,17 +93,22 @@ pub struct EngineConfig {
     /// What computes the answers.
     #[serde(default)]
     pub engine: EngineKind,
-    /// Threads that compute.
+    /// Threads that compute, at most [`engine::native::THREADS_MAX`].
     pub threads: Option<usize>,
     /// The most sequences in a batch.
     pub running_max: Option<u32>,
     /// The most sequences that may wait.
     pub waiting_max: Option<u32>,
+    /// The most of them with one API key; with several keys a half by default,
+    /// else as many as may wait.
+    pub waiting_per_tenant_max: Option<u32>,
     /// The most tokens in the key-value cache; without it and with
     /// `kv_bytes_max` only the bytes count.
     pub kv_tokens_max: Option<u32>,
     /// The most bytes of the key-value cache.
     pub kv_bytes_max: Option<u64>,
+    /// How keys and values are kept: `f32` or `q8_0`.
+    pub kv_cache: Option<engine::native::KvFormat>,
     /// Whether requests share the keys and values of a common beginning.
     pub prefix_cache: Option<bool>,
     /// A shorter context than the model's own.
@@ -120,6 +126,14 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
+    /// The most sequences of one tenant that may wait, out of `waiting_max`: one
+    /// key cannot fill the queue where there are others.
+    #[must_use]
+    pub fn waiting_per_tenant_max(&self, waiting_max: u32, keys: usize) -> Option<u32> {
+        let half = (keys > 1).then(|| waiting_max.div_ceil(2));
+        self.waiting_per_tenant_max.or(half)
+    }
+
     /// Refuses what the engine that is asked for does not know.
     fn check(&self) -> Result<(), ConfigError> {
         let foreign = match self.engine {
@@ -128,15 +142,21 @@ impl EngineConfig {
                 ("threads", self.threads.is_some()),
                 ("kv_tokens_max", self.kv_tokens_max.is_some()),
                 ("kv_bytes_max", self.kv_bytes_max.is_some()),
+                ("kv_cache", self.kv_cache.is_some()),
                 ("quantize", self.quantize.is_some()),
             ],
         };
-        match foreign.into_iter().find(|(_, is_set)| *is_set) {
-            None => Ok(()),
-            Some((name, _)) => Err(ConfigError::Value {
-                name: format!("engine.{name}"),
-                reason: format!("the engine {:?} does not have it", self.engine.as_str()),
-            }),
+        let refused = |name: &str, reason: String| {
+            let name = format!("engine.{name}");
+            Err(ConfigError::Value { name, reason })
+        };
+        if let Some((name, _)) = foreign.into_iter().find(|(_, is_set)| *is_set) {
+            let engine = self.engine.as_str();
+            return refused(name, format!("the engine {engine:?} does not have it"));
+        }
+        match self.threads.unwrap_or(0) {
+            ..=THREADS_MAX => Ok(()),
+            threads => refused("threads", format!("{threads} is more than {THREADS_MAX}")),
         }
     }
 }
@@ -201,7 +221,8 @@ impl Config {
     /// Checks what only shows when all options are together.
     ///
     /// # Errors
-    /// [`ConfigError::OpenToAll`], and names that occur twice.
+    /// [`ConfigError::OpenToAll`], names that occur twice, and more threads than
+    /// the engine can have.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.keys.is_empty() && !self.listen.ip().is_loopback() {
             return Err(ConfigError::OpenToAll(self.listen));

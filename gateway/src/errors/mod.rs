@@ -10,6 +10,7 @@ use adapter_store::AdapterStoreError;
 use control::ControlError;
 use engine::EngineError;
 use feedback::FeedbackError;
+use fine_tuning::FineTuningError;
 use openapi::RequestError;
 use rollout::TransitionError;
 
@@ -55,6 +56,8 @@ pub(crate) enum ApiError {
     #[error(transparent)]
     Adapter(#[from] AdapterStoreError),
     #[error(transparent)]
+    FineTuning(#[from] FineTuningError),
+    #[error(transparent)]
     Rollout(#[from] TransitionError),
     /// A stored version could not be made resident; told to all who waited.
     #[error(transparent)]
@@ -69,6 +72,8 @@ pub(crate) enum Thing {
     Alias,
     Rollout,
     Feedback,
+    File,
+    Job,
 }
 
 impl std::fmt::Display for Thing {
@@ -79,6 +84,8 @@ impl std::fmt::Display for Thing {
             Self::Alias => "alias",
             Self::Rollout => "rollout",
             Self::Feedback => "feedback",
+            Self::File => "file",
+            Self::Job => "fine-tuning job",
         })
     }
 }
@@ -94,6 +101,8 @@ pub(crate) enum HttpProblem {
     TooLarge { bytes_max: usize },
     #[error("the body must be sent with content-type: application/json")]
     MediaType,
+    #[error("the body must be sent with content-type: multipart/form-data; boundary=…")]
+    FormType,
     #[error("the body could not be read")]
     Broken,
     #[error("the header {0} cannot be read")]

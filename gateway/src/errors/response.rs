@@ -45,6 +45,11 @@ impl ApiError {
                 | Self::Control(ControlError::Conflict { .. })
                 | Self::Feedback(FeedbackError::IdConflict(_))
                 | Self::Rollout(_)
+                | Self::FineTuning(
+                    fine_tuning::FineTuningError::FileInUse { .. }
+                        | fine_tuning::FineTuningError::TooManyFiles(_)
+                        | fine_tuning::FineTuningError::Impossible { .. }
+                )
         ) || matches!(self.engine_error(), Some(EngineError::AdapterMemory { .. }))
     }
 
@@ -53,9 +58,11 @@ impl ApiError {
             return Some((*after, Some(levels)));
         }
         match self.engine_error() {
-            Some(EngineError::QueueFull { .. } | EngineError::TimedOut { .. }) => {
-                Some((QUEUE_RETRY, None))
-            }
+            Some(
+                EngineError::QueueFull { .. }
+                | EngineError::TenantQueueFull { .. }
+                | EngineError::TimedOut { .. },
+            ) => Some((QUEUE_RETRY, None)),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ use adapter_store::AdapterStoreError;
 use control::ControlError;
 use engine::{EngineError, Wait};
 use feedback::FeedbackError;
+use fine_tuning::FineTuningError;
 use rollout::TransitionError;
 use store::StoreError;
 
@@ -86,6 +87,7 @@ pub(super) fn lookup(error: &ApiError) -> Row {
         ApiError::Feedback(error) => feedback(error),
         ApiError::Control(error) => control(error),
         ApiError::Adapter(error) => adapter(error),
+        ApiError::FineTuning(error) => fine_tuning(error),
         ApiError::Rollout(error) => transition(error),
         ApiError::Residency(error) => match error.as_ref() {
             ResidencyError::Store(error) => adapter(error),
@@ -100,7 +102,9 @@ fn http(problem: &HttpProblem) -> Row {
         HttpProblem::NoRoute(_) => row(S::NOT_FOUND, REQUEST, "unknown_route"),
         HttpProblem::Method { .. } => row(S::METHOD_NOT_ALLOWED, REQUEST, "method_not_allowed"),
         HttpProblem::TooLarge { .. } => row(S::PAYLOAD_TOO_LARGE, REQUEST, "body_too_large"),
-        HttpProblem::MediaType => row(S::UNSUPPORTED_MEDIA_TYPE, REQUEST, "unsupported_media_type"),
+        HttpProblem::MediaType | HttpProblem::FormType => {
+            row(S::UNSUPPORTED_MEDIA_TYPE, REQUEST, "unsupported_media_type")
+        }
         HttpProblem::Broken => row(S::BAD_REQUEST, REQUEST, "body_unreadable"),
         HttpProblem::Header(name) => row(S::BAD_REQUEST, REQUEST, "invalid_header").param(name),
     }
@@ -113,6 +117,8 @@ fn not_found(what: Thing) -> Row {
         Thing::Alias => "alias_not_found",
         Thing::Rollout => "rollout_not_found",
         Thing::Feedback => "feedback_not_found",
+        Thing::File => "file_not_found",
+        Thing::Job => "fine_tuning_job_not_found",
     };
     let row = row(StatusCode::NOT_FOUND, REQUEST, code);
     match what {
@@ -170,6 +176,9 @@ fn engine(error: &EngineError) -> Row {
     use StatusCode as S;
     match error {
         EngineError::QueueFull { .. } => row(S::TOO_MANY_REQUESTS, LIMIT, "queue_full"),
+        EngineError::TenantQueueFull { .. } => {
+            row(S::TOO_MANY_REQUESTS, LIMIT, "tenant_queue_full")
+        }
         EngineError::ContextOverflow { .. } => {
             row(S::BAD_REQUEST, REQUEST, "context_length_exceeded").param("messages")
         }
@@ -252,6 +261,29 @@ fn transition(error: &TransitionError) -> Row {
         TransitionError::Invalid { field, .. } => {
             row(S::BAD_REQUEST, REQUEST, "invalid_value").param(field)
         }
+    }
+}
+
+fn fine_tuning(error: &FineTuningError) -> Row {
+    use FineTuningError as E;
+    use StatusCode as S;
+    match error {
+        E::NoFile(_) => not_found(Thing::File),
+        E::NoJob(_) => not_found(Thing::Job),
+        E::FileSize { bytes: 0, .. } | E::FileName { .. } => {
+            row(S::BAD_REQUEST, REQUEST, "invalid_value").param("file")
+        }
+        E::FileSize { .. } => row(S::PAYLOAD_TOO_LARGE, REQUEST, "body_too_large").param("file"),
+        E::FileInUse { .. } => row(S::CONFLICT, CONFLICT, "file_in_use"),
+        E::TooManyFiles(_) => row(S::CONFLICT, CONFLICT, "too_many_files"),
+        E::TooManyJobs(_) => row(S::TOO_MANY_REQUESTS, LIMIT, "queue_full"),
+        E::Impossible { .. } => row(S::CONFLICT, CONFLICT, "impossible_transition"),
+        E::Contended(_) => row(S::CONFLICT, CONFLICT, "conflict"),
+        E::Control(error) => control(error),
+        E::Storage(_) => {
+            row(S::SERVICE_UNAVAILABLE, UNAVAILABLE, "store_unavailable").says(STORE_TEXT)
+        }
+        E::Corrupt { .. } | E::Io(_) => internal(),
     }
 }
 

@@ -62,7 +62,8 @@ pub(crate) async fn load(app: Data<App>, _: Admin, body: Body) -> Result<HttpRes
         Expected::Revision(revision)
     });
     let audit = app.audit("alias.load");
-    control::aliases::set(app.control.as_ref(), &name, digest, expected, audit).await?;
+    let set = control::aliases::set(app.control.as_ref(), &name, digest, expected, audit);
+    serving.sync.follow(&name, set.await?, digest);
     app.refresh().await;
     Ok(text(lora_text::added(name.as_str())))
 }

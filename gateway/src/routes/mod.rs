@@ -4,6 +4,7 @@
 pub(crate) mod admin;
 mod fallback;
 mod feedback;
+mod fine_tuning;
 mod health;
 mod lora;
 mod models;
@@ -43,6 +44,7 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
             "/v1/unload_lora_adapter",
             vec![post().to(lora::unload)],
         ))
+        .configure(configure_fine_tuning)
         .configure(configure_admin)
         .service(resource("/metrics", vec![get().to(telemetry::metrics)]))
         .service(resource("/health/live", vec![get().to(health::live)]))
@@ -52,6 +54,51 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
             vec![get().to(telemetry::document)],
         ))
         .default_service(web::to(fallback::no_route));
+}
+
+fn configure_fine_tuning(config: &mut ServiceConfig) {
+    use fine_tuning::{files, history, jobs};
+    config
+        .service(resource(
+            "/v1/files",
+            vec![get().to(files::list), post().to(files::create)],
+        ))
+        .service(resource(
+            "/v1/files/{id}",
+            vec![get().to(files::show), delete().to(files::delete)],
+        ))
+        .service(resource(
+            "/v1/files/{id}/content",
+            vec![get().to(files::content)],
+        ))
+        .service(resource(
+            "/v1/fine_tuning/jobs",
+            vec![get().to(jobs::list), post().to(jobs::create)],
+        ))
+        .service(resource(
+            "/v1/fine_tuning/jobs/{id}",
+            vec![get().to(jobs::show)],
+        ))
+        .service(resource(
+            "/v1/fine_tuning/jobs/{id}/cancel",
+            vec![post().to(jobs::cancel)],
+        ))
+        .service(resource(
+            "/v1/fine_tuning/jobs/{id}/pause",
+            vec![post().to(jobs::pause)],
+        ))
+        .service(resource(
+            "/v1/fine_tuning/jobs/{id}/resume",
+            vec![post().to(jobs::resume)],
+        ))
+        .service(resource(
+            "/v1/fine_tuning/jobs/{id}/events",
+            vec![get().to(history::events)],
+        ))
+        .service(resource(
+            "/v1/fine_tuning/jobs/{id}/checkpoints",
+            vec![get().to(history::checkpoints)],
+        ));
 }
 
 fn configure_admin(config: &mut ServiceConfig) {

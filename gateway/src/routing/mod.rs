@@ -21,7 +21,7 @@ use rollout::Arm;
 
 pub(crate) use kill::KillSwitch;
 pub(crate) use residency::{Residency, ResidencyError};
-pub(crate) use sync::{Memory, REFRESH_INTERVAL, Synchronizer};
+pub(crate) use sync::{Followed, Memory, REFRESH_INTERVAL, Synchronizer};
 pub(crate) use table::{PublicModel, Table};
 pub(crate) use trial::{ArmCounters, Outcome, Trial, default_guardrails};
 

@@ -1,19 +1,20 @@
 //! Keeps the table of routes in step with the control state.
 //!
 //! One refresh at a time: read what is wanted, load what is missing, replace
-//! the table, and only later unload what nobody needs any more. What a rollout
+//! the table, and only later unload what nobody needs any more. An alias that was
+//! moved here is followed at once, without a reading. What a rollout
 //! leads to is pinned; other versions only need to be in the adapter store, and
 //! are loaded when a request names them (see [`super::residency`]). A version
 //! that cannot be loaded leaves the routes that would have led to it as they were.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use adapter_store::check_base;
 use control::{ControlError, ControlStore, DocKind};
 use engine::Engine;
-use ids::{AdapterDigest, Clock, ModelName};
+use ids::{AdapterDigest, AliasName, Clock, ModelName, Revision};
 use rollout::Rollout;
 use tokio::sync::Mutex;
 
@@ -73,6 +74,11 @@ pub(crate) struct Memory {
     stored: BTreeSet<AdapterDigest>,
 }
 
+/// Aliases that were followed since the last refresh began: what it reads may be
+/// older.
+#[derive(Default)]
+pub(crate) struct Followed(BTreeMap<AliasName, Revision>);
+
 pub(crate) struct Synchronizer {
     pub(crate) control: Arc<dyn ControlStore>,
     pub(crate) residency: Arc<Residency>,
@@ -83,6 +89,8 @@ pub(crate) struct Synchronizer {
     pub(crate) models: Vec<ModelName>,
     /// Held for a refresh.
     pub(crate) memory: Mutex<Memory>,
+    /// Held while the table is changed.
+    pub(crate) followed: std::sync::Mutex<Followed>,
 }
 
 impl Synchronizer {
@@ -90,6 +98,7 @@ impl Synchronizer {
     /// everyone to stable until a later refresh succeeds, and is logged.
     pub(crate) async fn refresh(&self) -> Result<(), SyncError> {
         let mut memory = self.memory.lock().await;
+        self.followed().0.clear();
         let wanted = match tokio::time::timeout(READ_LIMIT, self.read()).await {
             Ok(read) => read,
             Err(_) => Err(SyncError::Slow),
@@ -109,12 +118,40 @@ impl Synchronizer {
         }
         self.metrics.store_up.set(1);
         let registered = self.load_missing(&wanted, &mut memory.stored).await;
-        let table = self.table(&wanted, registered);
-        let needed = needed(&wanted, &table);
-        self.pin(&routed(&table));
-        self.router.replace(table);
+        let needed = {
+            let followed = self.followed();
+            let mut table = self.table(&wanted, registered);
+            followed.keep(&self.router.table(), &mut table);
+            let needed = needed(&wanted, &table);
+            self.pin(&routed(&table));
+            self.router.replace(table);
+            needed
+        };
         self.unload_idle(&needed, &mut memory.idle).await;
         Ok(())
+    }
+
+    /// Follows an alias that was just written, if its version is resident; if not,
+    /// the next refresh does. Of two changes the one with the higher revision stays.
+    pub(crate) fn follow(&self, name: &AliasName, revision: Revision, digest: AdapterDigest) {
+        let mut followed = self.followed();
+        let known = followed.0.get(name);
+        if known.is_some_and(|known| *known >= revision) || !self.residency.is_resident(&digest) {
+            return;
+        }
+        let mut table = Table::clone(&self.router.table());
+        table.resident.insert(digest);
+        let alias = Alias {
+            name: name.clone(),
+            digest,
+        };
+        table.aliases.insert(name.to_string(), alias);
+        self.router.replace(table);
+        followed.0.insert(name.clone(), revision);
+    }
+
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read(&self) -> Result<Wanted, SyncError> {
@@ -256,6 +293,17 @@ impl Synchronizer {
     }
 }
 
+impl Followed {
+    /// Leaves these aliases where `now` has them.
+    fn keep(&self, now: &Table, table: &mut Table) {
+        for name in self.0.keys() {
+            if let Some(alias) = now.aliases.get(name.as_str()) {
+                table.aliases.insert(name.to_string(), alias.clone());
+            }
+        }
+    }
+}
+
 fn cannot_be_loaded(digest: &AdapterDigest, error: &dyn std::fmt::Display) {
     tracing::error!(%digest, %error, "an adapter that is wanted cannot be loaded");
 }
@@ -300,5 +348,44 @@ impl PublicModel {
         self.rollout
             .adapters()
             .all(|digest| resident.contains(&digest))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ids::{BaseDigest, Sha256Digest, UnixMillis};
+
+    use super::*;
+
+    fn table(aliases: &[(&str, &str)]) -> Table {
+        let base = engine::BaseInfo {
+            name: "base".into(),
+            digest: BaseDigest(Sha256Digest::of(b"base")),
+            context_length: 100,
+        };
+        let mut table = Table::bare(base, &[], UnixMillis(0));
+        for (name, version) in aliases {
+            let alias = Alias {
+                name: AliasName::new(*name).unwrap(),
+                digest: AdapterDigest(Sha256Digest::of(version.as_bytes())),
+            };
+            table.aliases.insert((*name).to_owned(), alias);
+        }
+        table
+    }
+
+    #[test]
+    fn a_refresh_does_not_undo_what_was_followed_meanwhile() {
+        let now = table(&[("moved", "new"), ("other", "old"), ("made", "new")]);
+        let mut read = table(&[("moved", "old"), ("other", "new")]);
+        let mut followed = Followed::default();
+        for name in ["moved", "made"] {
+            let name = AliasName::new(name).unwrap();
+            followed.0.insert(name, Revision(3));
+        }
+        followed.keep(&now, &mut read);
+        let expected = table(&[("moved", "new"), ("other", "new"), ("made", "new")]);
+        assert_eq!(read.aliases, expected.aliases);
     }
 }

@@ -10,6 +10,7 @@ use rollout::Rollout;
 use super::Trial;
 
 /// Everything that a request can name, and where it leads.
+#[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) base: BaseInfo,
     /// Public names, by name.

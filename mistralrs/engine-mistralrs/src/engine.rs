@@ -2,27 +2,29 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use engine::parts::{CLAIM_GRACE, Grammars, Lease, Residents, Sampler, TextStream, Vocabulary};
+use engine::parts::{
+    Beginning, CLAIM_GRACE, Completion, GrammarState, Grammars, Lease, Residents, Vocabulary,
+    events_max,
+};
 use engine::{
     AdapterInfo, AdapterPackage, BaseInfo, Capacity, ChatMessage, ChatRequest, ChatStream, Engine,
-    EngineError,
+    EngineError, ToolUse,
 };
 use ids::AdapterDigest;
 use model::ModelError;
 use tokio::sync::mpsc;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Demand, Limits};
 use crate::base::Base;
-use crate::choice::{Choice, ChoiceState};
+use crate::choice::Choice;
 use crate::instance::{Instance, Plan};
 use crate::loading::{Loader, Version, run_blocking};
 use crate::options::MistralOptions;
 use crate::prompt::Prompts;
-use crate::request::{RequestState, Run, events_max};
+use crate::request::{RequestState, Run};
 
 /// Versions that the default budget has room for: the stable one and a candidate.
 const VERSIONS_DEFAULT: u64 = 2;
@@ -83,11 +85,14 @@ impl MistralEngine {
             grammars: Grammars::new(Arc::clone(&opened.vocabulary)),
             vocabulary: opened.vocabulary,
             prompts: Arc::new(opened.prompts),
-            admission: Admission::new(
-                options.running_max,
-                options.waiting_max,
-                options.queue_wait_max,
-            ),
+            admission: Admission::new(Limits {
+                running_max: options.running_max,
+                waiting_max: options.waiting_max,
+                waiting_per_tenant_max: options
+                    .waiting_per_tenant_max
+                    .unwrap_or(options.waiting_max),
+                wait_max: options.queue_wait_max,
+            }),
             loader: Arc::new(Loader {
                 versions: Residents::new(budget, CLAIM_GRACE),
                 turn: tokio::sync::Mutex::default(),
@@ -100,107 +105,83 @@ impl MistralEngine {
         &self.loader.versions
     }
 
-    async fn encode(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, EngineError> {
-        let (prompts, messages) = (Arc::clone(&self.prompts), messages.to_vec());
-        run_blocking(move || prompts.encode(&messages)).await?
-    }
-
-    /// How many tokens a completion may have, or why there is no room.
-    fn resolve_max_tokens(
+    async fn encode(
         &self,
-        prompt_tokens: u32,
-        asked: Option<u32>,
-    ) -> Result<u32, EngineError> {
-        let context_length = self.info.context_length;
-        let room = context_length.saturating_sub(prompt_tokens);
-        let max_tokens = asked.unwrap_or(room.max(1));
-        if max_tokens > room {
-            return Err(EngineError::ContextOverflow {
-                prompt_tokens,
-                max_tokens,
-                context_length,
-            });
-        }
-        Ok(max_tokens)
-    }
-
-    fn check_biases(&self, request: &ChatRequest) -> Result<(), EngineError> {
-        let vocab = self.vocabulary.len();
-        let mut tokens = request.sampling.logit_bias.keys();
-        match tokens.find(|&&token| token as usize >= vocab) {
-            None => Ok(()),
-            Some(token) => Err(EngineError::InvalidRequest {
-                param: "logit_bias",
-                reason: format!("token {token} is not in the vocabulary of {vocab}"),
-            }),
-        }
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<Vec<u32>, EngineError> {
+        let (prompts, messages) = (Arc::clone(&self.prompts), messages.to_vec());
+        let tools = tools.cloned();
+        run_blocking(move || prompts.encode(&messages, tools.as_ref())).await?
     }
 
     /// Starts the choices of an accepted request.
-    async fn start(
-        &self,
-        request: ChatRequest,
-        prompt: Vec<u32>,
-        lease: Option<Lease<Version>>,
-        arrived: Instant,
-    ) -> Result<ChatStream, EngineError> {
-        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
-        let grammar = match request.constraint.clone() {
-            Some(constraint) => Some(self.grammars.compile(constraint).await?),
-            None => None,
-        };
-        let tokens = u64::from(prompt_tokens) + u64::from(max_tokens);
-        let places = self.admission.queue(request.n, tokens)?;
-        let (events, receiver) = mpsc::channel(events_max(request.n, max_tokens));
+    fn start(&self, accepted: Accepted) -> Result<ChatStream, EngineError> {
+        let Accepted {
+            request,
+            prompt,
+            demand,
+            lease,
+            grammar,
+            arrived,
+        } = accepted;
+        let places = self.admission.queue(&request.tenant, request.n, demand)?;
+        let (events, receiver) = mpsc::channel(events_max(request.n, demand.max_tokens));
         let state = Arc::new(RequestState::new(
             events,
             arrived,
             Arc::clone(&self.admission),
+            request.tenant.clone(),
             request.n,
-            prompt_tokens,
+            demand.prompt_tokens,
         ));
         let instance = lease
             .as_ref()
             .map_or(&self.base, |lease| &lease.adapter().instance);
-        for (choice, place) in (0..).zip(places) {
-            let choice_state = ChoiceState {
-                choice,
-                sampler: Sampler::new(&request.sampling, choice, &prompt),
-                grammar: grammar.as_ref().map(|grammar| grammar.fork()),
-                text: TextStream::new(&request.stop),
-                tokens_left: max_tokens,
-                top_logprobs: request.top_logprobs,
-                ignore_eos: request.ignore_eos,
-                has_ended: false,
-            };
+        for (number, place) in (0..).zip(places) {
+            let completion = Completion::new(Beginning {
+                request: &request,
+                choice: number,
+                prompt: &prompt,
+                max_tokens: demand.max_tokens,
+                grammar: grammar.clone(),
+                tool_markup: self.prompts.tool_markup(),
+            });
             let choice = Choice::new(
                 Arc::clone(&state),
+                number,
                 Arc::clone(&self.vocabulary),
                 instance.stop_token,
-                choice_state,
+                completion,
             );
             let run = Run {
                 instance: Arc::clone(instance),
                 lease: lease.clone(),
                 place,
                 prompt: prompt.clone(),
-                max_tokens,
+                max_tokens: demand.max_tokens,
                 ignore_eos: request.ignore_eos,
                 choice: Arc::new(choice),
                 request: Arc::clone(&state),
             };
             tokio::spawn(run.run());
         }
-        self.admission
-            .prompt_tokens
-            .fetch_add(u64::from(prompt_tokens), Ordering::Relaxed);
         Ok(ChatStream {
             adapter: request.adapter,
-            prompt_tokens,
+            prompt_tokens: demand.prompt_tokens,
             events: receiver,
         })
     }
+}
+
+/// A request that was checked.
+struct Accepted {
+    request: ChatRequest,
+    prompt: Vec<u32>,
+    demand: Demand,
+    lease: Option<Lease<Version>>,
+    grammar: Option<Arc<GrammarState>>,
+    arrived: Instant,
 }
 
 #[async_trait]
@@ -209,22 +190,42 @@ impl Engine for MistralEngine {
         &self.info
     }
 
-    async fn count_prompt_tokens(&self, messages: &[ChatMessage]) -> Result<u32, EngineError> {
-        Ok(u32::try_from(self.encode(messages).await?.len()).unwrap_or(u32::MAX))
+    async fn count_prompt_tokens(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<u32, EngineError> {
+        Ok(u32::try_from(self.encode(messages, tools).await?.len()).unwrap_or(u32::MAX))
     }
 
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
         let arrived = Instant::now();
         request.check()?;
-        self.check_biases(&request)?;
+        request.check_biases(self.vocabulary.len())?;
         // leased first: what is asked for now answers, whatever is unloaded meanwhile
         let lease = request
             .adapter
             .as_ref()
             .map(|digest| self.versions().lease(digest))
             .transpose()?;
-        let prompt = self.encode(&request.messages).await?;
-        self.start(request, prompt, lease, arrived).await
+        let prompt = self
+            .encode(&request.messages, request.tools.as_ref())
+            .await?;
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let demand = Demand {
+            prompt_tokens,
+            max_tokens: self.info.max_tokens(prompt_tokens, request.max_tokens)?,
+        };
+        let markup = self.prompts.tool_markup();
+        let grammar = self.grammars.of_request(&request, markup).await?;
+        self.start(Accepted {
+            request,
+            prompt,
+            demand,
+            lease,
+            grammar,
+            arrived,
+        })
     }
 
     async fn load_adapter(&self, package: AdapterPackage) -> Result<AdapterInfo, EngineError> {
@@ -249,22 +250,23 @@ impl Engine for MistralEngine {
     }
 
     fn capacity(&self) -> Capacity {
-        let (running, waiting, tokens) = self.admission.load();
-        let running_max = self.admission.running_max();
-        let tokens_max = u64::from(running_max) * u64::from(self.info.context_length);
+        let (load, limits) = (self.admission.load(), self.admission.limits());
+        let tokens_max = u64::from(limits.running_max) * u64::from(self.info.context_length);
         Capacity {
-            running,
-            waiting,
-            waiting_max: self.admission.waiting_max(),
-            running_max,
+            running: load.running,
+            waiting: load.waiting,
+            waiting_max: limits.waiting_max,
+            waiting_per_tenant_max: limits.waiting_per_tenant_max,
+            waiting_tenants: load.waiting_tenants,
+            running_max: limits.running_max,
             // what running sequences may come to hold: the crate does not tell
-            kv_cache_usage: tokens as f64 / tokens_max.max(1) as f64,
+            kv_cache_usage: load.tokens as f64 / tokens_max.max(1) as f64,
             kv_tokens_max: tokens_max,
             adapter_bytes: self.versions().bytes(),
             adapter_bytes_max: self.versions().budget(),
             adapter_evictions_total: self.versions().evictions(),
-            prompt_tokens_total: self.admission.prompt_tokens.load(Ordering::Relaxed),
-            generation_tokens_total: self.admission.generation_tokens.load(Ordering::Relaxed),
+            prompt_tokens_total: load.prompt_tokens,
+            generation_tokens_total: load.generation_tokens,
             ..Capacity::default()
         }
     }

@@ -10,6 +10,8 @@ pub struct MistralOptions {
     pub running_max: u32,
     /// The most sequences that wait.
     pub waiting_max: u32,
+    /// The most of them that may be one tenant's; all of them without.
+    pub waiting_per_tenant_max: Option<u32>,
     /// The longest prompt and completion together, if less than the model's.
     pub context_length_max: Option<u32>,
     /// Bytes that adapter versions may hold; without it, what two versions take
@@ -37,6 +39,7 @@ impl Default for MistralOptions {
         Self {
             running_max: 16,
             waiting_max: 256,
+            waiting_per_tenant_max: None,
             context_length_max: None,
             adapter_bytes_max: None,
             adapter_wait_max: Duration::from_secs(30),

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::{ChatMessage, EngineError};
-use model::{BaseModel, ChatTemplate, TemplateMessage};
-
-/// A character that no text contains, put into what looks like a special token.
-const ESCAPE: char = '\u{FDD0}';
+use engine::parts::{encode_chat, template_json, tool_markup};
+use engine::{ChatMessage, EngineError, ToolUse};
+use model::escape::{ESCAPE, escape, escape_json};
+use model::{BaseModel, ChatTemplate, ToolMarkup};
+use serde_json::Value;
 
 /// Encodes a text; `Err` says why not.
 pub(crate) type Encode = Box<dyn Fn(&str) -> Result<Vec<u32>, String> + Send + Sync>;
@@ -37,65 +37,54 @@ pub(crate) struct Foreign {
 
 impl Prompts {
     /// The prompt of a conversation, up to where the answer begins.
-    pub(crate) fn encode(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, EngineError> {
+    pub(crate) fn encode(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<Vec<u32>, EngineError> {
         let tokens = match self {
             Self::Known(model) => {
-                let messages: Vec<TemplateMessage<'_>> = messages.iter().map(plain).collect();
-                let tokens = model.encode_chat(&messages, true);
-                tokens.map_err(|error| error.to_string())
+                encode_chat(model, messages, tools).map_err(|error| error.to_string())
             }
-            Self::Foreign(foreign) => foreign.encode(messages),
+            Self::Foreign(foreign) => foreign.encode(messages, tools),
         };
         tokens.map_err(|reason| EngineError::InvalidRequest {
             param: "messages",
             reason,
         })
     }
-}
 
-fn plain(message: &ChatMessage) -> TemplateMessage<'_> {
-    TemplateMessage {
-        role: message.role.as_str(),
-        content: &message.content,
+    /// How the model writes calls.
+    pub(crate) fn tool_markup(&self) -> ToolMarkup {
+        tool_markup(match self {
+            Self::Known(model) => &model.template,
+            Self::Foreign(foreign) => &foreign.template,
+        })
     }
 }
 
 impl Foreign {
-    fn encode(&self, messages: &[ChatMessage]) -> Result<Vec<u32>, String> {
-        let escaped: Vec<String> = messages
-            .iter()
-            .map(|message| self.escape(&message.content))
-            .collect();
-        let messages: Vec<TemplateMessage<'_>> = messages
-            .iter()
-            .zip(&escaped)
-            .map(|(message, content)| TemplateMessage {
-                content,
-                ..plain(message)
-            })
-            .collect();
-        let prompt = self.template.render(&messages, true);
+    fn encode(
+        &self,
+        messages: &[ChatMessage],
+        tools: Option<&ToolUse>,
+    ) -> Result<Vec<u32>, String> {
+        let (messages, tools) = template_json(&self.template, messages, tools);
+        let break_specials = |text: &str| escape(text, self.specials.keys().map(String::as_str));
+        let escaped = |values: &[Value]| -> Vec<Value> {
+            let values = values.iter();
+            values
+                .map(|value| escape_json(value, &break_specials))
+                .collect()
+        };
+        let (messages, tools) = (escaped(&messages), tools.as_deref().map(escaped));
+        let prompt = self.template.render_json(&messages, tools.as_deref(), true);
         let prompt = prompt.map_err(|error| error.to_string())?;
         if prompt.contains(ESCAPE) {
             self.encode_escaped(&prompt)
         } else {
             (self.encode)(&prompt)
         }
-    }
-
-    /// `text` with every special token in it broken.
-    fn escape(&self, text: &str) -> String {
-        let mut escaped = text.replace(ESCAPE, "");
-        for special in self.specials.keys() {
-            let mut characters = special.chars();
-            if let Some(first) = characters.next()
-                && escaped.contains(special)
-            {
-                let broken = format!("{first}{ESCAPE}{}", characters.as_str());
-                escaped = escaped.replace(special, &broken);
-            }
-        }
-        escaped
     }
 
     /// Encodes the special tokens that are whole, and what is between them as
@@ -142,15 +131,8 @@ mod tests {
     }
 
     fn encode(content: &str) -> Vec<u32> {
-        let messages: Vec<ChatMessage> = vec![message(content)];
-        Prompts::Foreign(foreign()).encode(&messages).unwrap()
-    }
-
-    fn message(content: &str) -> ChatMessage {
-        ChatMessage {
-            role: Role::User,
-            content: content.to_owned(),
-        }
+        let messages = [ChatMessage::new(Role::User, content)];
+        Prompts::Foreign(foreign()).encode(&messages, None).unwrap()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::parts::Lease;
+use engine::parts::{Lease, Read};
 use engine::{ChatEvent, EngineError, FinishReason, TokenLogprob, Usage};
 use mistralrs::core::{Constraint, NormalRequest, RequestMessage};
 use mistralrs::{CustomLogitsProcessor, Response, SamplingParams, StopTokens};
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Place};
 use crate::choice::Choice;
+use crate::fair::Tenant;
 use crate::instance::Instance;
 use crate::loading::Version;
 
@@ -22,16 +23,11 @@ const RESPONSES_MAX: usize = 16;
 /// event that the request can make, so sending never waits.
 pub(crate) type EventSender = mpsc::Sender<Result<ChatEvent, EngineError>>;
 
-/// How many events a request can make at most.
-pub(crate) fn events_max(choices: u32, max_tokens: u32) -> usize {
-    // a delta for each token, and the end; then Done, or errors of all choices
-    choices as usize * (max_tokens as usize + 2) + 2
-}
-
 /// What a request's choices share.
 pub(crate) struct RequestState {
     events: EventSender,
     arrived: Instant,
+    tenant: Tenant,
     admission: Arc<Admission>,
     progress: Mutex<Progress>,
 }
@@ -47,6 +43,7 @@ impl RequestState {
         events: EventSender,
         arrived: Instant,
         admission: Arc<Admission>,
+        tenant: Tenant,
         choices: u32,
         prompt_tokens: u32,
     ) -> Self {
@@ -57,6 +54,7 @@ impl RequestState {
         Self {
             events,
             arrived,
+            tenant,
             admission,
             progress: Mutex::new(Progress {
                 choices_left: choices,
@@ -72,18 +70,20 @@ impl RequestState {
     }
 
     /// A token of a choice, and what became visible with it.
-    pub(crate) fn token(&self, choice: u32, text: String, logprobs: Vec<TokenLogprob>) {
-        self.admission.generated();
+    pub(crate) fn token(&self, choice: u32, read: Read, logprobs: Vec<TokenLogprob>) {
+        self.admission.generated(&self.tenant);
         let mut progress = self.progress.lock();
         if progress.usage.completion_tokens == 0 {
             progress.usage.time_to_first_token = self.arrived.elapsed();
         }
         progress.usage.completion_tokens += 1;
         drop(progress);
-        if !text.is_empty() || !logprobs.is_empty() {
+        let (text, tool_calls) = (read.text, read.calls);
+        if !text.is_empty() || !tool_calls.is_empty() || !logprobs.is_empty() {
             self.send(Ok(ChatEvent::Delta {
                 choice,
                 text,
+                tool_calls,
                 logprobs,
             }));
         }

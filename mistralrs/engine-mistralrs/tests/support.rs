@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use engine::{
-    AdapterPackage, ChatEvent, ChatMessage, ChatRequest, Engine, FinishReason, Role,
-    SamplingParams, TokenLogprob, Usage,
+    AdapterPackage, ChatEvent, ChatMessage, ChatRequest, Engine, FinishReason, Role, TokenLogprob,
+    Usage,
 };
 use engine_mistralrs::{MistralEngine, MistralOptions};
 use ids::AdapterDigest;
@@ -74,18 +74,10 @@ pub(crate) fn published(folder: &Path) -> AdapterPackage {
 /// A greedy request with log-probabilities that goes on to its limit.
 pub(crate) fn request(text: &str, adapter: Option<AdapterDigest>, max_tokens: u32) -> ChatRequest {
     ChatRequest {
-        messages: vec![ChatMessage {
-            role: Role::User,
-            content: text.to_owned(),
-        }],
         adapter,
-        sampling: SamplingParams::greedy(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        n: 1,
         top_logprobs: Some(5),
         ignore_eos: true,
-        constraint: None,
+        ..ChatRequest::greedy(vec![ChatMessage::new(Role::User, text)], max_tokens)
     }
 }
 

@@ -26,11 +26,13 @@ fn open(config: &Config) -> Result<Arc<dyn Engine>, String> {
 
 fn options(config: &Config) -> MistralOptions {
     let (default, engine) = (MistralOptions::default(), &config.engine);
+    let waiting_max = engine.waiting_max.unwrap_or(default.waiting_max);
     let seconds =
         |configured: Option<u64>, default| configured.map_or(default, Duration::from_secs);
     MistralOptions {
         running_max: engine.running_max.unwrap_or(default.running_max),
-        waiting_max: engine.waiting_max.unwrap_or(default.waiting_max),
+        waiting_max,
+        waiting_per_tenant_max: engine.waiting_per_tenant_max(waiting_max, config.keys.len()),
         context_length_max: engine.context_length_max,
         adapter_bytes_max: engine.adapter_bytes_max,
         adapter_wait_max: seconds(engine.adapter_wait_seconds, default.adapter_wait_max),

@@ -1,6 +1,8 @@
 //! Activations quantized to 8 bits: per block of 32 a scale in f32, 32 signed
 //! codes and their sum.
 
+use std::cell::Cell;
+
 use super::multiversion::multiversion;
 use super::parallel::{self, SharedOutput};
 use crate::quant::BLOCK;
@@ -21,14 +23,19 @@ pub(crate) enum Passes {
     Two,
 }
 
+thread_local! {
+    /// The memory of the last activations that this thread dropped.
+    static SPARE: Cell<(Vec<Words>, Vec<BlockScale>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
 /// Quantized activations, block-major: all rows' first blocks come first.
 pub(crate) struct Activations {
     pub(super) passes: Passes,
     /// Rows, each pass counted.
     pub(super) n: usize,
-    /// `[blocks][n]`
+    /// `[blocks][n]`, and memory beyond.
     pub(super) codes: Vec<Words>,
-    /// `[blocks][n]`
+    /// `[blocks][n]`, and memory beyond.
     pub(super) scales: Vec<BlockScale>,
 }
 
@@ -44,16 +51,24 @@ pub(super) struct BlockScale {
 }
 
 impl Activations {
-    /// Quantizes `x[n, cols]`; `cols` is a whole number of blocks.
-    pub(crate) fn quantize(x: &[f32], n: usize, cols: usize, passes: Passes) -> Self {
+    /// Quantizes `x[n, cols]`, where `cols` is a whole number of blocks; in the
+    /// same parallel region runs `other(0) … other(others − 1)`.
+    pub(super) fn quantize_beside(
+        (x, n, cols): (&[f32], usize, usize),
+        passes: Passes,
+        others: usize,
+        other: impl Fn(usize) + Sync + Send,
+    ) -> Self {
         assert!(x.len() == n * cols && cols.is_multiple_of(BLOCK));
         let blocks = cols / BLOCK;
         let n = match passes {
             Passes::One => n,
             Passes::Two => 2 * n,
         };
-        let mut codes = vec![Words::default(); blocks * n];
-        let mut scales = vec![BlockScale::default(); blocks * n];
+        let (mut codes, mut scales) = SPARE.take();
+        // all of it is written before it is read
+        codes.resize(codes.len().max(blocks * n), Words::default());
+        scales.resize(scales.len().max(blocks * n), BlockScale::default());
         let (all_codes, all_scales) = (
             SharedOutput::new(&mut codes, n),
             SharedOutput::new(&mut scales, n),
@@ -66,11 +81,15 @@ impl Activations {
                 quantize_column(x, cols, b, passes, codes, scales);
             }
         };
-        if n * cols < PARALLEL_FROM {
-            columns(0..blocks);
-        } else {
-            parallel::run_ranges(blocks, columns);
-        }
+        let parts = match (n * cols >= PARALLEL_FROM, others) {
+            (true, _) => 4 * parallel::threads(),
+            (false, 0) => 1,
+            (false, _) => 2,
+        };
+        parallel::run(others + parts, |i| match i.checked_sub(others) {
+            None => other(i),
+            Some(i) => columns(i * blocks / parts..(i + 1) * blocks / parts),
+        });
         Self {
             passes,
             n,
@@ -84,6 +103,15 @@ impl Activations {
     pub(super) fn block(&self, b: usize, first: usize, n: usize) -> (&[Words], &[BlockScale]) {
         let at = b * self.n + first;
         (&self.codes[at..at + n], &self.scales[at..at + n])
+    }
+}
+
+impl Drop for Activations {
+    fn drop(&mut self) {
+        SPARE.set((
+            std::mem::take(&mut self.codes),
+            std::mem::take(&mut self.scales),
+        ));
     }
 }
 

@@ -7,7 +7,10 @@
 
 use std::cell::RefCell;
 
+use serde::{Deserialize, Serialize};
+
 use super::gemm::{self, PanelRow, Rows};
+use super::kv_quant::{self, QuantPage};
 use super::math;
 use super::parallel::{self, SharedOutput};
 use crate::quant::GROUP;
@@ -19,6 +22,21 @@ const QUERIES_AT_ONCE: usize = 24;
 
 thread_local! {
     static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Panels of one page that is kept in eight bits.
+    static PANELS: RefCell<Vec<PanelRow>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum KvFormat {
+    /// As they are computed.
+    #[default]
+    #[serde(rename = "f32")]
+    F32,
+    /// Eight bits and a scale for 32 of them: little more than a quarter of the
+    /// memory.
+    #[serde(rename = "q8_0")]
+    Q8_0,
 }
 
 /// The sizes that fix a page's layout.
@@ -32,11 +50,13 @@ pub struct KvLayout {
     pub heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
+    /// How they are kept.
+    pub format: KvFormat,
 }
 
 impl KvLayout {
     /// Panel rows of one head's keys in a page.
-    fn key_rows(&self) -> usize {
+    pub(super) fn key_rows(&self) -> usize {
         2 * self.head_dim
     }
 
@@ -46,14 +66,17 @@ impl KvLayout {
     }
 
     /// Panel rows of one head in a page.
-    fn head_rows(&self) -> usize {
+    pub(super) fn head_rows(&self) -> usize {
         self.key_rows() + self.value_rows()
     }
 
     /// Bytes of a page.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
-        self.layers * self.kv_heads * self.head_rows() * size_of::<PanelRow>()
+        match self.format {
+            KvFormat::F32 => self.layers * self.kv_heads * self.head_rows() * size_of::<PanelRow>(),
+            KvFormat::Q8_0 => kv_quant::page_bytes(self),
+        }
     }
 
     fn head_start(&self, layer: usize, kv_head: usize) -> usize {
@@ -64,9 +87,14 @@ impl KvLayout {
 /// Keys and values of [`PAGE_TOKENS`] positions in every layer.
 pub struct KvPage {
     layout: KvLayout,
+    store: Store,
+}
+
+enum Store {
     /// For each layer and head: keys `[2][head_dim][16 positions]`, then values
     /// `[head_dim / 16, even][32 positions][16]`.
-    rows: Box<[PanelRow]>,
+    F32(Box<[PanelRow]>),
+    Q8_0(QuantPage),
 }
 
 impl KvPage {
@@ -74,10 +102,11 @@ impl KvPage {
     #[must_use]
     pub fn new(layout: KvLayout) -> Self {
         let rows = layout.layers * layout.kv_heads * layout.head_rows();
-        Self {
-            layout,
-            rows: vec![PanelRow([0.0; GROUP]); rows].into(),
-        }
+        let store = match layout.format {
+            KvFormat::F32 => Store::F32(vec![PanelRow([0.0; GROUP]); rows].into()),
+            KvFormat::Q8_0 => Store::Q8_0(QuantPage::new(&layout)),
+        };
+        Self { layout, store }
     }
 
     /// Stores a position's keys and values of one layer, `[kv_heads · head_dim]` each.
@@ -93,41 +122,86 @@ impl KvPage {
             .zip(values.chunks_exact(dim))
             .enumerate();
         for (head, (keys, values)) in heads {
-            let start = layout.head_start(layer, head);
-            let (key_rows, value_rows) =
-                self.rows[start..start + layout.head_rows()].split_at_mut(layout.key_rows());
-            let key_panel = &mut key_rows[slot / GROUP * dim..][..dim];
-            for (row, key) in key_panel.iter_mut().zip(keys) {
-                row.0[slot % GROUP] = *key;
-            }
-            for (panel, values) in value_rows
-                .chunks_exact_mut(PAGE_TOKENS)
-                .zip(values.chunks(GROUP))
-            {
-                panel[slot].0[..values.len()].copy_from_slice(values);
+            match &mut self.store {
+                Store::F32(rows) => {
+                    let start = layout.head_start(layer, head);
+                    let rows = &mut rows[start..start + layout.head_rows()];
+                    write_rows(&layout, rows, slot, keys, values);
+                }
+                Store::Q8_0(page) => {
+                    let head = layer * layout.kv_heads + head;
+                    page.write(&layout, (head, slot), keys, values);
+                }
             }
         }
     }
 
-    fn key_panels(&self, layer: usize, kv_head: usize) -> (&[PanelRow], &[PanelRow]) {
-        let start = self.layout.head_start(layer, kv_head);
-        self.rows[start..start + self.layout.key_rows()].split_at(self.layout.head_dim)
+    /// Hands over the panels of a head's keys.
+    fn with_keys(&self, layer: usize, kv_head: usize, f: impl FnOnce((&[PanelRow], &[PanelRow]))) {
+        let layout = &self.layout;
+        match &self.store {
+            Store::F32(rows) => {
+                let start = layout.head_start(layer, kv_head);
+                f(rows[start..start + layout.key_rows()].split_at(layout.head_dim));
+            }
+            Store::Q8_0(page) => with_panels(layout.key_rows(), |panels| {
+                page.expand_keys(layout, layer * layout.kv_heads + kv_head, panels);
+                f(panels.split_at(layout.head_dim));
+            }),
+        }
     }
 
-    /// The panels of 32 value elements from `dim`, first `positions` positions.
-    fn value_panels(
+    /// Hands over the panels of 32 value elements from `dim`, first `positions`
+    /// positions.
+    fn with_values(
         &self,
-        layer: usize,
-        kv_head: usize,
-        dim: usize,
+        (layer, kv_head, dim): (usize, usize, usize),
         positions: usize,
-    ) -> (&[PanelRow], &[PanelRow]) {
-        let start = self.layout.head_start(layer, kv_head)
-            + self.layout.key_rows()
-            + dim / GROUP * PAGE_TOKENS;
-        let (first, second) = self.rows[start..start + 2 * PAGE_TOKENS].split_at(PAGE_TOKENS);
-        (&first[..positions], &second[..positions])
+        f: impl FnOnce((&[PanelRow], &[PanelRow])),
+    ) {
+        let layout = &self.layout;
+        let halves = |rows: &[PanelRow]| {
+            let (first, second) = rows.split_at(PAGE_TOKENS);
+            f((&first[..positions], &second[..positions]));
+        };
+        match &self.store {
+            Store::F32(rows) => {
+                let start = layout.head_start(layer, kv_head)
+                    + layout.key_rows()
+                    + dim / GROUP * PAGE_TOKENS;
+                halves(&rows[start..start + 2 * PAGE_TOKENS]);
+            }
+            Store::Q8_0(page) => with_panels(2 * PAGE_TOKENS, |panels| {
+                let head = layer * layout.kv_heads + kv_head;
+                page.expand_values(layout, (head, dim), positions, panels);
+                halves(panels);
+            }),
+        }
     }
+}
+
+/// Stores one head of a position in its rows of a page.
+fn write_rows(layout: &KvLayout, rows: &mut [PanelRow], slot: usize, keys: &[f32], values: &[f32]) {
+    let dim = layout.head_dim;
+    let (key_rows, value_rows) = rows.split_at_mut(layout.key_rows());
+    let key_panel = &mut key_rows[slot / GROUP * dim..][..dim];
+    for (row, key) in key_panel.iter_mut().zip(keys) {
+        row.0[slot % GROUP] = *key;
+    }
+    for (panel, values) in value_rows
+        .chunks_exact_mut(PAGE_TOKENS)
+        .zip(values.chunks(GROUP))
+    {
+        panel[slot].0[..values.len()].copy_from_slice(values);
+    }
+}
+
+/// Calls `f` with `count` rows of this thread, whatever is in them.
+fn with_panels(count: usize, f: impl FnOnce(&mut [PanelRow])) {
+    let mut panels = PANELS.take();
+    panels.resize(panels.len().max(count), PanelRow([0.0; GROUP]));
+    f(&mut panels[..count]);
+    PANELS.replace(panels);
 }
 
 /// New query positions of one sequence, with its pages.
@@ -246,9 +320,10 @@ impl Task<'_> {
     fn score(&self, x: Rows<'_>, stride: usize, scores: &mut [f32]) {
         let scores = SharedOutput::new(scores, stride);
         for (p, page) in self.query.pages[..stride / PAGE_TOKENS].iter().enumerate() {
-            let panels = page.key_panels(self.layer, self.kv_head);
-            // SAFETY: the scores are this task's.
-            unsafe { gemm::panel_product(x, panels, &scores, p * PAGE_TOKENS, false) };
+            page.with_keys(self.layer, self.kv_head, |panels| {
+                // SAFETY: the scores are this task's.
+                unsafe { gemm::panel_product(x, panels, &scores, p * PAGE_TOKENS, false) };
+            });
         }
     }
 
@@ -270,9 +345,11 @@ impl Task<'_> {
                 offset,
             };
             for dim in (0..self.layout.head_dim).step_by(2 * GROUP) {
-                let panels = page.value_panels(self.layer, self.kv_head, dim, positions);
-                // SAFETY: each task has heads or rows of its own.
-                unsafe { gemm::panel_product(x, panels, out, dim, p > 0) };
+                let place = (self.layer, self.kv_head, dim);
+                page.with_values(place, positions, |panels| {
+                    // SAFETY: each task has heads or rows of its own.
+                    unsafe { gemm::panel_product(x, panels, out, dim, p > 0) };
+                });
             }
         }
     }
@@ -280,146 +357,4 @@ impl Task<'_> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod tests {
-    use super::*;
-
-    const LAYOUT: KvLayout = KvLayout {
-        layers: 2,
-        kv_heads: 2,
-        heads: 6,
-        head_dim: 32,
-    };
-
-    fn noise(seed: u32, len: usize) -> Vec<f32> {
-        let mut state = seed;
-        std::iter::repeat_with(|| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-        })
-        .take(len)
-        .collect()
-    }
-
-    fn pages(keys: &[f32], values: &[f32], count: usize) -> Vec<KvPage> {
-        let mut pages: Vec<_> = (0..count.div_ceil(PAGE_TOKENS))
-            .map(|_| KvPage::new(LAYOUT))
-            .collect();
-        for i in 0..count {
-            let (k, v) = (&keys[i * 64..(i + 1) * 64], &values[i * 64..(i + 1) * 64]);
-            pages[i / PAGE_TOKENS].write(1, i % PAGE_TOKENS, k, v);
-        }
-        pages
-    }
-
-    fn exact(q: &[f32], keys: &[f32], values: &[f32], row: usize, head: usize) -> Vec<f64> {
-        let q = &q[(row * 6 + head) * 32..][..32];
-        let at = |x: &[f32], i: usize, d: usize| f64::from(x[i * 64 + head / 3 * 32 + d]);
-        let weights: Vec<f64> = (0..=row)
-            .map(|i| {
-                (0..32)
-                    .map(|d| f64::from(q[d]) * at(keys, i, d))
-                    .sum::<f64>()
-                    .exp()
-            })
-            .collect();
-        let total: f64 = weights.iter().sum();
-        (0..32)
-            .map(|d| {
-                weights
-                    .iter()
-                    .enumerate()
-                    .map(|(i, w)| w / total * at(values, i, d))
-                    .sum()
-            })
-            .collect()
-    }
-
-    #[test]
-    fn attention_equals_its_definition_however_it_is_cut() {
-        let count = 71;
-        let (q, keys, values) = (
-            noise(1, count * 192),
-            noise(2, count * 64),
-            noise(3, count * 64),
-        );
-        let pages = pages(&keys, &values, count);
-        let mut whole = vec![f32::NAN; q.len()];
-        let query = |first: usize, count: usize| Query {
-            first_row: first,
-            count,
-            first_position: first,
-            window: usize::MAX,
-            pages: pages.iter().collect(),
-        };
-        attend(LAYOUT, 1, &[query(0, count)], &q, &mut whole);
-        for row in 0..count {
-            for head in 0..6 {
-                let found = &whole[(row * 6 + head) * 32..][..32];
-                for (a, b) in found.iter().zip(exact(&q, &keys, &values, row, head)) {
-                    assert!((f64::from(*a) - b).abs() < 1e-4);
-                }
-            }
-        }
-        let mut cut = vec![f32::NAN; q.len()];
-        let queries = [query(0, 1), query(1, 30), query(31, 1), query(32, 39)];
-        attend(LAYOUT, 1, &queries, &q, &mut cut);
-        assert_eq!(whole, cut);
-    }
-
-    #[test]
-    fn in_a_window_the_last_positions_alone_count() {
-        let (count, window) = (71, 33);
-        let (q, keys, values) = (
-            noise(1, count * 192),
-            noise(2, count * 64),
-            noise(3, count * 64),
-        );
-        let run = |first: usize, end: usize, window: usize, start: usize| {
-            let pages = pages(&keys[start * 64..], &values[start * 64..], count - start);
-            let query = Query {
-                first_row: 0,
-                count: end - first,
-                first_position: first - start,
-                window,
-                pages: pages.iter().collect(),
-            };
-            let mut out = vec![f32::NAN; (end - first) * 192];
-            attend(LAYOUT, 1, &[query], &q[first * 192..end * 192], &mut out);
-            out
-        };
-        let all = run(0, count, window, 0);
-        assert_eq!(all[..window * 192], run(0, window, usize::MAX, 0));
-        for row in window..count {
-            let alone = run(row, row + 1, usize::MAX, row + 1 - window);
-            let found = &all[row * 192..(row + 1) * 192];
-            for (a, b) in found.iter().zip(&alone) {
-                assert!((a - b).abs() < 1e-5, "{row}: {a} against {b}");
-            }
-            assert_eq!(found, run(row, row + 1, window, 0), "cut at {row}");
-        }
-    }
-
-    #[test]
-    fn what_another_sequence_left_in_a_page_is_not_seen() {
-        let (q, keys, values) = (noise(1, 5 * 192), noise(2, 5 * 64), noise(3, 5 * 64));
-        let clean = pages(&keys, &values, 5);
-        let mut dirty = pages(&keys, &values, 5);
-        for slot in 5..PAGE_TOKENS {
-            dirty[0].write(1, slot, &[f32::NAN; 64], &[f32::INFINITY; 64]);
-        }
-        let run = |pages: &[KvPage]| {
-            let mut out = vec![0.0; q.len()];
-            let pages = pages.iter().collect();
-            let query = Query {
-                first_row: 0,
-                count: 5,
-                first_position: 0,
-                window: usize::MAX,
-                pages,
-            };
-            attend(LAYOUT, 1, &[query], &q, &mut out);
-            out
-        };
-        assert_eq!(run(&clean), run(&dirty));
-    }
-}
+mod tests;

@@ -1,19 +1,22 @@
-//! Small dense matrices in panels of 16 output columns: the factors of low-rank
+//! Small dense matrices in groups of 16 output columns: the factors of low-rank
 //! adapters.
 //!
 //! Decoding reads every value of a factor for one row of activations, so what
-//! counts is their size: they can be kept in half precision, and are widened a
-//! panel at a time in the cache.
+//! counts is their size: they can be kept in half precision, widened a panel at
+//! a time in the cache, or in 8 bits, multiplied as integers.
 
 use std::ops::Range;
 
 use half::f16;
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 
+use super::cpu::Level;
 use super::gemm::{self, PanelRow, Rows};
+use super::memory::{Arena, Plain, Slice};
 use super::panels::with_panels;
 use super::parallel::SharedOutput;
-use crate::quant::GROUP;
+use super::wide::{self, WideRows, scales_of, words_of};
+use crate::quant::{BLOCK, GROUP};
 
 /// How the values of a factor are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub enum FactorFormat {
     F32,
     /// Rounded to IEEE half precision; as they are where one is too large.
     F16,
+    /// Rounded to 8 bits with a scale for each 32 inputs of an output.
+    Int8,
 }
 
 /// A factor, `[rows, cols]`.
@@ -31,33 +36,92 @@ pub struct Factor {
     values: Values,
 }
 
-/// `[groups of 16 rows][cols][16]`
+/// In groups of 16 rows.
 enum Values {
-    F32(Vec<PanelRow>),
-    F16(Vec<[u16; GROUP]>),
+    /// `[groups][cols][16]`
+    F32(Slice<PanelRow>),
+    /// `[groups][cols][16]`
+    F16(Slice<[u16; GROUP]>),
+    /// `[groups]`, for each block of 32 columns a unit of scales and one for
+    /// each pair of columns.
+    Int8(Slice<Unit>),
+}
+
+/// 32 bytes: the scales of 16 rows, the upper halves of f32; or the codes of two
+/// columns, those of a row side by side.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub(super) struct Unit(pub(super) [u8; 2 * GROUP]);
+
+// SAFETY: bytes.
+unsafe impl Plain for Unit {}
+
+impl Unit {
+    /// The scale of a row, in a unit of scales.
+    pub(super) fn scale(&self, row: usize) -> f32 {
+        let bits = u16::from_le_bytes([self.0[2 * row], self.0[2 * row + 1]]);
+        f32::from_bits(u32::from(bits) << 16)
+    }
+}
+
+/// Rows that a factor is multiplied with: as they are, and in 16 bits for those
+/// that are kept in 8.
+#[derive(Clone, Copy)]
+pub(super) struct FactorInput<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) wide: WideRows<'a>,
 }
 
 impl Factor {
-    /// Takes `weights[rows, cols]`.
+    /// Takes `weights[rows, cols]`, into an arena.
     ///
     /// # Panics
     /// If the length is another.
     #[must_use]
-    pub fn new(rows: usize, cols: usize, weights: &[f32], format: FactorFormat) -> Self {
+    pub fn new(
+        (rows, cols): (usize, usize),
+        weights: &[f32],
+        format: FactorFormat,
+        arena: &mut Arena,
+    ) -> Self {
         assert!(cols > 0 && weights.len() == rows * cols);
-        let fits = |value: &f32| value.abs() <= f16::MAX.to_f32();
-        let values = if format == FactorFormat::F16 && weights.iter().all(fits) {
-            let half = |value: f32| f16::from_f32(value).to_bits();
-            Values::F16(lay_out(rows, cols, weights, [0; GROUP], |row, r, value| {
-                row[r] = half(value);
-            }))
-        } else {
-            let zero = PanelRow([0.0; GROUP]);
-            Values::F32(lay_out(rows, cols, weights, zero, |row, r, value| {
-                row.0[r] = value;
-            }))
+        let all = |fits: fn(&f32) -> bool| weights.iter().all(fits);
+        let values = match format {
+            FactorFormat::F16 if all(|value| value.abs() <= f16::MAX.to_f32()) => {
+                let half = |value: f32| f16::from_f32(value).to_bits();
+                Values::F16(lay_out(
+                    rows,
+                    cols,
+                    weights,
+                    arena,
+                    |row: &mut [u16; GROUP], r, value| {
+                        row[r] = half(value);
+                    },
+                ))
+            }
+            FactorFormat::Int8 if all(|value| value.is_finite()) => {
+                Values::Int8(lay_out_int8(rows, cols, weights, arena))
+            }
+            _ => Values::F32(lay_out(
+                rows,
+                cols,
+                weights,
+                arena,
+                |row: &mut PanelRow, r, value| row.0[r] = value,
+            )),
         };
         Self { rows, cols, values }
+    }
+
+    /// Bytes of an arena that a factor takes.
+    #[must_use]
+    pub fn byte_len_of((rows, cols): (usize, usize), format: FactorFormat) -> usize {
+        let groups = rows.div_ceil(GROUP);
+        match format {
+            FactorFormat::F32 => Arena::slice_bytes::<PanelRow>(groups * cols),
+            FactorFormat::F16 => Arena::slice_bytes::<[u16; GROUP]>(groups * cols),
+            FactorFormat::Int8 => Arena::slice_bytes::<Unit>(groups * units_of(cols)),
+        }
     }
 
     /// Output features.
@@ -76,9 +140,15 @@ impl Factor {
     #[must_use]
     pub fn byte_len(&self) -> usize {
         match &self.values {
-            Values::F32(values) => size_of_val(values.as_slice()),
-            Values::F16(values) => size_of_val(values.as_slice()),
+            Values::F32(values) => values.byte_len(),
+            Values::F16(values) => values.byte_len(),
+            Values::Int8(units) => units.byte_len(),
         }
+    }
+
+    /// Whether products read [`FactorInput::wide`].
+    pub(super) fn is_int8(&self) -> bool {
+        matches!(self.values, Values::Int8(_))
     }
 
     /// `y[n, columns] = x[n, cols] · Wᵀ` for some output columns, the first of
@@ -89,56 +159,98 @@ impl Factor {
     /// No other task uses those columns of `y`.
     pub(super) unsafe fn multiply_columns(
         &self,
-        x: &[f32],
-        n: usize,
+        input: FactorInput<'_>,
         columns: Range<usize>,
         y: &SharedOutput<'_>,
         accumulate: bool,
     ) {
-        assert!(x.len() == n * self.cols && y.width() == self.rows);
         assert!(columns.start.is_multiple_of(2 * GROUP) && columns.end <= self.rows);
+        assert!(y.width() == self.rows);
+        if let Values::Int8(units) = &self.values {
+            // SAFETY: by contract.
+            return unsafe { self.multiply_int8(units, input.wide, columns, y, accumulate) };
+        }
+        let n = input.wide.n;
+        assert!(input.x.len() == n * self.cols);
         let x = Rows {
-            x,
+            x: input.x,
             n,
             stride: self.cols,
             offset: 0,
         };
         for column in columns.step_by(2 * GROUP) {
             let first = column / GROUP * self.cols;
-            let second = first + self.cols;
-            match &self.values {
-                Values::F32(values) => {
-                    let panel = |at| values.get(at..at + self.cols);
-                    let Some(panel_1) = panel(first) else { return };
-                    // past the last panel nothing is computed
-                    let panels = (panel_1, panel(second).unwrap_or(panel_1));
-                    // SAFETY: by contract.
-                    unsafe { gemm::panel_product(x, panels, y, column, accumulate) };
+            self.with_two_panels(first, |panels| {
+                // SAFETY: by contract.
+                unsafe { gemm::panel_product(x, panels, y, column, accumulate) };
+            });
+        }
+    }
+
+    /// Calls `f` with the panels from row `first` of the values on. Past the last
+    /// panel nothing is computed, so what the second is does not matter there.
+    fn with_two_panels(&self, first: usize, f: impl FnOnce((&[PanelRow], &[PanelRow]))) {
+        let second = first + self.cols;
+        match &self.values {
+            Values::F32(values) => {
+                let panel = |at| values.get(at..at + self.cols);
+                if let Some(panel_1) = panel(first) {
+                    f((panel_1, panel(second).unwrap_or(panel_1)));
                 }
-                Values::F16(values) => with_panels(self.cols, |panel_1, panel_2| {
-                    for (at, panel) in [(first, &mut *panel_1), (second, &mut *panel_2)] {
-                        if let Some(values) = values.get(at..at + self.cols) {
-                            widen(values, panel);
-                        }
-                    }
-                    // SAFETY: by contract.
-                    unsafe {
-                        gemm::panel_product(x, (panel_1, panel_2), y, column, accumulate);
-                    }
-                }),
             }
+            Values::F16(values) => with_panels(self.cols, |panel_1, panel_2| {
+                for (at, panel) in [(first, &mut *panel_1), (second, &mut *panel_2)] {
+                    if let Some(values) = values.get(at..at + self.cols) {
+                        widen(values, panel);
+                    }
+                }
+                f((panel_1, panel_2));
+            }),
+            Values::Int8(_) => {}
+        }
+    }
+
+    /// # Safety
+    /// As [`Factor::multiply_columns`].
+    unsafe fn multiply_int8(
+        &self,
+        units: &[Unit],
+        x: WideRows<'_>,
+        columns: Range<usize>,
+        y: &SharedOutput<'_>,
+        accumulate: bool,
+    ) {
+        let level = Level::detect();
+        let of_group = units_of(self.cols);
+        for column in columns.step_by(GROUP) {
+            let units = &units[column / GROUP * of_group..][..of_group];
+            wide::multiply_group(level, units, self.cols, x, |row, found| {
+                // SAFETY: by contract.
+                let y = unsafe { y.part(row, column, GROUP) };
+                match <&mut [f32; GROUP]>::try_from(&mut *y) {
+                    Ok(y) if accumulate => y.iter_mut().zip(found).for_each(|(y, v)| *y += v),
+                    Ok(y) => *y = *found,
+                    Err(_) if accumulate => y.iter_mut().zip(found).for_each(|(y, v)| *y += v),
+                    Err(_) => y.copy_from_slice(&found[..y.len()]),
+                }
+            });
         }
     }
 }
 
-fn lay_out<R: Copy>(
+/// Units of a group of 16 rows.
+fn units_of(cols: usize) -> usize {
+    scales_of(cols) + words_of(cols)
+}
+
+fn lay_out<R: Plain>(
     rows: usize,
     cols: usize,
     weights: &[f32],
-    zero: R,
+    arena: &mut Arena,
     set: impl Fn(&mut R, usize, f32),
-) -> Vec<R> {
-    let mut panels = vec![zero; rows.div_ceil(GROUP) * cols];
+) -> Slice<R> {
+    let mut panels = arena.zeroed(rows.div_ceil(GROUP) * cols);
     for (row, weights) in weights.chunks_exact(cols).enumerate() {
         let panel = &mut panels[row / GROUP * cols..][..cols];
         for (out, weight) in panel.iter_mut().zip(weights) {
@@ -146,6 +258,46 @@ fn lay_out<R: Copy>(
         }
     }
     panels
+}
+
+/// Lays out finite weights.
+pub(super) fn lay_out_int8(
+    rows: usize,
+    cols: usize,
+    weights: &[f32],
+    arena: &mut Arena,
+) -> Slice<Unit> {
+    let of_group = units_of(cols);
+    let mut units: Slice<Unit> = arena.zeroed(rows.div_ceil(GROUP) * of_group);
+    for (row, weights) in weights.chunks_exact(cols).enumerate() {
+        let (group, r) = (row / GROUP, row % GROUP);
+        let mut rest = &mut units[group * of_group..][..of_group];
+        for weights in weights.chunks(BLOCK) {
+            let (block, after) = rest.split_at_mut(1 + words_of(weights.len()));
+            rest = after;
+            let scale = scale_of(weights);
+            block[0].0[2 * r..][..2]
+                .copy_from_slice(&((scale.to_bits() >> 16) as u16).to_le_bytes());
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            for (i, weight) in weights.iter().enumerate() {
+                let code = (weight * inverse).round().clamp(-127.0, 127.0) as i8;
+                block[1 + i / 2].0[2 * r + i % 2] = code as u8;
+            }
+        }
+    }
+    units
+}
+
+/// The step of a block's codes: what 127 of them reach the largest weight with,
+/// rounded up to the upper half of an f32. Zero where its inverse would overflow.
+fn scale_of(weights: &[f32]) -> f32 {
+    let largest = weights.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+    let scale = f32::from_bits((largest / 127.0).to_bits().saturating_add(0xffff) & 0xffff_0000);
+    if scale < f32::MIN_POSITIVE {
+        0.0
+    } else {
+        scale
+    }
 }
 
 fn widen(values: &[[u16; GROUP]], panel: &mut [PanelRow]) {

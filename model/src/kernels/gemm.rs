@@ -73,7 +73,7 @@ impl Job<'_, '_> {
     fn run<const N: usize>(&self, level: Level) -> usize {
         let mut acc: Acc<N> = [[[0.0; GROUP]; 2]; N];
         if self.accumulate {
-            self.each_part(&mut acc, |part, acc| acc.copy_from_slice(part));
+            self.each_part(&mut acc, |part, acc| copy(part, acc));
         }
         let start = self.first * self.x.stride + self.x.offset;
         let (x, stride) = (&self.x.x[start..], self.x.stride);
@@ -97,7 +97,7 @@ impl Job<'_, '_> {
             // SAFETY: `panel_product` checked the lengths.
             _ => unsafe { portable::<N>(x, stride, self.panels, &mut acc) },
         }
-        self.each_part(&mut acc, |part, acc| part.copy_from_slice(acc));
+        self.each_part(&mut acc, |part, acc| copy(acc, part));
         N
     }
 
@@ -122,6 +122,15 @@ impl Job<'_, '_> {
                 }
             }
         }
+    }
+}
+
+/// Copies results of a row, mostly a whole panel's.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    match (from.first_chunk::<GROUP>(), to.first_chunk_mut::<GROUP>()) {
+        (Some(from), Some(to)) => *to = *from,
+        _ => to.copy_from_slice(from),
     }
 }
 

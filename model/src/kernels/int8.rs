@@ -7,41 +7,14 @@
 
 use super::activations::{Activations, Passes};
 use super::cpu::Level;
-use super::parallel::{self, SharedOutput};
-use crate::quant::{GROUP, PackedMatrix, QuantMatrix};
+use super::parallel::SharedOutput;
+use crate::quant::{GROUP, PackedMatrix};
 
 /// Results of 16 weight rows for some activation rows.
 pub(super) type Tile<const N: usize> = [[f32; GROUP]; N];
 
-/// `ys[i] = x · W_iᵀ` for quantized matrices with the same number of columns.
-pub(crate) fn matmul_int8(matrices: &[&QuantMatrix], x: &Activations, ys: &mut [&mut [f32]]) {
-    matmul_int8_at(Level::detect(), matrices, x, ys);
-}
-
-/// The same at a given level, which this CPU must have.
-fn matmul_int8_at(level: Level, matrices: &[&QuantMatrix], x: &Activations, ys: &mut [&mut [f32]]) {
-    let parts: Vec<(&PackedMatrix, SharedOutput<'_>)> = matrices
-        .iter()
-        .zip(ys)
-        .filter_map(|(m, y)| Some((m.packed()?, SharedOutput::new(y, m.rows()))))
-        .collect();
-    let groups = parts.iter().map(|(packed, _)| packed.groups).sum();
-    parallel::run_ranges(groups, |range| {
-        for group in range {
-            let mut group = group;
-            for (packed, y) in &parts {
-                if group < packed.groups {
-                    matmul_group(level, packed, group, x, y);
-                    break;
-                }
-                group -= packed.groups;
-            }
-        }
-    });
-}
-
 /// One group of 16 weight rows with all activation rows.
-fn matmul_group(
+pub(super) fn matmul_group(
     level: Level,
     weights: &PackedMatrix,
     group: usize,
@@ -86,8 +59,7 @@ fn matmul_tile<const N: usize>(
     match x.passes {
         Passes::One => {
             for (i, row) in tile.iter().enumerate() {
-                let part = part(first + i);
-                part.copy_from_slice(&row[..part.len()]);
+                copy_row(row, part(first + i));
             }
         }
         Passes::Two => {
@@ -99,6 +71,15 @@ fn matmul_tile<const N: usize>(
         }
     }
     N
+}
+
+/// Copies a row's results, all of them where the group is whole.
+#[inline(always)]
+fn copy_row(from: &[f32; GROUP], to: &mut [f32]) {
+    match to.first_chunk_mut() {
+        Some(to) => *to = *from,
+        None => to.copy_from_slice(&from[..to.len()]),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! AVX2: a register is 8 rows, so a group is computed in two halves.
+//! AVX2: a register is 8 rows, so a group is computed in two halves: one after
+//! the other where a tile's sums fill the registers, else both in one pass, which
+//! reads memory in order.
 //!
 //! A block of 4-bit codes costs 8 multiplications and as many loads for each
 //! activation row; the codes stay in registers meanwhile.
@@ -21,20 +23,38 @@ pub(super) fn tile<const N: usize>(
     out: &mut Tile<N>,
 ) {
     match (weights.width, weights.mins.is_empty()) {
-        (CodeWidth::Four, false) => tile_of::<N, true, true>(weights, group, x, first, out),
-        (CodeWidth::Four, true) => tile_of::<N, true, false>(weights, group, x, first, out),
-        (CodeWidth::Eight, false) => tile_of::<N, false, true>(weights, group, x, first, out),
-        (CodeWidth::Eight, true) => tile_of::<N, false, false>(weights, group, x, first, out),
+        (CodeWidth::Four, false) => halves::<N, true, true>(weights, group, x, first, out),
+        (CodeWidth::Four, true) => halves::<N, true, false>(weights, group, x, first, out),
+        (CodeWidth::Eight, false) => halves::<N, false, true>(weights, group, x, first, out),
+        (CodeWidth::Eight, true) => halves::<N, false, false>(weights, group, x, first, out),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile_of<const N: usize, const FOUR: bool, const MIN: bool>(
+fn halves<const N: usize, const FOUR: bool, const MIN: bool>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
+    out: &mut Tile<N>,
+) {
+    if N <= 2 {
+        tile_of::<N, 2, FOUR, MIN>(weights, group, x, first, 0, out);
+    } else {
+        tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 0, out);
+        tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 1, out);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile_of<const N: usize, const HALVES: usize, const FOUR: bool, const MIN: bool>(
+    weights: &PackedMatrix,
+    group: usize,
+    x: &Activations,
+    first: usize,
+    first_half: usize,
     out: &mut Tile<N>,
 ) {
     let blocks = weights.blocks;
@@ -42,14 +62,23 @@ fn tile_of<const N: usize, const FOUR: bool, const MIN: bool>(
     assert!(weights.codes.len() >= (group + 1) * blocks * lines);
     assert!(weights.scales.len() >= (group + 1) * blocks * GROUP);
     assert!(!MIN || weights.mins.len() == weights.scales.len());
-    assert!(first + N <= x.n && x.codes.len() == blocks * x.n && x.scales.len() == x.codes.len());
-    for half in 0..2 {
-        let mut acc = [_mm256_setzero_ps(); N];
-        for b in 0..blocks {
-            let at = group * blocks + b;
+    assert!(first + N <= x.n && x.codes.len().min(x.scales.len()) >= blocks * x.n);
+    assert!(first_half + HALVES <= 2);
+    let mut acc = [[_mm256_setzero_ps(); N]; HALVES];
+    for b in 0..blocks {
+        let (at, x_at) = (group * blocks + b, b * x.n + first);
+        // SAFETY: the first and the last assertion about lengths.
+        let (codes, words, of_x) = unsafe {
+            (
+                weights.codes.as_ptr().add(at * lines).cast::<u8>(),
+                x.codes.as_ptr().add(x_at),
+                x.scales.as_ptr().add(x_at),
+            )
+        };
+        for (h, acc) in acc.iter_mut().enumerate() {
+            let half = first_half + h;
             // SAFETY: the first three assertions; a line is 64 aligned bytes.
             let (steps, scale, min) = unsafe {
-                let codes = weights.codes.as_ptr().add(at * lines).cast::<u8>();
                 let part = at * GROUP + half * HALF;
                 (
                     load_steps::<FOUR>(codes.add(half * 32), weights.zero),
@@ -62,11 +91,8 @@ fn tile_of<const N: usize, const FOUR: bool, const MIN: bool>(
                 )
             };
             for (i, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: the last assertion.
-                let (words, of_x) = unsafe {
-                    let at = b * x.n + first + i;
-                    (x.codes.get_unchecked(at), x.scales.get_unchecked(at))
-                };
+                // SAFETY: the last assertion about lengths.
+                let (words, of_x) = unsafe { (&*words.add(i), &*of_x.add(i)) };
                 let dot = if FOUR {
                     dot_nibbles(&steps, words)
                 } else {
@@ -75,9 +101,11 @@ fn tile_of<const N: usize, const FOUR: bool, const MIN: bool>(
                 *acc = add_block::<FOUR, MIN>(*acc, dot, scale, min, of_x, weights.zero);
             }
         }
+    }
+    for (h, acc) in acc.iter().enumerate() {
         for (row, acc) in out.iter_mut().zip(acc) {
             // SAFETY: a row is 16 floats, and a half 8.
-            unsafe { _mm256_storeu_ps(row.as_mut_ptr().add(half * HALF), acc) };
+            unsafe { _mm256_storeu_ps(row.as_mut_ptr().add((first_half + h) * HALF), *acc) };
         }
     }
 }

@@ -19,22 +19,28 @@ mod int8_avx512;
 #[cfg(target_arch = "aarch64")]
 mod int8_neon;
 mod int8_scalar;
+mod kv_quant;
 mod low_rank;
 mod math;
+mod memory;
 mod multiversion;
 mod panels;
 mod parallel;
+mod project;
 mod team;
+mod wide;
 
-pub use attention::{KvLayout, KvPage, PAGE_TOKENS, Query, attend};
+pub use attention::{KvFormat, KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
 pub use factor::{Factor, FactorFormat};
-pub use low_rank::{LowRankPair, LowRankTerm, add_low_rank};
+pub use low_rank::{LowRankPair, LowRankTerm};
 pub use math::{add, gelu_mul, log_sum_exp, rms_norm, silu_mul, softmax};
+pub use memory::Arena;
 pub use parallel::{for_each_mut, for_rows};
 pub use team::{TEAM_THREADS_MAX, Team};
 
-pub(crate) use activations::{Activations, Passes};
-pub(crate) use int8::matmul_int8;
+pub(crate) use activations::Passes;
+pub(crate) use memory::Slice;
 pub(crate) use multiversion::dequantize;
-pub(crate) use panels::{matmul_f32, matmul_transposed_f32};
+pub(crate) use panels::matmul_transposed_f32;
+pub(crate) use project::project;

@@ -24,30 +24,36 @@ pub(super) fn with_panels(k: usize, f: impl FnOnce(&mut [PanelRow], &mut [PanelR
     SCRATCH.replace(panels);
 }
 
-/// `y[n, rows] = x[n, cols] · Wᵀ`
-pub(crate) fn matmul_f32(matrix: &QuantMatrix, x: &[f32], n: usize, y: &mut [f32]) {
+/// Columns `32 · pair` and on of `y[n, rows] = x[n, cols] · Wᵀ`, 32 at most.
+///
+/// # Safety
+/// No other task uses those columns of `y`.
+pub(super) unsafe fn multiply_columns_f32(
+    matrix: &QuantMatrix,
+    x: &[f32],
+    n: usize,
+    pair: usize,
+    y: &SharedOutput<'_>,
+) {
     let cols = matrix.cols();
     let packed = matrix.packed();
-    let y = SharedOutput::new(y, matrix.rows());
     let groups = matrix.rows().div_ceil(GROUP);
-    parallel::run(groups.div_ceil(2), |pair| {
-        with_panels(cols, |first, second| {
-            for (group, panel) in [(2 * pair, &mut *first), (2 * pair + 1, &mut *second)] {
-                match packed {
-                    _ if group >= groups => {}
-                    Some(packed) => unpack_panel(packed, group, panel),
-                    None => transpose_panel(matrix, group, panel),
-                }
+    with_panels(cols, |first, second| {
+        for (group, panel) in [(2 * pair, &mut *first), (2 * pair + 1, &mut *second)] {
+            match packed {
+                _ if group >= groups => {}
+                Some(packed) => unpack_panel(packed, group, panel),
+                None => transpose_panel(matrix, group, panel),
             }
-            let x = Rows {
-                x,
-                n,
-                stride: cols,
-                offset: 0,
-            };
-            // SAFETY: the two groups' columns belong to this task.
-            unsafe { gemm::panel_product(x, (first, second), &y, pair * 2 * GROUP, false) };
-        });
+        }
+        let x = Rows {
+            x,
+            n,
+            stride: cols,
+            offset: 0,
+        };
+        // SAFETY: by contract.
+        unsafe { gemm::panel_product(x, (first, second), y, pair * 2 * GROUP, false) };
     });
 }
 

@@ -5,8 +5,10 @@ use rayon::prelude::*;
 
 use super::team;
 
-/// Tasks for each thread: more balance better, fewer cost less.
-pub(super) const TASKS_PER_THREAD: usize = 4;
+/// Where a thread's tasks begin, in eighths of its share: large ones first, since
+/// each costs a little, small ones last, since a thread may wait for the other's.
+const STARTS: [usize; 5] = [0, 4, 6, 7, 8];
+const TASKS_PER_THREAD: usize = STARTS.len() - 1;
 
 /// Runs `task(0) … task(count − 1)`, in parallel where there are threads.
 pub(super) fn run(count: usize, task: impl Fn(usize) + Sync + Send) {
@@ -27,8 +29,24 @@ pub(super) fn threads() -> usize {
 
 /// Runs `task` over contiguous ranges that together are `0..count`.
 pub(super) fn run_ranges(count: usize, task: impl Fn(std::ops::Range<usize>) + Sync + Send) {
-    let tasks = (threads() * TASKS_PER_THREAD).min(count);
-    run(tasks, |i| task(i * count / tasks..(i + 1) * count / tasks));
+    let threads = threads();
+    if threads == 1 {
+        return task(0..count);
+    }
+    run(threads * TASKS_PER_THREAD, |i| {
+        let range = range_start(i, threads, count)..range_start(i + 1, threads, count);
+        if !range.is_empty() {
+            task(range);
+        }
+    });
+}
+
+/// Where task `i` of `threads · TASKS_PER_THREAD` begins in `0..count`.
+fn range_start(i: usize, threads: usize, count: usize) -> usize {
+    let (round, thread) = (i / threads, i % threads);
+    let start = STARTS.get(round).copied().unwrap_or(8);
+    let len = STARTS.get(round + 1).map_or(0, |end| end - start);
+    (start * threads + len * thread) * count / (8 * threads)
 }
 
 /// Calls `f` with each row's number and elements, on several threads where the
@@ -121,5 +139,25 @@ impl<'a, T> SharedOutput<'a, T> {
         assert!(at + len <= self.len);
         // SAFETY: within the matrix by the assertion; exclusive by contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_the_whole_and_become_smaller() {
+        for threads in [2, 3, 8] {
+            for count in [0, 1, 7, 36, 1000] {
+                let start = |i| range_start(i, threads, count);
+                let tasks = threads * TASKS_PER_THREAD;
+                assert_eq!((start(0), start(tasks)), (0, count));
+                assert!((0..tasks).all(|i| start(i) <= start(i + 1)));
+            }
+            let len = |i| range_start(i + 1, threads, 4800) - range_start(i, threads, 4800);
+            assert_eq!(len(0), 2400 / threads);
+            assert_eq!(len(threads * TASKS_PER_THREAD - 1), 600 / threads);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -20,6 +21,16 @@ pub struct PeftFiles {
     pub safetensors: Vec<u8>,
 }
 
+/// How values are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PeftValues {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to half precision.
+    F16,
+}
+
 impl LoraAdapter {
     /// Writes the adapter as PEFT has it, in f32.
     ///
@@ -28,6 +39,18 @@ impl LoraAdapter {
     /// ranks and scales, or when a module does not fit `model` or has a value
     /// that is not finite: what is written must be read back the same.
     pub fn to_peft(&self, model: &ModelConfig) -> Result<PeftFiles, ModelError> {
+        self.to_peft_as(model, PeftValues::F32)
+    }
+
+    /// As [`Self::to_peft`], with the values written so.
+    ///
+    /// # Errors
+    /// As for [`Self::to_peft`].
+    pub fn to_peft_as(
+        &self,
+        model: &ModelConfig,
+        values: PeftValues,
+    ) -> Result<PeftFiles, ModelError> {
         let resolver = self.config.resolver(model.architecture)?;
         let mut tensors = Vec::with_capacity(2 * self.modules.len());
         for (id, pair) in &self.modules {
@@ -39,7 +62,7 @@ impl LoraAdapter {
                 }
                 .into());
             }
-            let [a, b] = module_tensors(*id, pair, model)?;
+            let [a, b] = module_tensors(*id, pair, model, values)?;
             match model.architecture.fused_with(id.projection) {
                 Some(fused) => self.append_part(fused, *id, [a, b], &mut tensors)?,
                 None => tensors.extend([a, b]),
@@ -50,10 +73,14 @@ impl LoraAdapter {
         }
         let config_json = peft_config::write(&self.config, self.modules.keys(), model)?;
         let wrong = |e: safetensors::SafeTensorError| LoraError::Safetensors(e.to_string());
+        let dtype = match values {
+            PeftValues::F32 => Dtype::F32,
+            PeftValues::F16 => Dtype::F16,
+        };
         let views = tensors
             .iter()
             .map(|(name, shape, bytes)| {
-                let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(wrong)?;
+                let view = TensorView::new(dtype, shape.to_vec(), bytes).map_err(wrong)?;
                 Ok((name, view))
             })
             .collect::<Result<Vec<_>, LoraError>>()?;
@@ -106,6 +133,7 @@ fn module_tensors(
     id: ModuleId,
     pair: &LoraPair,
     model: &ModelConfig,
+    values: PeftValues,
 ) -> Result<[NamedTensor; 2], LoraError> {
     let (rows, cols) = model.projection_shape(id.projection);
     let reordered;
@@ -119,6 +147,7 @@ fn module_tensors(
         tensor_name(id, 'A', model.architecture),
         [pair.rank, cols],
         &pair.a,
+        values,
     )?;
     Ok([
         a,
@@ -126,6 +155,7 @@ fn module_tensors(
             tensor_name(id, 'B', model.architecture),
             [rows, pair.rank],
             b,
+            values,
         )?,
     ])
 }
@@ -134,6 +164,7 @@ fn named_tensor(
     name: String,
     expected: [usize; 2],
     values: &[f32],
+    written: PeftValues,
 ) -> Result<NamedTensor, LoraError> {
     if values.len() != expected[0] * expected[1] {
         return Err(LoraError::TensorShape {
@@ -145,12 +176,15 @@ fn named_tensor(
     if !values.iter().all(|value| value.is_finite()) {
         return Err(LoraError::NotFinite(name));
     }
-    Ok((
-        name,
-        expected,
-        values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect(),
-    ))
+    let bytes = match written {
+        PeftValues::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        PeftValues::F16 => {
+            let halves: Vec<f16> = values.iter().map(|v| f16::from_f32(*v)).collect();
+            if !halves.iter().all(|value| value.is_finite()) {
+                return Err(LoraError::NotFinite(name));
+            }
+            halves.iter().flat_map(|v| v.to_le_bytes()).collect()
+        }
+    };
+    Ok((name, expected, bytes))
 }

@@ -27,8 +27,8 @@ use crate::projection::Projection;
 
 pub use config::LoraConfig;
 pub use error::LoraError;
-pub use export::PeftFiles;
-pub use import::{ADAPTER_BYTES_MAX, CONFIG_BYTES_MAX};
+pub use export::{PeftFiles, PeftValues};
+pub use import::{ADAPTER_BYTES_MAX, CONFIG_BYTES_MAX, PeftReader};
 
 pub(crate) use permute::to_gguf as interleave_heads;
 

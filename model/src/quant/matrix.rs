@@ -7,7 +7,7 @@ use super::blocks;
 use super::packed::PackedMatrix;
 use super::{Bytes, Format};
 use crate::ModelError;
-use crate::kernels::{self, Activations, Passes};
+use crate::kernels::{self, Arena, LowRankTerm, Passes};
 
 /// How a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,7 +134,7 @@ impl QuantMatrix {
     /// # Panics
     /// If a slice has another length than its shape.
     pub fn matmul(&self, x: &[f32], n: usize, y: &mut [f32], precision: Precision) {
-        matmul_many(&[self], x, n, &mut [y], precision);
+        matmul_many(&[self], (x, n), &mut [y], precision, &[]);
     }
 
     /// `dx[n, cols] = dy[n, rows] · W` in f32, parallel on rayon's current pool.
@@ -149,9 +149,28 @@ impl QuantMatrix {
     /// The interleaved copy for products with 8-bit activations, made at the
     /// first call.
     pub(crate) fn packed(&self) -> Option<&PackedMatrix> {
-        self.format()
-            .has_int8()
-            .then(|| self.0.packed.get_or_init(|| PackedMatrix::new(self)))
+        self.format().has_int8().then(|| {
+            self.0.packed.get_or_init(|| {
+                let bytes = PackedMatrix::byte_len_of(self);
+                PackedMatrix::new(self, &mut Arena::with_capacity(bytes))
+            })
+        })
+    }
+
+    /// Bytes that an interleaved copy takes which there is not yet.
+    pub(crate) fn bytes_to_pack(&self) -> usize {
+        if self.format().has_int8() && self.0.packed.get().is_none() {
+            PackedMatrix::byte_len_of(self)
+        } else {
+            0
+        }
+    }
+
+    /// Makes the interleaved copy, if there is to be one, in an arena.
+    pub(crate) fn pack_in(&self, arena: &mut Arena) {
+        if self.format().has_int8() {
+            self.0.packed.get_or_init(|| PackedMatrix::new(self, arena));
+        }
     }
 
     /// The bytes of one row.
@@ -174,17 +193,19 @@ impl std::fmt::Debug for QuantMatrix {
     }
 }
 
-/// Products of several matrices with the same input in one parallel region:
-/// `ys[i][n, rows_i] = x[n, cols] · W_iᵀ`.
+/// Products of several matrices with the same input, and what adapters add to
+/// them: `ys[i][n, rows_i] = x[n, cols] · W_iᵀ`, and every term.
+///
+/// A row of an output depends on its row of `x` and its own terms alone, bit for bit.
 ///
 /// # Panics
-/// If a slice has another length than its shape.
+/// If a slice has another length than its shape, or a term does not fit.
 pub fn matmul_many(
     matrices: &[&QuantMatrix],
-    x: &[f32],
-    n: usize,
+    (x, n): (&[f32], usize),
     ys: &mut [&mut [f32]],
     precision: Precision,
+    terms: &[LowRankTerm<'_>],
 ) {
     assert_eq!(matrices.len(), ys.len());
     for (matrix, y) in matrices.iter().zip(ys.iter()) {
@@ -194,21 +215,10 @@ pub fn matmul_many(
         return;
     }
     let has_int8 = matrices.iter().all(|matrix| matrix.format().has_int8());
-    let cols = matrices.first().map_or(0, |matrix| matrix.cols());
     let passes = match precision {
-        Precision::Int8 => Passes::One,
-        Precision::Int8Twice => Passes::Two,
-        Precision::F32 => return products_f32(matrices, x, n, ys),
+        Precision::Int8 if has_int8 => Some(Passes::One),
+        Precision::Int8Twice if has_int8 => Some(Passes::Two),
+        _ => None,
     };
-    if has_int8 {
-        kernels::matmul_int8(matrices, &Activations::quantize(x, n, cols, passes), ys);
-    } else {
-        products_f32(matrices, x, n, ys);
-    }
-}
-
-fn products_f32(matrices: &[&QuantMatrix], x: &[f32], n: usize, ys: &mut [&mut [f32]]) {
-    for (matrix, y) in matrices.iter().zip(ys) {
-        kernels::matmul_f32(matrix, x, n, y);
-    }
+    kernels::project(matrices, (x, n), ys, passes, terms);
 }

@@ -10,6 +10,7 @@ use half::f16;
 
 use super::blocks::{self, BLOCK};
 use super::{Format, QuantMatrix};
+use crate::kernels::{Arena, Slice};
 
 /// Rows that are interleaved.
 pub(crate) const GROUP: usize = 16;
@@ -29,6 +30,13 @@ pub(crate) enum CodeWidth {
 }
 
 impl CodeWidth {
+    fn of(format: Format) -> Self {
+        match format {
+            Format::Q4_0 | Format::Q4_1 => Self::Four,
+            _ => Self::Eight,
+        }
+    }
+
     /// Lines of a group's block.
     pub(crate) fn lines(self) -> usize {
         match self {
@@ -48,23 +56,21 @@ pub(crate) struct PackedMatrix {
     /// Blocks of 32 columns.
     pub(crate) blocks: usize,
     /// `[groups][blocks][lines]`
-    pub(crate) codes: Vec<Line>,
+    pub(crate) codes: Slice<Line>,
     /// f16 bits, `[groups][blocks][16]`
-    pub(crate) scales: Vec<u16>,
+    pub(crate) scales: Slice<u16>,
     /// f16 bits, `[groups][blocks][16]`, or empty where the format has none.
-    pub(crate) mins: Vec<u16>,
+    pub(crate) mins: Slice<u16>,
 }
 
 impl PackedMatrix {
     /// Interleaves a matrix of a quantized format.
-    pub(super) fn new(matrix: &QuantMatrix) -> Self {
+    pub(super) fn new(matrix: &QuantMatrix, arena: &mut Arena) -> Self {
         let format = matrix.format();
-        let width = match format {
-            Format::Q4_0 | Format::Q4_1 => CodeWidth::Four,
-            _ => CodeWidth::Eight,
-        };
+        let width = CodeWidth::of(format);
         let groups = matrix.rows().div_ceil(GROUP);
         let blocks = matrix.cols() / BLOCK;
+        let at = groups * blocks;
         let zero = blocks::zero_code(format);
         let padding = match width {
             CodeWidth::Four => zero | zero << 4,
@@ -75,17 +81,15 @@ impl PackedMatrix {
             zero: i32::from(zero),
             groups,
             blocks,
-            codes: vec![Line([padding; 64]); groups * blocks * width.lines()],
-            scales: vec![0; groups * blocks * GROUP],
-            mins: vec![
-                0;
-                if blocks::has_min(format) {
-                    groups * blocks * GROUP
-                } else {
-                    0
-                }
-            ],
+            codes: arena.zeroed(at * width.lines()),
+            scales: arena.zeroed(at * GROUP),
+            mins: arena.zeroed(if blocks::has_min(format) {
+                at * GROUP
+            } else {
+                0
+            }),
         };
+        packed.codes.fill(Line([padding; 64]));
         for row in 0..matrix.rows() {
             for (b, raw) in matrix
                 .row_bytes(row)
@@ -96,6 +100,15 @@ impl PackedMatrix {
             }
         }
         packed
+    }
+
+    /// Bytes that a matrix takes when it is interleaved.
+    pub(super) fn byte_len_of(matrix: &QuantMatrix) -> usize {
+        let format = matrix.format();
+        let at = matrix.rows().div_ceil(GROUP) * (matrix.cols() / BLOCK);
+        let halves = if blocks::has_min(format) { 2 } else { 1 };
+        Arena::slice_bytes::<Line>(at * CodeWidth::of(format).lines())
+            + halves * Arena::slice_bytes::<u16>(at * GROUP)
     }
 
     fn set_block(&mut self, row: usize, b: usize, block: &blocks::Block) {
@@ -155,6 +168,6 @@ impl PackedMatrix {
 
     /// Bytes of memory.
     pub(crate) fn byte_len(&self) -> usize {
-        self.codes.len() * size_of::<Line>() + (self.scales.len() + self.mins.len()) * 2
+        self.codes.byte_len() + self.scales.byte_len() + self.mins.byte_len()
     }
 }

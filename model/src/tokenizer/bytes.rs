@@ -8,7 +8,7 @@ use super::vocabulary::{Scheme, TokenKind};
 /// The bytes of all tokens, one after the other.
 pub(super) struct TokenBytes {
     bytes: Vec<u8>,
-    /// Where the token at each index ends, and whether it is special.
+    /// Where the token at each index ends, and whether it steers the model.
     ends: Vec<(usize, bool)>,
 }
 
@@ -42,7 +42,7 @@ impl TokenBytes {
                 bytes.truncate(start);
                 bytes.extend_from_slice(token.as_bytes());
             }
-            ends.push((bytes.len(), special));
+            ends.push((bytes.len(), *kind == TokenKind::Control));
         }
         Self { bytes, ends }
     }

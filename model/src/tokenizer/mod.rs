@@ -208,7 +208,8 @@ impl Tokenizer {
         self.token_bytes.get(id)
     }
 
-    /// Whether a token is a control token or was put into the vocabulary by hand.
+    /// Whether a token steers the model and is never part of a text. One that
+    /// was only put into the vocabulary by hand, such as `<tool_call>`, is text.
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
         self.token_bytes.is_special(id)

@@ -11,6 +11,7 @@ mod peft;
 mod refusals;
 mod split;
 mod tokenizer;
+mod tools;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

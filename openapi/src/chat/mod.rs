@@ -1,9 +1,11 @@
 //! Chat completions: what is asked and what is answered.
 
 mod format;
+mod messages;
 mod parse;
 mod request;
 mod response;
+mod tools;
 
 pub use format::{
     AnswerFormat, AnswerFormatKind, JsonSchemaBody, ResponseFormatBody, StructuredOutputsBody,
@@ -16,4 +18,9 @@ pub use response::{
     AssistantMessage, AssistantRole, ChatChoice, ChatChunk, ChatChunkChoice, ChatChunkObject,
     ChatCompletion, ChatCompletionObject, ChatDelta, ChoiceLogprobs, CompletionTokensDetails,
     FinishReason, PromptTokensDetails, TokenLogprob, TopLogprob, Usage,
+};
+pub use tools::{
+    CalledFunction, CalledFunctionDelta, FunctionBody, FunctionName, MessageToolCall,
+    RequestFunction, RequestToolChoice, RequestTools, ToolBody, ToolCallDelta, ToolChoiceBody,
+    ToolChoiceFunction, ToolChoiceMode, ToolKind,
 };

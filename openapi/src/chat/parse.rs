@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::format::answer_format;
 use super::limits;
-use super::{AdapterSelector, ChatCompletionRequest, MessageRole, RequestMessage};
+use super::messages::messages;
+use super::tools::tools;
+use super::{AdapterSelector, ChatCompletionRequest};
 use crate::RequestError;
-use crate::error::code;
 use crate::fields::{Fields, number_in, text_of, wrong_type, wrong_value};
 
 type Read<T> = Result<T, RequestError>;
@@ -46,6 +47,7 @@ impl ChatCompletionRequest {
                 "repetition_penalty",
                 fields.number("repetition_penalty", 0.0..=10.0)?,
             )?,
+            tools: tools(&mut fields)?,
             format: answer_format(&mut fields)?,
             metadata: metadata(&mut fields)?,
             store: fields.boolean("store")?,
@@ -58,6 +60,10 @@ impl ChatCompletionRequest {
             adapter: fields.take("adapter").map(adapter).transpose()?,
         };
         fields.finish()?;
+        if let (Some(_), Some(format)) = (&request.tools, &request.format) {
+            let reason = "cannot be combined with tools that may be called";
+            return Err(wrong_value(format.param, reason));
+        }
         Ok(request)
     }
 }
@@ -67,9 +73,6 @@ impl ChatCompletionRequest {
 fn inert_fields(fields: &mut Fields) -> Read<()> {
     let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
     let one_of = |value: &Value, all: &[&str]| value.as_str().is_some_and(|v| all.contains(&v));
-    fields.inert("tools", empty)?;
-    fields.inert("tool_choice", |v| one_of(v, &["none", "auto"]))?;
-    fields.inert("parallel_tool_calls", Value::is_boolean)?;
     fields.inert("functions", empty)?;
     fields.inert("function_call", |v| one_of(v, &["none", "auto"]))?;
     fields.inert("reasoning_effort", |v| one_of(v, &["none"]))?;
@@ -92,93 +95,6 @@ fn model(fields: &mut Fields) -> Read<String> {
     } else {
         Ok(model)
     }
-}
-
-fn messages(value: Value) -> Read<Vec<RequestMessage>> {
-    let Value::Array(items) = value else {
-        return Err(wrong_type("messages", "an array", &value));
-    };
-    if items.is_empty() || items.len() > limits::MESSAGES_MAX {
-        let reason = format!("must have 1 to {} messages", limits::MESSAGES_MAX);
-        return Err(wrong_value("messages", &reason));
-    }
-    items
-        .into_iter()
-        .enumerate()
-        .map(|(i, item)| message(&format!("messages[{i}]"), item))
-        .collect()
-}
-
-fn message(param: &str, item: Value) -> Read<RequestMessage> {
-    let mut fields = Fields::of_value(param, item)?;
-    let role_param = fields.param("role");
-    let role = match text_of(&role_param, fields.required("role")?, 64)?.as_str() {
-        "system" | "developer" => MessageRole::System,
-        "user" => MessageRole::User,
-        "assistant" => MessageRole::Assistant,
-        _ => {
-            return Err(wrong_value(
-                &role_param,
-                "must be system, developer, user or assistant",
-            ));
-        }
-    };
-    // Clients send an earlier answer back with its empty fields.
-    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    for key in ["tool_calls", "annotations"] {
-        fields.inert(key, empty)?;
-    }
-    for key in [
-        "name",
-        "refusal",
-        "audio",
-        "function_call",
-        "reasoning_content",
-        "tool_call_id",
-    ] {
-        fields.inert(key, |_| false)?;
-    }
-    let content_param = fields.param("content");
-    let content = content(&content_param, fields.required("content")?)?;
-    fields.finish()?;
-    Ok(RequestMessage { role, content })
-}
-
-fn content(param: &str, value: Value) -> Read<String> {
-    let parts = match value {
-        Value::Array(parts) => parts,
-        Value::String(_) => return text_of(param, value, limits::CONTENT_BYTES_MAX),
-        other => return Err(wrong_type(param, "a string or an array of parts", &other)),
-    };
-    if parts.len() > limits::PARTS_MAX {
-        return Err(wrong_value(
-            param,
-            &format!("at most {} parts", limits::PARTS_MAX),
-        ));
-    }
-    let mut joined = String::new();
-    for (i, part) in parts.into_iter().enumerate() {
-        let mut fields = Fields::of_value(&format!("{param}[{i}]"), part)?;
-        let kind_param = fields.param("type");
-        if fields.required("type")?.as_str() != Some("text") {
-            let message = format!("{kind_param}: only parts of type text are supported");
-            return Err(RequestError::new(code::UNSUPPORTED, kind_param, message));
-        }
-        let text_param = fields.param("text");
-        joined += &text_of(
-            &text_param,
-            fields.required("text")?,
-            limits::CONTENT_BYTES_MAX,
-        )?;
-        fields.finish()?;
-        if joined.len() > limits::CONTENT_BYTES_MAX {
-            return Err(wrong_value(
-                param,
-                &format!("at most {} bytes", limits::CONTENT_BYTES_MAX),
-            ));
-        }
-    }
-    Ok(joined)
 }
 
 fn max_tokens(fields: &mut Fields) -> Read<Option<u32>> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::format::{AnswerFormat, ResponseFormatBody, StructuredOutputsBody};
+use super::tools::{MessageToolCall, RequestTools, ToolBody, ToolChoiceBody};
 
 /// Limits of a request.
 pub mod limits {
@@ -32,6 +33,8 @@ pub mod limits {
     pub const TOP_LOGPROBS_MAX: i64 = 20;
     /// The most tokens in `logit_bias`.
     pub const LOGIT_BIAS_MAX: usize = 1024;
+    /// The most functions of a request, and calls of a message.
+    pub const TOOLS_MAX: usize = 128;
     /// The longest regular expression or grammar.
     pub const GRAMMAR_BYTES_MAX: usize = 64 << 10;
     /// The longest name of a schema or function.
@@ -80,6 +83,8 @@ pub struct ChatCompletionRequest {
     pub min_p: f32,
     /// Above 0; 1 is off.
     pub repetition_penalty: f32,
+    /// The functions that may be called.
+    pub tools: Option<RequestTools>,
     /// The form that answers are held to; `None` is any text.
     pub format: Option<AnswerFormat>,
     /// The application's own labels; `session_id` can name the rollout's unit.
@@ -108,8 +113,12 @@ pub struct ChatCompletionRequest {
 pub struct RequestMessage {
     /// Who says it.
     pub role: MessageRole,
-    /// What is said.
+    /// What is said; empty where the message only calls.
     pub content: String,
+    /// The calls of an assistant's message.
+    pub tool_calls: Vec<MessageToolCall>,
+    /// The call whose result a tool's message is.
+    pub tool_call_id: Option<String>,
 }
 
 /// Who says a message. `developer` is the newer name of `system`.
@@ -123,6 +132,8 @@ pub enum MessageRole {
     User,
     /// The model.
     Assistant,
+    /// A function that was called.
+    Tool,
 }
 
 impl MessageRole {
@@ -133,6 +144,7 @@ impl MessageRole {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -245,14 +257,14 @@ pub struct ChatCompletionBody {
     /// vLLM's way to say the form; not together with `response_format`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub structured_outputs: Option<StructuredOutputsBody>,
-    /// Only an empty list.
+    /// Functions that the model may call.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Object>>, max_items = 0)]
-    pub tools: Option<Vec<serde_json::Value>>,
-    /// Only `none` or `auto`.
+    #[schema(max_items = 128)]
+    pub tools: Option<Vec<ToolBody>>,
+    /// Whether one must be called: `auto` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_choice: Option<String>,
-    /// Without effect, as there are no tools.
+    pub tool_choice: Option<ToolChoiceBody>,
+    /// Whether an answer may have several calls; true by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parallel_tool_calls: Option<bool>,
     /// Only `none`.
@@ -281,8 +293,17 @@ pub struct ChatCompletionBody {
 pub struct MessageBody {
     /// Who says it; `developer` counts as `system`.
     pub role: MessageRole,
-    /// What is said.
-    pub content: ContentBody,
+    /// What is said; may be absent where the message calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<ContentBody>,
+    /// The calls of an assistant's message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 128)]
+    pub tool_calls: Option<Vec<MessageToolCall>>,
+    /// In a tool's message, and only there: the call whose result it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
+    pub tool_call_id: Option<String>,
 }
 
 /// A message's content: text, or parts that are joined.

@@ -4,6 +4,8 @@ use ids::{AdapterDigest, InferenceId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::tools::{MessageToolCall, ToolCallDelta};
+
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatCompletion {
@@ -54,10 +56,14 @@ pub struct ChatChoice {
 pub struct AssistantMessage {
     /// Always the assistant.
     pub role: AssistantRole,
-    /// The text.
-    pub content: String,
+    /// The text; null where there are only calls.
+    #[schema(required = true)]
+    pub content: Option<String>,
     /// Always null; clients look for it.
     pub refusal: Option<String>,
+    /// The functions that the model asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<MessageToolCall>>,
 }
 
 /// The role of the model.
@@ -77,6 +83,8 @@ pub enum FinishReason {
     Stop,
     /// The token limit or the context's end was reached.
     Length,
+    /// The model calls functions, and waits for their results.
+    ToolCalls,
 }
 
 /// A piece of an answer that comes as a stream.
@@ -140,6 +148,9 @@ pub struct ChatDelta {
     /// The new text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of the calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta>>,
 }
 
 /// Log-probabilities of a completion's tokens.

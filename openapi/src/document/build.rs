@@ -136,6 +136,7 @@ fn failure(status: u16) -> ResponseBuilder {
         404 => "There is no such thing",
         409 => "It is not possible in the present state, or something changed meanwhile",
         413 => "The body is too large",
+        415 => "The body is of another type than the route takes",
         428 => "`If-Match` or `If-None-Match` is needed",
         429 => "Too much at once; `retry-after` says when to come back",
         _ => "The server cannot do it now",
@@ -164,6 +165,8 @@ fn contents(payload: Payload) -> Vec<(&'static str, Content)> {
                 Content::new(Some(Schema::Object(ObjectBuilder::new().build()))),
             )]
         }
+        Payload::Form(name) => vec![("multipart/form-data", schema_content(name))],
+        Payload::Bytes => vec![("application/octet-stream", Content::new(Some(string())))],
         Payload::Text => vec![("text/plain", Content::new(Some(string())))],
         Payload::Empty => Vec::new(),
     }

@@ -6,9 +6,10 @@ use utoipa::openapi::{Components, ComponentsBuilder, RefOr, Schema};
 use crate::{
     AdapterCard, AdapterList, AdapterLoad, AliasCard, AliasList, AliasPut, AuditList, ChatChunk,
     ChatCompletion, ChatCompletionBody, ErrorBody, FeedbackExportRow, FeedbackRequest,
-    FeedbackResponse, FeedbackRetracted, KillRequest, KillState, LoadLoraAdapter, ModelCard,
-    ModelList, RolloutAbort, RolloutAnalysis, RolloutList, RolloutPut, RolloutResource,
-    UnloadLoraAdapter,
+    FeedbackResponse, FeedbackRetracted, FileDeleted, FileList, FineTuningCheckpointList,
+    FineTuningEventList, FineTuningJob, FineTuningJobBody, FineTuningJobList, KillRequest,
+    KillState, LoadLoraAdapter, ModelCard, ModelList, RolloutAbort, RolloutAnalysis, RolloutList,
+    RolloutPut, RolloutResource, TrainingFile, TrainingFileUpload, UnloadLoraAdapter,
 };
 
 /// A component for each wire type that a route names, and for those inside.
@@ -24,6 +25,15 @@ pub(super) fn components() -> ComponentsBuilder {
     add::<FeedbackResponse>(&mut all);
     add::<FeedbackRetracted>(&mut all);
     add::<FeedbackExportRow>(&mut all);
+    add::<TrainingFile>(&mut all);
+    add::<TrainingFileUpload>(&mut all);
+    add::<FileList>(&mut all);
+    add::<FileDeleted>(&mut all);
+    add::<FineTuningJobBody>(&mut all);
+    add::<FineTuningJob>(&mut all);
+    add::<FineTuningJobList>(&mut all);
+    add::<FineTuningEventList>(&mut all);
+    add::<FineTuningCheckpointList>(&mut all);
     add::<LoadLoraAdapter>(&mut all);
     add::<UnloadLoraAdapter>(&mut all);
     add::<AdapterLoad>(&mut all);

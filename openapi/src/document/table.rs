@@ -34,6 +34,10 @@ pub(super) enum Payload {
     JsonOrEvents(&'static str, &'static str),
     /// JSON lines of the schema with this name.
     JsonLines(&'static str),
+    /// A form of the schema with this name, with files in it.
+    Form(&'static str),
+    /// Bytes, as they were sent.
+    Bytes,
     /// Any JSON object.
     AnyJson,
     /// Plain text.
@@ -113,11 +117,23 @@ pub fn routes() -> &'static [Route] {
 
 use Access::{Admin, Client, Open};
 use Method::{Delete, Get, Post, Put};
-use Payload::{AnyJson, Json, JsonLines, JsonOrEvents, Text};
+use Payload::{AnyJson, Bytes, Form, Json, JsonLines, JsonOrEvents, Text};
 
 const PAGE: &[(&str, &str)] = &[
     ("after", "Where the last page ended."),
     ("limit", "The most rows, 1 to 1000."),
+];
+
+const CURSOR: &[(&str, &str)] = &[
+    ("after", "The id at which the last page ended."),
+    ("limit", "The most rows, 1 to 100."),
+];
+
+const FILES: &[(&str, &str)] = &[
+    ("after", "The id at which the last page ended."),
+    ("limit", "The most rows, 1 to 10000."),
+    ("order", "`asc` or `desc` by age; `desc` by default."),
+    ("purpose", "Only files for this."),
 ];
 
 static ROUTES: &[Route] = &[
@@ -168,6 +184,123 @@ static ROUTES: &[Route] = &[
     )
     .gives(Json("FeedbackRetracted"))
     .errors(&[401, 404, 503]),
+    route(
+        Post,
+        "/v1/files",
+        Admin,
+        "createFile",
+        "Takes a training file",
+    )
+    .takes(Form("TrainingFileUpload"))
+    .gives(Json("TrainingFile"))
+    .errors(&[400, 401, 409, 413, 415, 503]),
+    route(Get, "/v1/files", Admin, "listFiles", "Lists training files")
+        .query(FILES)
+        .gives(Json("FileList"))
+        .errors(&[400, 401, 503]),
+    route(
+        Get,
+        "/v1/files/{id}",
+        Admin,
+        "getFile",
+        "Shows a training file",
+    )
+    .gives(Json("TrainingFile"))
+    .errors(&[401, 404, 503]),
+    route(
+        Delete,
+        "/v1/files/{id}",
+        Admin,
+        "deleteFile",
+        "Deletes a training file",
+    )
+    .gives(Json("FileDeleted"))
+    .errors(&[401, 404, 409, 503]),
+    route(
+        Get,
+        "/v1/files/{id}/content",
+        Admin,
+        "getFileContent",
+        "Gives a training file back",
+    )
+    .gives(Bytes)
+    .errors(&[401, 404, 503]),
+    route(
+        Post,
+        "/v1/fine_tuning/jobs",
+        Admin,
+        "createFineTuningJob",
+        "Queues a fine-tuning job",
+    )
+    .takes(Json("FineTuningJobBody"))
+    .gives(Json("FineTuningJob"))
+    .errors(&[400, 401, 404, 413, 429, 503]),
+    route(
+        Get,
+        "/v1/fine_tuning/jobs",
+        Admin,
+        "listFineTuningJobs",
+        "Lists fine-tuning jobs, newest first",
+    )
+    .query(CURSOR)
+    .gives(Json("FineTuningJobList"))
+    .errors(&[400, 401, 503]),
+    route(
+        Get,
+        "/v1/fine_tuning/jobs/{id}",
+        Admin,
+        "getFineTuningJob",
+        "Shows a fine-tuning job",
+    )
+    .gives(Json("FineTuningJob"))
+    .errors(&[401, 404, 503]),
+    route(
+        Post,
+        "/v1/fine_tuning/jobs/{id}/cancel",
+        Admin,
+        "cancelFineTuningJob",
+        "Gives a job up",
+    )
+    .gives(Json("FineTuningJob"))
+    .errors(&[401, 404, 409, 503]),
+    route(
+        Post,
+        "/v1/fine_tuning/jobs/{id}/pause",
+        Admin,
+        "pauseFineTuningJob",
+        "Holds a job",
+    )
+    .gives(Json("FineTuningJob"))
+    .errors(&[401, 404, 409, 503]),
+    route(
+        Post,
+        "/v1/fine_tuning/jobs/{id}/resume",
+        Admin,
+        "resumeFineTuningJob",
+        "Lets a job go on",
+    )
+    .gives(Json("FineTuningJob"))
+    .errors(&[401, 404, 409, 503]),
+    route(
+        Get,
+        "/v1/fine_tuning/jobs/{id}/events",
+        Admin,
+        "listFineTuningEvents",
+        "Lists what happened to a job, newest first",
+    )
+    .query(CURSOR)
+    .gives(Json("FineTuningEventList"))
+    .errors(&[400, 401, 404, 503]),
+    route(
+        Get,
+        "/v1/fine_tuning/jobs/{id}/checkpoints",
+        Admin,
+        "listFineTuningCheckpoints",
+        "Lists a job's checkpoints, newest first",
+    )
+    .query(CURSOR)
+    .gives(Json("FineTuningCheckpointList"))
+    .errors(&[400, 401, 404, 503]),
     route(
         Post,
         "/v1/load_lora_adapter",

@@ -4,9 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use trainer::{Config, Decision, RunOutcome, Services, Stop, TrainerError, judge, once, sidecar};
+use model::BaseModel;
+use trainer::data::{DataOptions, check_files};
+use trainer::{
+    Config, Decision, RunOutcome, Services, Stop, TrainerError, again, judge, once, sidecar,
+};
 
-/// The exit status for a candidate that the gate refuses.
+/// The exit status for a candidate that the gate refuses, or for refused rows.
 const REFUSED: u8 = 3;
 
 /// Trains adapters on feedback and publishes those that are better.
@@ -20,7 +24,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Waits beside the gateway and trains by schedule or when bad cases wait.
-    Run(Common),
+    Run {
+        #[command(flatten)]
+        common: Common,
+        /// Go on with an interrupted run first.
+        #[arg(long)]
+        resume: bool,
+    },
+    /// Goes on with the last run that was interrupted, from its checkpoint.
+    Resume(Common),
     /// Trains now, once.
     Once(Common),
     /// Judges an adapter in a PEFT folder against what is served; publishes nothing.
@@ -31,6 +43,28 @@ enum Command {
         #[arg(long)]
         adapter: PathBuf,
     },
+    /// Checks training data: each row that would be refused, and why.
+    CheckData(CheckData),
+}
+
+#[derive(Args)]
+struct CheckData {
+    /// JSON lines (OpenAI's chat and preference formats, Alpaca, ShareGPT,
+    /// reasoning, texts) or plain text (.txt, .md); together one dataset.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The base model, whose tokenizer and template rows are held against.
+    #[arg(long, env = "FLYWHEEL_MODEL")]
+    model: Option<PathBuf>,
+    /// The most tokens of a row.
+    #[arg(long, default_value_t = 1024)]
+    tokens_max: usize,
+    /// Evaluation files whose prompts must not be in the data.
+    #[arg(long = "evaluation")]
+    evaluations: Vec<PathBuf>,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -38,7 +72,7 @@ struct Common {
     /// A TOML file with everything that can be set.
     #[arg(long, env = "FLYWHEEL_TRAINER_CONFIG")]
     config: Option<PathBuf>,
-    /// The GGUF file that is served.
+    /// The GGUF file that is served, or `hf:ORG/REPO/FILE`.
     #[arg(long, env = "FLYWHEEL_MODEL")]
     model: Option<PathBuf>,
     /// The data folder that the gateway uses too.
@@ -84,10 +118,34 @@ fn main() -> ExitCode {
     }
 }
 
+/// Checks data; the exit status says whether a row was refused.
+fn check_data(args: &CheckData) -> Result<ExitCode, TrainerError> {
+    let base = args.model.as_deref().map(BaseModel::open).transpose()?;
+    let mut options = DataOptions {
+        base: base.as_ref(),
+        tokens_max: args.tokens_max,
+        ..DataOptions::default()
+    };
+    for path in &args.evaluations {
+        options.evaluation.add_file(path)?;
+    }
+    let report = check_files(&args.files, &options)?.report;
+    match args.json {
+        true => tell(&format!("{:#}\n", serde_json::json!(report))),
+        false => tell(&report.text()),
+    }
+    Ok(match report.refused {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(REFUSED),
+    })
+}
+
 fn start(command: Command) -> Result<ExitCode, TrainerError> {
     let (common, action) = match command {
-        Command::Run(common) => (common, Action::Run),
+        Command::Run { common, resume } => (common, Action::Run { resume }),
+        Command::Resume(common) => (common, Action::Resume),
         Command::Once(common) => (common, Action::Once),
+        Command::CheckData(args) => return check_data(&args),
         Command::Evaluate { common, adapter } => (common, Action::Evaluate(adapter)),
     };
     let config = common.config()?;
@@ -106,7 +164,8 @@ fn start(command: Command) -> Result<ExitCode, TrainerError> {
 }
 
 enum Action {
-    Run,
+    Run { resume: bool },
+    Resume,
     Once,
     Evaluate(PathBuf),
 }
@@ -116,7 +175,21 @@ async fn act(config: Config, action: Action) -> Result<ExitCode, TrainerError> {
     let stop = Stop::default();
     tokio::spawn(stop_on_signal(stop.clone()));
     match action {
-        Action::Run => sidecar(&services, &stop).await.map(|()| ExitCode::SUCCESS),
+        Action::Run { resume } => {
+            if resume && let Err(error) = again(&services, &stop).await {
+                // what failed is on record; the schedule goes on
+                tracing::error!(%error, "the interrupted run failed");
+            }
+            sidecar(&services, &stop).await.map(|()| ExitCode::SUCCESS)
+        }
+        Action::Resume => match again(&services, &stop).await? {
+            Some(RunOutcome::Judged(report)) => Ok(verdict(report.decision)),
+            Some(RunOutcome::Unchanged(_)) => Ok(ExitCode::SUCCESS),
+            None => {
+                tell("no run was interrupted\n");
+                Ok(ExitCode::SUCCESS)
+            }
+        },
         Action::Once => match once(&services, &stop).await? {
             RunOutcome::Judged(report) => Ok(verdict(report.decision)),
             RunOutcome::Unchanged(_) => Ok(ExitCode::SUCCESS),

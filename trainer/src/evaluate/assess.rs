@@ -12,11 +12,23 @@ use ids::AdapterDigest;
 use model::BaseModel;
 use model::lora::LoraAdapter;
 
-use super::{Evaluation, Generator, held_out, preference, read_replay, replay};
+use super::measure::measure;
+use super::{
+    Comparison, Evaluation, Generator, HeldOutPrompt, TaskSet, compare, held_out, preference,
+    read_replay, read_tasks, replay,
+};
 use crate::config::EvalConfig;
-use crate::examples::{encode_pairs, held_out_prompts};
-use crate::train::{Scores, TrainConfig, score};
+use crate::examples::{encode_pairs, encode_task_pair, held_out_prompts};
+use crate::train::{PairScore, Scores, TrainConfig, score};
 use crate::{FrozenModel, Parameters, TrainerError};
+
+/// The score of each task's pair, for tasks that have one.
+type TaskPairs = Vec<Option<PairScore>>;
+type Answered = (
+    Option<super::HeldOut>,
+    Option<super::Replay>,
+    Option<Comparison>,
+);
 
 /// What is compared with what.
 pub struct Subject<'a> {
@@ -26,6 +38,8 @@ pub struct Subject<'a> {
     pub candidate: &'a AdapterFiles,
     /// Pairs that were not trained.
     pub held_out: &'a [PreferencePair],
+    /// Prompts that were not trained, where there are no pairs.
+    pub prompts: &'a [HeldOutPrompt],
 }
 
 /// How and with what to measure.
@@ -55,6 +69,10 @@ impl Assessor {
             .incumbent
             .map(|files| self.adapter(files))
             .transpose()?;
+        let tasks = self.tasks()?;
+        let pairs = self
+            .pair_scores(&tasks, incumbent.clone(), candidate.clone())
+            .await?;
         let scores = self
             .scores(incumbent, candidate.clone(), subject.held_out)
             .await?;
@@ -68,15 +86,23 @@ impl Assessor {
             self.eval.answer_tokens_max,
             self.cache.clone(),
         );
-        let measured = self.answers(&generator, subject).await;
+        let measured = self.answers(&generator, subject, &tasks, &pairs).await;
         engine.shutdown().await;
-        let (held_out, replay) = measured?;
+        let (held_out, replay, tasks) = measured?;
         let digest = subject.candidate.digest();
         let changes = candidate
             .modules
             .values()
             .any(|pair| pair.b.iter().any(|b| *b != 0.0));
+        if scores
+            .as_ref()
+            .is_some_and(|(before, after)| preference(before, after).displaced())
+        {
+            tracing::warn!("the chosen answers lost likelihood (displacement)");
+        }
         Ok(Evaluation {
+            tasks,
+            foreign_base: None,
             held_out,
             preference: scores.map(|(before, after)| preference(&before, &after)),
             replay,
@@ -128,21 +154,24 @@ impl Assessor {
         &self,
         generator: &Generator,
         subject: &Subject<'_>,
-    ) -> Result<(Option<super::HeldOut>, Option<super::Replay>), TrainerError> {
+        tasks: &TaskSet,
+        pairs: &[TaskPairs; 3],
+    ) -> Result<Answered, TrainerError> {
         let mut digests: [Option<AdapterDigest>; 2] = [None, None];
         let both = [subject.incumbent, Some(subject.candidate)];
         for (files, digest) in both.into_iter().zip(&mut digests) {
             let Some(files) = files else { continue };
             let package = AdapterPackage {
                 digest: files.digest(),
-                config_json: files.config_json.as_ref().into(),
-                safetensors: files.safetensors.as_ref().into(),
+                config_json: files.config_json.clone(),
+                safetensors: files.safetensors.clone(),
             };
             *digest = Some(package.digest);
             generator.load(package).await?;
         }
         let [incumbent, candidate] = digests;
-        let prompts = held_out_prompts(subject.held_out);
+        let mut prompts = held_out_prompts(subject.held_out);
+        prompts.extend_from_slice(subject.prompts);
         let judged = match prompts.is_empty() {
             true => None,
             false => Some(held_out(generator, &prompts, incumbent, candidate).await?),
@@ -154,6 +183,82 @@ impl Assessor {
             }
             None => None,
         };
-        Ok((judged, replayed))
+        let compared = match tasks.tasks.is_empty() {
+            true => None,
+            false => {
+                let versions = [None, incumbent, candidate];
+                Some(self.compared(generator, tasks, versions, pairs).await?)
+            }
+        };
+        Ok((judged, replayed, compared))
+    }
+
+    /// The tasks of all evaluation files.
+    fn tasks(&self) -> Result<TaskSet, TrainerError> {
+        let mut all = TaskSet::default();
+        for path in &self.eval.tasks {
+            all.tasks.extend(read_tasks(path)?.tasks);
+        }
+        Ok(all)
+    }
+
+    async fn compared(
+        &self,
+        generator: &Generator,
+        tasks: &TaskSet,
+        versions: [Option<AdapterDigest>; 3],
+        pairs: &[TaskPairs; 3],
+    ) -> Result<Comparison, TrainerError> {
+        let [base, incumbent, candidate] = versions;
+        let of_base = measure(generator, tasks, base, &pairs[0]).await?;
+        let of_incumbent = measure(generator, tasks, incumbent, &pairs[1]).await?;
+        let of_candidate = measure(generator, tasks, candidate, &pairs[2]).await?;
+        let mut compared = compare(
+            &of_base.measured,
+            &of_incumbent.measured,
+            &of_candidate.measured,
+            self.eval.seed,
+        );
+        compared.latency_seconds_median =
+            [of_base, of_incumbent, of_candidate].map(|done| done.latency_seconds_median);
+        Ok(compared)
+    }
+
+    /// Log-probabilities of the tasks' pairs under base, incumbent and
+    /// candidate; a pair that is too long has none.
+    async fn pair_scores(
+        &self,
+        tasks: &TaskSet,
+        incumbent: Option<LoraAdapter>,
+        candidate: LoraAdapter,
+    ) -> Result<[TaskPairs; 3], TrainerError> {
+        let tokens_max = self.training.sequence_tokens_max;
+        let mut places = Vec::new();
+        let mut encoded = Vec::new();
+        for (index, task) in tasks.tasks.iter().enumerate() {
+            if let Some(pair) = encode_task_pair(&self.base, task, tokens_max)? {
+                places.push(index);
+                encoded.push(pair);
+            }
+        }
+        let count = tasks.tasks.len();
+        if encoded.is_empty() {
+            return Ok(std::array::from_fn(|_| vec![None; count]));
+        }
+        let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
+        crate::compute(self.threads, move || {
+            let model = FrozenModel::new(&base.weights, &base.config, tokens_max)?;
+            let of = |adapter: Option<&LoraAdapter>| -> Result<TaskPairs, TrainerError> {
+                let parameters = adapter.map(Parameters::from_adapter).transpose()?;
+                let scores = score(&model, parameters.as_ref(), &encoded, rows)?;
+                let mut placed = vec![None; count];
+                for (place, score) in places.iter().zip(scores) {
+                    placed[*place] = Some(score);
+                }
+                Ok(placed)
+            };
+            Ok([of(None)?, of(incumbent.as_ref())?, of(Some(&candidate))?])
+        })
+        .await
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use ids::BaseDigest;
 use serde::{Deserialize, Serialize};
 
-use super::Evaluation;
+use super::{Evaluation, Metric};
 
 /// What a candidate must reach.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,18 @@ pub struct GateConfig {
     pub degenerate_share_max: f64,
     /// Fewest held-out prompts or pairs to judge by.
     pub held_out_min: usize,
+    /// Least gain over the incumbent, in points, of the mean of the evaluation
+    /// files' goal.
+    pub goal_points_gain_min: f64,
+    /// Most points that any metric of the evaluation files may lose against the
+    /// incumbent.
+    pub points_lost_max: f64,
+    /// Most factor by which answers to the replay set may be longer or shorter
+    /// than the base's.
+    pub length_factor_max: f64,
+    /// Most share of held-out answers that decline to answer, above the
+    /// incumbent's.
+    pub declined_share_max: f64,
     /// Refuse when chosen answers lost likelihood; otherwise it is only told.
     pub refuse_displacement: bool,
 }
@@ -38,6 +51,10 @@ impl Default for GateConfig {
             replay_points_lost_max: 2.0,
             degenerate_share_max: 0.05,
             held_out_min: 1,
+            goal_points_gain_min: 0.1,
+            points_lost_max: 2.0,
+            length_factor_max: 10.0,
+            declined_share_max: 0.1,
             refuse_displacement: false,
         }
     }
@@ -51,6 +68,13 @@ pub enum Refusal {
     NonFinite,
     /// It changes nothing.
     NoChange,
+    /// It was made for another base.
+    OtherBase {
+        /// Which one.
+        base: BaseDigest,
+    },
+    /// A measured number is not finite.
+    NotMeasured,
     /// There is too little to judge it by.
     TooLittleHeldOut {
         /// Prompts and pairs held out.
@@ -91,6 +115,38 @@ pub enum Refusal {
         /// Share above the incumbent's.
         found: f64,
         /// Share allowed.
+        max: f64,
+    },
+    /// Its answers are much longer or shorter than the base's.
+    LengthDrift {
+        /// Length by the base's.
+        ratio: f64,
+        /// Factor allowed.
+        max: f64,
+    },
+    /// Too many answers decline to answer.
+    Declines {
+        /// Share above the incumbent's.
+        found: f64,
+        /// Share allowed.
+        max: f64,
+    },
+    /// It is not better at its goal.
+    Goal {
+        /// Points gained over the incumbent.
+        found: f64,
+        /// Points asked for.
+        min: f64,
+    },
+    /// It is worse than the incumbent at something.
+    Lost {
+        /// The set of tasks.
+        set: String,
+        /// What is worse.
+        metric: Metric,
+        /// Points lost.
+        points: f64,
+        /// Points that may be lost.
         max: f64,
     },
     /// The chosen answers lost likelihood.
@@ -141,6 +197,32 @@ impl fmt::Display for Refusal {
                 percent(found),
                 percent(max)
             ),
+            Self::OtherBase { base } => write!(f, "it was made for another base, {base}"),
+            Self::NotMeasured => f.write_str("a measured number is not finite"),
+            Self::LengthDrift { ratio, max } => write!(
+                f,
+                "answers to the general replay set are {ratio:.2} times as long as the base's, \
+                 more than a factor of {max:.1}"
+            ),
+            Self::Declines { found, max } => write!(
+                f,
+                "{:.1}% more answers than the incumbent's decline to answer, above {:.1}%",
+                percent(found),
+                percent(max)
+            ),
+            Self::Goal { found, min } => write!(
+                f,
+                "its goal rose by {found:.1} points over the incumbent, less than {min:.1}"
+            ),
+            Self::Lost {
+                set,
+                metric,
+                points,
+                max,
+            } => write!(
+                f,
+                "{set}: {metric:?} lost {points:.1} points against the incumbent, more than {max:.1}"
+            ),
             Self::Displacement { shift } => {
                 write!(f, "chosen answers lost {:.3} nat per token", -shift)
             }
@@ -158,6 +240,9 @@ pub fn verdict(evaluation: &Evaluation, gate: &GateConfig) -> Vec<Refusal> {
     if !evaluation.changed {
         refusals.push(Refusal::NoChange);
     }
+    if let Some(base) = evaluation.foreign_base {
+        refusals.push(Refusal::OtherBase { base });
+    }
     let prompts = evaluation.held_out.as_ref().map_or(0, |h| h.prompts);
     let pairs = evaluation.preference.as_ref().map_or(0, |p| p.pairs);
     if prompts.max(pairs) < gate.held_out_min {
@@ -166,13 +251,74 @@ pub fn verdict(evaluation: &Evaluation, gate: &GateConfig) -> Vec<Refusal> {
     }
     preference_refusals(evaluation, gate, &mut refusals);
     answer_refusals(evaluation, gate, &mut refusals);
+    replay_refusals(evaluation, gate, &mut refusals);
+    task_refusals(evaluation, gate, &mut refusals);
     refusals
+}
+
+/// The evaluation files: better at the goal, and worse nowhere.
+fn task_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
+    let Some(tasks) = &evaluation.tasks else {
+        return;
+    };
+    let shares = || tasks.rows.iter().filter(|row| row.metric.is_share());
+    if tasks.rows.iter().any(|row| !row.difference.is_finite()) {
+        refusals.push(Refusal::NotMeasured);
+    }
+    let gains: Vec<f64> = tasks
+        .goals()
+        .filter(|row| row.metric.is_share())
+        .map(|row| 100.0 * row.difference)
+        .collect();
+    if !gains.is_empty() {
+        let (found, min) = (
+            gains.iter().sum::<f64>() / gains.len() as f64,
+            gate.goal_points_gain_min,
+        );
+        if found < min {
+            refusals.push(Refusal::Goal { found, min });
+        }
+    }
+    for row in shares() {
+        let (points, max) = (-100.0 * row.difference, gate.points_lost_max);
+        if points > max {
+            let (set, metric) = (row.set.clone(), row.metric);
+            refusals.push(Refusal::Lost {
+                set,
+                metric,
+                points,
+                max,
+            });
+        }
+    }
+}
+
+fn replay_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
+    let Some(replay) = &evaluation.replay else {
+        return;
+    };
+    let (points, max) = (replay.points_lost(), gate.replay_points_lost_max);
+    if points > max {
+        refusals.push(Refusal::Forgetting { points, max });
+    }
+    let (ratio, max) = (replay.length_ratio, gate.length_factor_max);
+    if ratio > 0.0 && (ratio > max || ratio * max < 1.0) {
+        refusals.push(Refusal::LengthDrift { ratio, max });
+    }
 }
 
 fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
     let Some(scores) = evaluation.preference.as_ref().filter(|p| p.pairs > 0) else {
         return;
     };
+    let measured = [
+        scores.margin_before,
+        scores.margin_after,
+        scores.chosen_shift_per_token,
+    ];
+    if measured.iter().any(|value| !value.is_finite()) {
+        refusals.push(Refusal::NotMeasured);
+    }
     let min = gate.preference_accuracy_min;
     if scores.reward_accuracy.is_nan() || scores.reward_accuracy < min {
         refusals.push(Refusal::PreferenceAccuracy {
@@ -211,18 +357,20 @@ fn answer_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
                 max: gate.degenerate_share_max,
             });
         }
-    }
-    if let Some(replay) = &evaluation.replay {
-        let (points, max) = (replay.points_lost(), gate.replay_points_lost_max);
-        if points > max {
-            refusals.push(Refusal::Forgetting { points, max });
+        let more = answers.declined.saturating_sub(answers.declined_before);
+        let (found, max) = (
+            more as f64 / answers.prompts as f64,
+            gate.declined_share_max,
+        );
+        if found > max {
+            refusals.push(Refusal::Declines { found, max });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{HeldOut, PreferenceScores, Replay};
+    use super::super::{Comparison, HeldOut, PreferenceScores, Replay, Row};
     use super::*;
 
     fn good() -> Evaluation {
@@ -245,6 +393,8 @@ mod tests {
                 candidate_right: 98,
                 ..Replay::default()
             }),
+            tasks: None,
+            foreign_base: None,
             finite: true,
             changed: true,
         }
@@ -315,9 +465,90 @@ mod tests {
             held_out: None,
             preference: None,
             replay: None,
+            tasks: None,
+            foreign_base: None,
             finite: true,
             changed: true,
         };
         assert_eq!(verdict(&empty, &GateConfig::default()).len(), 1);
+    }
+
+    fn row(set: &str, difference: f64) -> Row {
+        Row {
+            set: set.to_owned(),
+            metric: Metric::ExactMatch,
+            tasks: 50,
+            base: 0.5,
+            incumbent: 0.5,
+            candidate: 0.5 + difference,
+            difference,
+            low: difference,
+            high: difference,
+        }
+    }
+
+    fn with_tasks(rows: Vec<Row>) -> Evaluation {
+        Evaluation {
+            tasks: Some(Comparison {
+                rows,
+                ..Comparison::default()
+            }),
+            ..good()
+        }
+    }
+
+    #[test]
+    fn the_goal_must_rise_and_nothing_else_fall() {
+        let gate = GateConfig::default();
+        let of =
+            |goal, other| verdict(&with_tasks(vec![row("goal", goal), row("a", other)]), &gate);
+        assert_eq!(of(0.1, 0.0), []);
+        assert_eq!(of(0.1, -0.019), []);
+        assert!(matches!(of(0.0, 0.0)[..], [Refusal::Goal { .. }]));
+        assert!(matches!(of(0.1, -0.03)[..], [Refusal::Lost { .. }]));
+        assert!(matches!(of(f64::NAN, 0.0)[0], Refusal::NotMeasured));
+    }
+
+    #[test]
+    fn strange_answers_and_foreign_adapters_do_not_get_out() {
+        let gate = GateConfig::default();
+        type Spoil = fn(&mut Evaluation);
+        let spoils: [(Spoil, &str); 4] = [
+            (
+                |e| e.foreign_base = Some(BaseDigest(ids::Sha256Digest::of(b"another"))),
+                "another base",
+            ),
+            (
+                |e| e.replay.iter_mut().for_each(|r| r.length_ratio = 11.0),
+                "as long",
+            ),
+            (
+                |e| e.replay.iter_mut().for_each(|r| r.length_ratio = 0.09),
+                "as long",
+            ),
+            (
+                |e| e.held_out.iter_mut().for_each(|h| h.declined = 3),
+                "decline",
+            ),
+        ];
+        for (spoil, word) in spoils {
+            let mut evaluation = good();
+            spoil(&mut evaluation);
+            let refusals = verdict(&evaluation, &gate);
+            assert_eq!(refusals.len(), 1, "{word}: {refusals:?}");
+            assert!(refusals[0].to_string().contains(word), "{}", refusals[0]);
+        }
+    }
+
+    #[test]
+    fn whatever_a_metric_loses_beyond_the_margin_is_refused() {
+        // Every loss on a grid, for each share: refused exactly above the margin.
+        let gate = GateConfig::default();
+        for step in 0..=100 {
+            let points = f64::from(step) * 0.5;
+            let evaluation = with_tasks(vec![row("goal", 0.2), row("other", -points / 100.0)]);
+            let refused = !verdict(&evaluation, &gate).is_empty();
+            assert_eq!(refused, points > gate.points_lost_max + 1e-9, "{points}");
+        }
     }
 }

@@ -71,7 +71,7 @@ impl Generator {
             return Ok(answers);
         }
         let answers: Vec<Answer> = futures::stream::iter(prompts)
-            .map(|messages| self.answer(adapter, messages.clone()))
+            .map(|messages| self.fresh_answer(adapter, messages.clone()))
             .buffered(IN_FLIGHT_MAX)
             .try_collect()
             .await?;
@@ -95,23 +95,56 @@ impl Generator {
         format!("answers-{}.json", digest.hex())
     }
 
-    async fn answer(
+    /// Several sampled answers to one conversation, with the seeds 0 and up.
+    ///
+    /// # Errors
+    /// The first one of the engine.
+    pub async fn samples(
+        &self,
+        adapter: Option<AdapterDigest>,
+        messages: &[ChatMessage],
+        count: u32,
+        temperature: f32,
+    ) -> Result<Vec<Answer>, EngineError> {
+        futures::stream::iter(0..u64::from(count))
+            .map(|seed| {
+                let sampling = SamplingParams {
+                    temperature,
+                    seed,
+                    ..SamplingParams::default()
+                };
+                self.answer(adapter, messages.to_vec(), sampling)
+            })
+            .buffered(IN_FLIGHT_MAX)
+            .try_collect()
+            .await
+    }
+
+    /// The greedy answer to one conversation, made now.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn fresh_answer(
         &self,
         adapter: Option<AdapterDigest>,
         messages: Vec<ChatMessage>,
     ) -> Result<Answer, EngineError> {
+        self.answer(adapter, messages, SamplingParams::greedy())
+            .await
+    }
+
+    async fn answer(
+        &self,
+        adapter: Option<AdapterDigest>,
+        messages: Vec<ChatMessage>,
+        sampling: SamplingParams,
+    ) -> Result<Answer, EngineError> {
         let mut stream = self
             .engine
             .chat(ChatRequest {
-                messages,
                 adapter,
-                sampling: SamplingParams::greedy(),
-                max_tokens: Some(self.max_tokens),
-                stop: Vec::new(),
-                n: 1,
-                top_logprobs: None,
-                ignore_eos: false,
-                constraint: None,
+                sampling,
+                ..ChatRequest::greedy(messages, self.max_tokens)
             })
             .await?;
         let mut answer = Answer {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generate::{Answer, Generator};
 use super::matching::contains;
+use super::refusing::declines;
 use crate::train::PairScore;
 
 /// A prompt that was not trained, and what its answer should contain.
@@ -32,6 +33,12 @@ pub struct HeldOut {
     pub degenerate: usize,
     /// The incumbent's answers that do.
     pub degenerate_before: usize,
+    /// The candidate's answers that decline to answer.
+    #[serde(default)]
+    pub declined: usize,
+    /// The incumbent's.
+    #[serde(default)]
+    pub declined_before: usize,
 }
 
 impl HeldOut {
@@ -73,6 +80,7 @@ pub async fn held_out(
             .filter(|answer| rollout::is_degenerate(&answer.text))
             .count()
     };
+    let declined = |answers: &[Answer]| answers.iter().filter(|a| declines(&a.text)).count();
     Ok(HeldOut {
         prompts: prompts.len(),
         exact_before: exact(&before),
@@ -83,6 +91,8 @@ pub async fn held_out(
             .count(),
         degenerate: degenerate(&after),
         degenerate_before: degenerate(&before),
+        declined: declined(&after),
+        declined_before: declined(&before),
     })
 }
 

@@ -5,19 +5,33 @@
 //! verdict. Knows no store and publishes nothing.
 
 mod assess;
+mod compare;
 mod gate;
 mod generate;
 mod held_out;
 mod matching;
+mod measure;
+mod page;
+mod refusing;
 mod replay;
+mod schema;
+mod tasks;
+mod text_scores;
 
 pub use assess::{Assessor, Subject};
+pub use compare::{Comparison, Measured, Metric, Part, Row, compare};
 pub use gate::{GateConfig, Refusal, verdict};
 pub use generate::{Answer, Generator, IN_FLIGHT_MAX};
 pub use held_out::{HeldOut, HeldOutPrompt, PreferenceScores, held_out, preference};
 pub use matching::contains;
+pub use page::page;
+pub use refusing::declines;
 pub use replay::{REPLAY_LINES_MAX, Replay, ReplayPrompt, read_replay, replay};
+pub use schema::Schema;
+pub use tasks::{GOAL, SAMPLES_MAX, TASK_FILE_BYTES_MAX, TASKS_MAX, Task, TaskSet, read_tasks};
+pub use text_scores::{BleuCounts, rouge_l};
 
+use ids::BaseDigest;
 use serde::{Deserialize, Serialize};
 
 /// Everything measured about a candidate.
@@ -29,6 +43,12 @@ pub struct Evaluation {
     pub preference: Option<PreferenceScores>,
     /// Answers to general prompts.
     pub replay: Option<Replay>,
+    /// The evaluation files' tasks, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Comparison>,
+    /// The base that the adapter was made for, where it is known to be another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_base: Option<BaseDigest>,
     /// Whether the candidate's factors are all finite.
     pub finite: bool,
     /// Whether the candidate is more than the incumbent under another name.

@@ -42,6 +42,10 @@ pub struct Replay {
     pub degenerate: usize,
     /// Of all prompts, the base's.
     pub degenerate_base: usize,
+    /// Length of the candidate's answers by that of the base's, in characters;
+    /// 0 where it was not measured.
+    #[serde(default)]
+    pub length_ratio: f64,
     /// Prompts that the base answers right and the candidate does not.
     pub lost: Vec<String>,
 }
@@ -94,12 +98,7 @@ pub fn read_replay(path: &Path) -> Result<Vec<ReplayPrompt>, TrainerError> {
             return Err(wrong(format!("more than {REPLAY_LINES_MAX} prompts")));
         }
         let line: Line = serde_json::from_str(&line).map_err(|e| wrong(e.to_string()))?;
-        let user = |content| {
-            vec![ChatMessage {
-                role: Role::User,
-                content,
-            }]
-        };
+        let user = |content| vec![ChatMessage::new(Role::User, content)];
         let messages = line.messages.or(line.prompt.map(user)).unwrap_or_default();
         let expect = match line.expect {
             OneOrMore::One(text) => vec![text],
@@ -136,6 +135,7 @@ pub async fn replay(
 fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[Answer]) -> Replay {
     let mut replay = Replay {
         prompts: prompts.len(),
+        length_ratio: length_ratio(base, after),
         ..Replay::default()
     };
     for (index, prompt) in prompts.iter().enumerate() {
@@ -160,6 +160,17 @@ fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[
         }
     }
     replay
+}
+
+/// One character is added on both sides, so that empty answers have a ratio.
+fn length_ratio(base: &[Answer], after: &[Answer]) -> f64 {
+    let chars = |answers: &[Answer]| -> usize {
+        answers
+            .iter()
+            .map(|answer| answer.text.trim().chars().count() + 1)
+            .sum()
+    };
+    chars(after) as f64 / chars(base).max(1) as f64
 }
 
 #[cfg(test)]

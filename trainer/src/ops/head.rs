@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::{output, tensor, values};
 
 /// Rows whose logits are alive at a time.
-const CHUNK_ROWS: usize = 128;
+pub(crate) const CHUNK_ROWS: usize = 128;
 
 /// A token to score: the row of the hidden states that predicts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

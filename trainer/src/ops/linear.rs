@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use model::quant::{Precision, QuantMatrix};
 
+use super::dropout::Mask;
 use super::gemm::{Extent, Threads, multiply, plain, transposed};
 use super::{add_into, output, tensor, values, with_values};
 
@@ -28,6 +29,8 @@ pub(crate) struct LowRank {
 pub(crate) struct Part {
     pub(crate) weight: QuantMatrix,
     pub(crate) low_rank: Option<LowRank>,
+    /// Drops inputs of the low-rank term, never of the frozen weight.
+    pub(crate) mask: Option<Mask>,
 }
 
 /// The projections of one input. The result holds all of the first one's
@@ -60,7 +63,8 @@ impl GroupLinear {
             rest = tail;
             part.weight.matmul(x, rows, y, Precision::F32);
             if let Some(low_rank) = &part.low_rank {
-                low_rank.add_forward(x, rows, parameters, y);
+                let dropped = part.mask.map(|mask| mask.applied(x));
+                low_rank.add_forward(dropped.as_deref().unwrap_or(x), rows, parameters, y);
             }
         }
         y
@@ -84,7 +88,18 @@ impl GroupLinear {
                 add_into(&mut dx, &scratch);
             }
             if let Some(low_rank) = &part.low_rank {
-                low_rank.add_backward(x, rows, parameters, dy, &mut dx, &mut d_parameters);
+                let from = (rows, parameters, dy);
+                match part.mask {
+                    None => low_rank.add_backward(x, from, &mut dx, &mut d_parameters),
+                    Some(mask) => {
+                        scratch.clear();
+                        scratch.resize(x.len(), 0.0);
+                        let dropped = mask.applied(x);
+                        low_rank.add_backward(&dropped, from, &mut scratch, &mut d_parameters);
+                        mask.apply(&mut scratch);
+                        add_into(&mut dx, &scratch);
+                    }
+                }
             }
         }
         (dx, d_parameters)
@@ -130,12 +145,11 @@ impl LowRank {
         );
     }
 
+    /// `from` is the number of rows, the parameters and the output's gradient.
     fn add_backward(
         &self,
         x: &[f32],
-        rows: usize,
-        parameters: &[f32],
-        dy: &[f32],
+        (rows, parameters, dy): (usize, &[f32], &[f32]),
         dx: &mut [f32],
         d_parameters: &mut [f32],
     ) {
@@ -258,8 +272,9 @@ mod tests {
 
     use super::*;
     use crate::ops::check::{finite_differences, random};
+    use crate::ops::dropout::Dropout;
 
-    fn group(low_rank: bool) -> GroupLinear {
+    fn group(low_rank: bool, mask: Option<Mask>) -> GroupLinear {
         let weight = |seed, rows| {
             QuantMatrix::quantize_from_f32(Format::F32, rows, 32, &random(seed, rows * 32)).unwrap()
         };
@@ -276,14 +291,17 @@ mod tests {
             Part {
                 weight: weight(1, 8),
                 low_rank: pair(0, 8, 2, 2.0),
+                mask,
             },
             Part {
                 weight: weight(2, 4),
                 low_rank: None,
+                mask,
             },
             Part {
                 weight: weight(3, 4),
                 low_rank: pair(80, 4, 3, 0.5),
+                mask,
             },
         ];
         GroupLinear {
@@ -295,9 +313,14 @@ mod tests {
     fn gradients_agree_with_finite_differences() {
         let x = tensor(random(4, 3 * 32), (3, 32)).unwrap();
         finite_differences(std::slice::from_ref(&x), |x| {
-            group(false).apply(&x[0], None)
+            group(false, None).apply(&x[0], None)
         });
         let parameters = tensor(random(5, 80 + 3 * 36), 80 + 3 * 36).unwrap();
-        finite_differences(&[x, parameters], |x| group(true).apply(&x[0], Some(&x[1])));
+        let mask = Dropout::new(0.4, [1, 2, 3, 4]).map(|dropout| dropout.mask(0, 0, 0));
+        for mask in [None, mask] {
+            finite_differences(&[x.clone(), parameters.clone()], |x| {
+                group(true, mask).apply(&x[0], Some(&x[1]))
+            });
+        }
     }
 }

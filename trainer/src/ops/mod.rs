@@ -8,6 +8,7 @@
 //! Knows nothing of losses, optimizers or datasets.
 
 pub(crate) mod attention;
+pub(crate) mod dropout;
 pub(crate) mod gemm;
 pub(crate) mod head;
 pub(crate) mod linear;

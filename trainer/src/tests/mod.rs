@@ -4,8 +4,11 @@
 
 mod adamw;
 mod real_model;
+mod recompute;
+mod resume;
 mod run;
 mod tiny_model;
+mod trl;
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -20,7 +23,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// A random llama of two layers.
-fn tiny() -> &'static BaseModel {
+pub(crate) fn tiny() -> &'static BaseModel {
     static MODEL: LazyLock<BaseModel> =
         LazyLock::new(|| BaseModel::open(&golden("tiny_llama/model.gguf")).unwrap());
     &MODEL

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use model::lora::{LoraAdapter, LoraConfig};
 
 use super::{frozen, sequence, tiny, tiny_adapter};
-use crate::TrainerError;
 use crate::train::{
-    EpochMetrics, Examples, Observer, Outcome, PairExample, Silent, StepMetrics, TrainConfig, train,
+    EpochMetrics, Examples, Items, Observer, Outcome, PairExample, Silent, StepMetrics,
+    TrainConfig, train,
 };
+use crate::{Instability, TrainerError};
 
 #[derive(Default)]
 struct Record {
@@ -33,8 +34,8 @@ fn examples() -> Examples {
         rejected: sequence(&[1, 30, 40 + i, 31, 150, 151, 152 + i, 2], 4),
     };
     Examples {
-        train: (0..8).map(pair).collect(),
-        validation: (8..11).map(pair).collect(),
+        train: Items::Pairs((0..8).map(pair).collect()),
+        validation: Items::Pairs((8..11).map(pair).collect()),
         retained: Vec::new(),
     }
 }
@@ -44,6 +45,8 @@ fn config() -> TrainConfig {
         epochs: 6,
         learning_rate: 1e-2,
         micro_batch_pairs: 4,
+        micro_batches: 1,
+        patience_epochs: 0,
         ..TrainConfig::default()
     }
 }
@@ -139,7 +142,7 @@ fn what_is_not_finite_stops_the_run() {
     let stop = AtomicBool::new(false);
     let (model, digest) = (frozen(tiny()), tiny().digest);
     let mut examples = examples();
-    examples.validation.clear();
+    examples.validation = Items::default();
     let failed = train(
         &model,
         digest,
@@ -152,10 +155,10 @@ fn what_is_not_finite_stops_the_run() {
     let failed = failed.unwrap_err();
     assert!(matches!(
         failed.error,
-        TrainerError::NonFinite {
+        TrainerError::Unstable(Instability::NonFinite {
             step: 0,
             what: "loss"
-        }
+        })
     ));
     assert!(failed.last_good.is_none());
 }
@@ -201,4 +204,29 @@ fn nothing_to_train_is_refused() {
         failed.unwrap_err().error,
         TrainerError::NotEnoughData(_)
     ));
+}
+
+#[test]
+fn the_same_inputs_make_the_same_version() {
+    let (model, digest) = (frozen(tiny()), tiny().digest);
+    let version = |seed: u64| {
+        let config = TrainConfig { seed, ..config() };
+        let lora = LoraConfig::uniform(4, 8.0);
+        let start = LoraAdapter::new_random(&tiny().config, &lora, seed).unwrap();
+        let (stop, mut silent) = (AtomicBool::new(false), Silent);
+        let trained = train(
+            &model,
+            digest,
+            &start,
+            &examples(),
+            &config,
+            &mut silent,
+            &stop,
+        )
+        .unwrap();
+        let peft = trained.adapter.to_peft(&tiny().config).unwrap();
+        adapter_store::AdapterFiles::new(peft.config_json, peft.safetensors).digest()
+    };
+    assert_eq!(version(5), version(5));
+    assert_ne!(version(5), version(6));
 }

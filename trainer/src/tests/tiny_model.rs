@@ -41,11 +41,11 @@ fn facts() -> (Facts, Examples) {
         chosen: sequence(&p.chosen, p.completion_start),
         rejected: sequence(&p.rejected, p.completion_start),
     };
-    let train = facts.pairs.iter().enumerate().map(pair).collect();
+    let train: Vec<PairExample> = facts.pairs.iter().enumerate().map(pair).collect();
     (
         facts,
         Examples {
-            train,
+            train: train.into(),
             ..Examples::default()
         },
     )
@@ -72,7 +72,7 @@ fn gradients(
         config,
     };
     let micro = MicroBatch {
-        pairs: (0..examples.train.len()).collect(),
+        items: (0..examples.train.len()).collect(),
         retained: (0..examples.retained.len()).collect(),
     };
     input
@@ -90,7 +90,7 @@ fn config(facts: &Facts) -> TrainConfig {
 }
 
 /// The gradients as a PEFT file has them: q and k in the published row order.
-fn as_peft(parameters: &Parameters, sums: &[Vec<f32>]) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn as_peft(parameters: &Parameters, sums: &[Vec<f32>]) -> BTreeMap<String, Vec<f32>> {
     let mut adapter = parameters.to_adapter().unwrap();
     let named: BTreeMap<String, Vec<f32>> = parameters
         .named(sums)
@@ -104,7 +104,7 @@ fn as_peft(parameters: &Parameters, sums: &[Vec<f32>]) -> BTreeMap<String, Vec<f
     read_tensors(&files.safetensors)
 }
 
-fn read_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn read_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<f32>> {
     let tensors = SafeTensors::deserialize(bytes).unwrap();
     let values = |data: &[u8]| {
         data.chunks_exact(4)
@@ -180,11 +180,8 @@ fn the_same_log_probabilities_alone_and_in_a_tree() {
     let model = frozen(tiny());
     let parameters = Parameters::from_adapter(&tiny_adapter()).unwrap();
     let (_, examples) = facts();
-    let all: Vec<Vec<&Sequence>> = examples
-        .train
-        .iter()
-        .map(|p| vec![&p.chosen, &p.rejected])
-        .collect();
+    let items = 0..examples.train.len();
+    let all: Vec<Vec<&Sequence>> = items.map(|i| examples.train.sequences(i)).collect();
     let view = parameters.view(false);
     let packs = plan(&all, 1024);
     assert_eq!(packs.len(), 1);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::TrainerError;
+
 /// The optimizer's constants.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -59,6 +61,25 @@ impl AdamW {
             steps: 0,
             moments: lengths.into_iter().map(zero).collect(),
         }
+    }
+
+    /// Goes to where another optimizer of the same vectors was.
+    ///
+    /// # Errors
+    /// [`TrainerError::Config`] when the moments are of other vectors.
+    pub fn restore(&mut self, steps: i32, moments: Vec<Moments>) -> Result<(), TrainerError> {
+        let lengths = |moments: &[Moments]| -> Vec<(usize, usize)> {
+            let of = |m: &Moments| (m.first.len(), m.second.len());
+            moments.iter().map(of).collect()
+        };
+        if lengths(&moments) != lengths(&self.moments) {
+            return Err(TrainerError::Config {
+                key: "resume",
+                problem: "the optimizer's moments have another shape".to_owned(),
+            });
+        }
+        (self.steps, self.moments) = (steps, moments);
+        Ok(())
     }
 
     /// Counts a step; then [`Self::update`] is called once for each vector.

@@ -4,6 +4,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::loss::PairLogProbs;
 use crate::pack::Sequence;
 
 /// A preference pair in tokens.
@@ -24,13 +25,72 @@ pub struct PlainExample {
     pub sequence: Sequence,
 }
 
+/// One answer in tokens that was called good or bad.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RatedExample {
+    /// Prompt and answer.
+    pub sequence: Sequence,
+    /// What it was called.
+    pub is_good: bool,
+}
+
+/// Examples of one kind, which decides what is learned from them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Items {
+    /// Preferences: a loss of pairs.
+    Pairs(Vec<PairExample>),
+    /// Answers to imitate: cross entropy.
+    Plain(Vec<PlainExample>),
+    /// Answers that were rated: KTO.
+    Rated(Vec<RatedExample>),
+}
+
+impl Default for Items {
+    fn default() -> Self {
+        Self::Pairs(Vec::new())
+    }
+}
+
+impl From<Vec<PairExample>> for Items {
+    fn from(pairs: Vec<PairExample>) -> Self {
+        Self::Pairs(pairs)
+    }
+}
+
+impl Items {
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Pairs(pairs) => pairs.len(),
+            Self::Plain(plain) => plain.len(),
+            Self::Rated(rated) => rated.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sequences of one example: chosen and rejected, or the one.
+    pub(crate) fn sequences(&self, index: usize) -> Vec<&Sequence> {
+        match self {
+            Self::Pairs(pairs) => vec![&pairs[index].chosen, &pairs[index].rejected],
+            Self::Plain(plain) => vec![&plain[index].sequence],
+            Self::Rated(rated) => vec![&rated[index].sequence],
+        }
+    }
+}
+
 /// What a run trains on and validates with.
 #[derive(Debug, Clone, Default)]
 pub struct Examples {
-    /// Pairs to train.
-    pub train: Vec<PairExample>,
-    /// Pairs never trained.
-    pub validation: Vec<PairExample>,
+    /// What is trained.
+    pub train: Items,
+    /// The same, never trained.
+    pub validation: Items,
     /// Plain examples against forgetting.
     pub retained: Vec<PlainExample>,
 }
@@ -41,26 +101,38 @@ impl PairExample {
     pub fn tokens(&self) -> usize {
         self.chosen.tokens.len() + self.rejected.tokens.len()
     }
+
+    /// What a loss takes, of the sums of its two answers.
+    pub(crate) fn log_probs(&self, policy: &[f64], reference: &[f64]) -> PairLogProbs {
+        PairLogProbs {
+            policy_chosen: policy[0],
+            policy_rejected: policy[1],
+            reference_chosen: reference[0],
+            reference_rejected: reference[1],
+            chosen_tokens: self.chosen.completion_len(),
+            rejected_tokens: self.rejected.completion_len(),
+        }
+    }
 }
 
 /// The indices of one micro-batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MicroBatch {
-    pub(crate) pairs: Vec<usize>,
+    pub(crate) items: Vec<usize>,
     pub(crate) retained: Vec<usize>,
 }
 
-/// Every pair once in an order that the seed and the epoch determine, cut
+/// Every example once in an order that the seed and the epoch determine, cut
 /// into micro-batches; retained examples are dealt out round and round.
 pub(crate) fn epoch(
-    pairs: usize,
+    items: usize,
     retained: usize,
     epoch: usize,
     config: &super::TrainConfig,
 ) -> Vec<MicroBatch> {
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(1 + epoch as u64);
-    let mut order: Vec<usize> = (0..pairs).collect();
+    let mut order: Vec<usize> = (0..items).collect();
     order.shuffle(&mut rng);
     let mut plain: Vec<usize> = (0..retained).collect();
     plain.shuffle(&mut rng);
@@ -75,7 +147,7 @@ pub(crate) fn epoch(
         .map(|chunk| {
             let retained = plain.by_ref().take(wanted.min(retained)).collect();
             MicroBatch {
-                pairs: chunk.to_vec(),
+                items: chunk.to_vec(),
                 retained,
             }
         })
@@ -88,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_epoch_visits_every_pair_once_and_is_reproducible() {
+    fn an_epoch_visits_every_example_once_and_is_reproducible() {
         let mut config = TrainConfig {
             micro_batch_pairs: 4,
             ..TrainConfig::default()
@@ -99,7 +171,7 @@ mod tests {
         assert_eq!(first, epoch(10, 3, 0, &config));
         assert_ne!(first, epoch(10, 3, 1, &config));
         assert_eq!(first.len(), 3);
-        let mut all: Vec<usize> = first.iter().flat_map(|m| m.pairs.clone()).collect();
+        let mut all: Vec<usize> = first.iter().flat_map(|m| m.items.clone()).collect();
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
         assert!(first.iter().all(|m| m.retained.len() == 2));

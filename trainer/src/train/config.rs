@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::adamw::AdamWConfig;
 use super::schedule::Decay;
 use crate::TrainerError;
+use crate::loss::PreferenceLoss;
 
 /// The most epochs, ranks, pairs and rows that a recipe may ask for.
 const EPOCHS_MAX: usize = 100;
@@ -26,17 +27,24 @@ pub struct TrainConfig {
     pub warmup_ratio: f64,
     /// How the rate falls.
     pub decay: Decay,
-    /// Pairs of one micro-batch, over which the loss is a mean.
+    /// Pairs, or other examples, of one micro-batch, over which the loss is a mean.
     pub micro_batch_pairs: usize,
     /// Micro-batches of one optimizer step, whose means are averaged.
     pub micro_batches: usize,
     /// Rows of one packed forward pass; what does not fit is packed anew.
     pub pack_rows_max: usize,
+    /// Whether layers are computed again for their backward pass, which takes
+    /// a third more time and a fraction of the memory.
+    pub recompute: Recompute,
     /// Tokens of one sequence; longer examples are left out.
     pub sequence_tokens_max: usize,
-    /// DPO's β.
+    /// Which loss pairs have.
+    pub loss: PreferenceLoss,
+    /// β of the losses of pairs and of KTO.
     pub beta: f64,
-    /// Weight of the cross entropy on the chosen answers.
+    /// What good and bad answers weigh in KTO.
+    pub kto: KtoWeights,
+    /// Weight of the cross entropy on the chosen answers of pairs.
     pub sft_weight: f64,
     /// Plain examples against forgetting.
     pub retention: Retention,
@@ -46,8 +54,25 @@ pub struct TrainConfig {
     pub adamw: AdamWConfig,
     /// Epochs without a better validation before training stops; 0 never stops.
     pub patience_epochs: usize,
+    /// Optimizer steps between two checkpoints, besides those after every
+    /// epoch; 0 keeps only these.
+    pub checkpoint_every_steps: usize,
     /// Seed of the initial factors and of the order of the pairs.
     pub seed: u64,
+}
+
+/// When layers are computed again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Where the memory would not do otherwise; until somebody has looked at
+    /// the memory, never.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// The shape of a new adapter.
@@ -58,10 +83,32 @@ pub struct LoraRecipe {
     pub rank: usize,
     /// Scale numerator: the low-rank term is multiplied by alpha / rank.
     pub alpha: f32,
+    /// Share of a module's inputs that its low-rank term does not see.
+    pub dropout: f64,
     /// Multiply by alpha / √rank instead.
     pub use_rslora: bool,
     /// Which projections.
     pub target: Vec<model::Projection>,
+}
+
+/// What good and bad answers weigh in KTO. With unequal numbers of them,
+/// weight times number should be about the same on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KtoWeights {
+    /// Of a good answer.
+    pub desirable_weight: f64,
+    /// Of a bad one.
+    pub undesirable_weight: f64,
+}
+
+impl Default for KtoWeights {
+    fn default() -> Self {
+        Self {
+            desirable_weight: 1.0,
+            undesirable_weight: 1.0,
+        }
+    }
 }
 
 /// Plain examples (good answers, and answers of the base to general prompts)
@@ -81,6 +128,7 @@ impl Default for LoraRecipe {
         Self {
             rank: 16,
             alpha: 32.0,
+            dropout: 0.0,
             use_rslora: false,
             target,
         }
@@ -100,20 +148,24 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             lora: LoraRecipe::default(),
-            epochs: 3,
+            epochs: 8,
             learning_rate: 1e-4,
             warmup_ratio: 0.1,
             decay: Decay::Linear,
-            micro_batch_pairs: 8,
-            micro_batches: 1,
+            micro_batch_pairs: 4,
+            micro_batches: 4,
             pack_rows_max: 1024,
+            recompute: Recompute::Auto,
             sequence_tokens_max: 1024,
+            loss: PreferenceLoss::default(),
             beta: 0.1,
+            kto: KtoWeights::default(),
             sft_weight: 1.0,
             retention: Retention::default(),
             gradient_norm_max: 1.0,
             adamw: AdamWConfig::default(),
-            patience_epochs: 0,
+            patience_epochs: 2,
+            checkpoint_every_steps: 50,
             seed: 42,
         }
     }
@@ -168,7 +220,19 @@ impl TrainConfig {
                 problem: format!("{v} is not within 0 and {max}"),
             }),
         };
+        weight("training.lora.dropout", self.lora.dropout, 0.9)?;
         weight("training.warmup_ratio", self.warmup_ratio, 0.9)?;
+        let kto = self.kto;
+        weight("training.kto.desirable_weight", kto.desirable_weight, 1e3)?;
+        weight(
+            "training.kto.undesirable_weight",
+            kto.undesirable_weight,
+            1e3,
+        )?;
+        if let Some(problem) = self.loss.problem() {
+            let key = "training.loss";
+            return Err(TrainerError::Config { key, problem });
+        }
         weight("training.sft_weight", self.sft_weight, 1e3)?;
         weight("training.retention.weight", self.retention.weight, 1e3)
     }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::checkpoint::Curve;
 use crate::forward::FrozenModel;
 use crate::parameters::Parameters;
 
@@ -16,10 +17,13 @@ pub struct StepMetrics {
     pub epoch: f64,
     /// The whole loss.
     pub loss: f64,
-    /// Its sigmoid term.
+    /// Its term of pairs.
     #[serde(rename = "loss/dpo")]
     pub loss_dpo: f64,
-    /// The cross entropy on the chosen answers, unweighted.
+    /// Its term of rated answers.
+    #[serde(rename = "loss/kto")]
+    pub loss_kto: f64,
+    /// The cross entropy on the chosen answers, or those to imitate, unweighted.
     #[serde(rename = "loss/sft")]
     pub loss_sft: f64,
     /// The cross entropy on retained examples, unweighted.
@@ -43,6 +47,8 @@ pub struct StepMetrics {
     /// log π of the rejected answers.
     #[serde(rename = "logps/rejected")]
     pub logps_rejected: f64,
+    /// KTO's estimate of the policy's distance from the reference.
+    pub kl: f64,
     /// Norm of the gradient before it is cut.
     pub grad_norm: f64,
     /// The rate of this step.
@@ -51,7 +57,8 @@ pub struct StepMetrics {
     pub num_tokens: u64,
     /// Rows that were computed for them: shared prefixes count once.
     pub packed_rows: u64,
-    /// Seconds since the start.
+    /// Seconds since the start; not in the curve, which has no clock.
+    #[serde(skip)]
     pub seconds: f64,
 }
 
@@ -60,17 +67,20 @@ pub struct StepMetrics {
 pub struct EpochMetrics {
     /// Epochs done.
     pub epoch: usize,
-    /// Share of held-out pairs with a positive margin.
+    /// Share of held-out examples that moved the right way against the
+    /// reference: pairs with a positive margin, good answers that became more
+    /// likely, bad ones that became less.
     #[serde(rename = "eval/rewards/accuracies")]
     pub accuracy: f64,
-    /// Mean β·Δ of the held-out pairs.
+    /// Mean β·Δ of the held-out pairs; β times the mean move of rated or
+    /// imitated answers in the right direction.
     #[serde(rename = "eval/rewards/margins")]
     pub margin: f64,
-    /// Mean loss of the held-out pairs.
+    /// Mean loss of the held-out examples.
     #[serde(rename = "eval/loss")]
     pub loss: f64,
-    /// Mean change of log π(chosen) per token against the reference; below
-    /// zero the chosen answers are being displaced.
+    /// Mean change of log π(chosen) per token against the reference, over what
+    /// is chosen, good or imitated; below zero it is being displaced.
     #[serde(rename = "eval/displacement")]
     pub chosen_shift_per_token: f64,
     /// Whether this epoch's adapter is the best so far.
@@ -83,6 +93,9 @@ pub trait Observer {
     fn step(&mut self, metrics: &StepMetrics);
     /// After each validation.
     fn epoch(&mut self, metrics: &EpochMetrics);
+    /// Before the first step: what was reported up to the checkpoint, nothing
+    /// where there is none. Whatever was reported after it will be again.
+    fn resumed(&mut self, _curve: &Curve) {}
 }
 
 /// An observer that looks away.

@@ -1,12 +1,15 @@
-//! Training: preference pairs in, an adapter out.
+//! Training: preference pairs, answers or rated answers in, an adapter out.
 //!
 //! `run` is the loop over epochs and steps, `step` one optimizer step.
 //! Knows tokens, not text; no store, no file, no clock but the one passed in.
 
 mod adamw;
 mod batch;
+mod checkpoint;
 mod config;
 mod metrics;
+mod objective;
+mod progress;
 mod reference;
 mod run;
 mod schedule;
@@ -14,11 +17,14 @@ mod step;
 mod validation;
 
 pub use adamw::{AdamW, AdamWConfig, Moments};
-pub use batch::{Examples, PairExample, PlainExample};
-pub use config::{LoraRecipe, Retention, TrainConfig};
+pub use batch::{Examples, Items, PairExample, PlainExample, RatedExample};
+pub use checkpoint::{
+    BestEpoch, Checkpoint, Checkpoints, Curve, LossBits, NoCheckpoints, Position,
+};
+pub use config::{KtoWeights, LoraRecipe, Recompute, Retention, TrainConfig};
 pub use metrics::{EpochMetrics, Observer, Silent, StepMetrics, parameter_report};
 pub use reference::ReferenceCache;
-pub use run::{Outcome, Trained, train};
+pub use run::{Failed, Job, Outcome, Trained, train, train_with};
 pub use schedule::{Decay, learning_rate};
 pub use validation::{PairScore, Scores, score};
 

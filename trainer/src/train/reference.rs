@@ -1,6 +1,6 @@
 //! Log-probabilities of the starting adapter, computed once for each sequence.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use ids::{BaseDigest, Sha256Digest};
 
@@ -17,7 +17,7 @@ const ENTRIES_MAX: usize = 1_000_000;
 pub struct ReferenceCache {
     /// Names base and starting adapter in each key.
     start: Sha256Digest,
-    sums: HashMap<Sha256Digest, f64>,
+    sums: BTreeMap<Sha256Digest, f64>,
 }
 
 impl ReferenceCache {
@@ -30,8 +30,19 @@ impl ReferenceCache {
         ];
         Self {
             start: Sha256Digest::of_parts(&parts),
-            sums: HashMap::new(),
+            sums: BTreeMap::new(),
         }
+    }
+
+    /// All that is known, in the order of the keys.
+    pub(crate) fn entries(&self) -> Vec<(Sha256Digest, f64)> {
+        self.sums.iter().map(|(key, sum)| (*key, *sum)).collect()
+    }
+
+    /// Takes what was known before an interruption. The keys name base and
+    /// starting adapter, so entries of anything else would never be found.
+    pub(crate) fn restore(&mut self, entries: Vec<(Sha256Digest, f64)>) {
+        self.sums = entries.into_iter().collect();
     }
 
     fn key(&self, sequence: &Sequence) -> Sha256Digest {

@@ -1,22 +1,27 @@
-//! The training loop: epochs of steps, a validation after each, the best kept.
+//! The training loop: epochs of steps, a validation after each, the best kept,
+//! checkpoints on the way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use ids::BaseDigest;
+use ids::{BaseDigest, Sha256Digest};
 use model::lora::LoraAdapter;
 
 use super::TrainConfig;
 use super::adamw::AdamW;
-use super::batch::{Examples, epoch};
+use super::batch::{Examples, Items, epoch};
+use super::checkpoint::{
+    BestEpoch, Checkpoint, Checkpoints, Curve, LossBits, NoCheckpoints, Position, identity,
+};
 use super::metrics::{EpochMetrics, Observer, StepMetrics};
+use super::progress::diverged;
 use super::reference::ReferenceCache;
 use super::schedule::learning_rate;
 use super::step::StepInput;
-use super::validation::{Scores, score};
+use super::validation::{Sums, judge, sums};
 use crate::TrainerError;
+use crate::error::Instability;
 use crate::forward::FrozenModel;
-use crate::loss::{PairLogProbs, dpo_sigmoid};
 use crate::parameters::Parameters;
 
 /// How a run ended.
@@ -59,11 +64,26 @@ impl From<Failed> for TrainerError {
     }
 }
 
-/// Trains from `start` on `examples`. Runs on rayon's current pool.
+/// What a run is made of.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// The frozen base.
+    pub model: &'a FrozenModel,
+    /// Its name.
+    pub base: BaseDigest,
+    /// Where training starts; also the reference of the losses that have one.
+    pub start: &'a LoraAdapter,
+    /// What is trained and validated.
+    pub examples: &'a Examples,
+    /// How.
+    pub config: &'a TrainConfig,
+}
+
+/// Trains from `start` on `examples`, without checkpoints. Runs on rayon's
+/// current pool.
 ///
 /// # Errors
-/// [`TrainerError::NonFinite`], [`TrainerError::Stopped`] once `stop` is set,
-/// and failures of tensor operations; each with the last good adapter.
+/// As [`train_with`].
 pub fn train(
     model: &FrozenModel,
     base: BaseDigest,
@@ -73,45 +93,41 @@ pub fn train(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Trained, Failed> {
-    let mut run = Run::new(model, base, start, examples, config).map_err(|error| Failed {
+    let job = Job {
+        model,
+        base,
+        start,
+        examples,
+        config,
+    };
+    train_with(job, &mut NoCheckpoints, observer, stop)
+}
+
+/// Trains, going on from the last checkpoint where there is one. Runs on
+/// rayon's current pool; the same job on as many threads gives the same bits,
+/// whether or not it was interrupted.
+///
+/// # Errors
+/// [`TrainerError::Unstable`], [`TrainerError::Stopped`] once `stop` is set
+/// (with a checkpoint left), [`TrainerError::Config`] for a checkpoint of
+/// another run, and failures of tensor operations; each with the last good
+/// adapter.
+pub fn train_with(
+    job: Job<'_>,
+    checkpoints: &mut dyn Checkpoints,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Trained, Failed> {
+    let mut run = Run::begin(job, checkpoints, observer).map_err(|error| Failed {
         error,
         last_good: None,
     })?;
-    let result = run.epochs(observer, stop);
-    let Run {
-        best,
-        tokens,
-        began,
-        parameters,
-        ..
-    } = run;
-    match result {
-        Ok((outcome, last_epoch)) => {
-            let (adapter, epoch) = match best {
-                Some(best) => (best.adapter, best.epoch),
-                None => {
-                    let last = parameters.to_adapter();
-                    (
-                        last.map_err(|error| Failed {
-                            error,
-                            last_good: None,
-                        })?,
-                        last_epoch,
-                    )
-                }
-            };
-            let seconds = began.elapsed().as_secs_f64();
-            Ok(Trained {
-                adapter,
-                epoch,
-                outcome,
-                tokens,
-                seconds,
-            })
-        }
+    let result = run.epochs(checkpoints, observer, stop);
+    match result.and_then(|(outcome, last)| run.trained(outcome, last)) {
+        Ok(trained) => Ok(trained),
         Err(error) => Err(Failed {
             error,
-            last_good: best.map(|b| Box::new(b.adapter)),
+            last_good: run.best.map(|best| Box::new(best.adapter)),
         }),
     }
 }
@@ -119,8 +135,7 @@ pub fn train(
 struct Best {
     adapter: LoraAdapter,
     epoch: usize,
-    accuracy: f64,
-    loss: f64,
+    rank: (f64, f64),
 }
 
 struct Run<'a> {
@@ -130,26 +145,43 @@ struct Run<'a> {
     parameters: Parameters,
     start: Parameters,
     references: ReferenceCache,
-    validation_reference: Scores,
+    validation_reference: Sums,
     optimizer: AdamW,
     best: Option<Best>,
-    step: usize,
+    identity: Sha256Digest,
+    at: Position,
+    curve: Curve,
+    /// Optimizer steps of the whole run.
     steps: usize,
-    tokens: u64,
     began: Instant,
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        model: &'a FrozenModel,
-        base: BaseDigest,
-        start: &LoraAdapter,
-        examples: &'a Examples,
-        config: &'a TrainConfig,
+    /// A run at its start, or where its last checkpoint was taken.
+    fn begin(
+        job: Job<'a>,
+        checkpoints: &mut dyn Checkpoints,
+        observer: &mut dyn Observer,
     ) -> Result<Self, TrainerError> {
+        let mut run = Self::new(job)?;
+        if let Some(checkpoint) = checkpoints.last()? {
+            run.restore(checkpoint)?;
+        }
+        observer.resumed(&run.curve);
+        Ok(run)
+    }
+
+    fn new(job: Job<'a>) -> Result<Self, TrainerError> {
+        let Job {
+            model,
+            base,
+            start,
+            examples,
+            config,
+        } = job;
         config.check()?;
         if examples.train.is_empty() {
-            return Err(TrainerError::NotEnoughData("no pair to train on".into()));
+            return Err(TrainerError::NotEnoughData("nothing to train on".into()));
         }
         let parameters = Parameters::from_adapter(start)?;
         let start = Parameters::from_adapter(start)?;
@@ -157,9 +189,10 @@ impl<'a> Run<'a> {
         let steps = micro_batches.div_ceil(config.micro_batches) * config.epochs;
         let began = Instant::now();
         let rows = config.pack_rows_max;
-        let validation_reference = score(model, Some(&start), &examples.validation, rows)?;
+        let validation_reference = sums(model, Some(&start), &examples.validation, rows)?;
         let optimizer = AdamW::new(config.adamw, parameters.lengths());
-        let references = ReferenceCache::new(base, start.digest()?);
+        let start_digest = start.digest()?;
+        let references = ReferenceCache::new(base, start_digest);
         Ok(Self {
             model,
             examples,
@@ -170,50 +203,148 @@ impl<'a> Run<'a> {
             validation_reference,
             optimizer,
             best: None,
-            step: 0,
+            identity: identity(base, start_digest, examples, config),
+            at: Position::default(),
+            curve: Curve::default(),
             steps,
-            tokens: 0,
             began,
+        })
+    }
+
+    /// Goes to where a checkpoint was taken.
+    fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), TrainerError> {
+        if checkpoint.identity != self.identity {
+            let problem = "the checkpoint is of a run with another base, start, dataset or recipe";
+            return Err(TrainerError::Config {
+                key: "resume",
+                problem: problem.to_owned(),
+            });
+        }
+        if let Some(best) = checkpoint.best {
+            self.parameters.set(best.parameters)?;
+            self.best = Some(Best {
+                adapter: self.parameters.to_adapter()?,
+                epoch: best.epoch,
+                rank: best.rank,
+            });
+        }
+        self.parameters.set(checkpoint.parameters)?;
+        self.optimizer
+            .restore(checkpoint.optimizer_steps, checkpoint.moments)?;
+        self.references.restore(checkpoint.references);
+        self.at = checkpoint.position;
+        self.curve = checkpoint.curve;
+        self.began = Instant::now();
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Checkpoint, TrainerError> {
+        let best = match &self.best {
+            Some(best) => Some(BestEpoch {
+                epoch: best.epoch,
+                rank: best.rank,
+                parameters: Parameters::from_adapter(&best.adapter)?.vectors()?,
+            }),
+            None => None,
+        };
+        Ok(Checkpoint {
+            identity: self.identity,
+            position: Position {
+                seconds: self.seconds(),
+                ..self.at
+            },
+            parameters: self.parameters.vectors()?,
+            optimizer_steps: self.optimizer.steps,
+            moments: self.optimizer.moments.clone(),
+            best,
+            references: self.references.entries(),
+            curve: self.curve.clone(),
+        })
+    }
+
+    /// Of training and validation, those before an interruption included.
+    fn seconds(&self) -> f64 {
+        self.at.seconds + self.began.elapsed().as_secs_f64()
+    }
+
+    fn trained(&self, outcome: Outcome, last_epoch: usize) -> Result<Trained, TrainerError> {
+        let (adapter, epoch) = match &self.best {
+            Some(best) => (best.adapter.clone(), best.epoch),
+            None => (self.parameters.to_adapter()?, last_epoch),
+        };
+        Ok(Trained {
+            adapter,
+            epoch,
+            outcome,
+            tokens: self.at.tokens,
+            seconds: self.seconds(),
         })
     }
 
     fn epochs(
         &mut self,
+        checkpoints: &mut dyn Checkpoints,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<(Outcome, usize), TrainerError> {
-        for done in 0..self.config.epochs {
-            self.epoch(done, observer, stop)?;
-            let finished = done + 1;
-            if self.examples.validation.is_empty() {
-                continue;
+        while self.at.epochs < self.config.epochs && !self.out_of_patience() {
+            self.epoch(checkpoints, observer, stop)?;
+            if !self.examples.validation.is_empty() {
+                let metrics = self.validate(self.at.epochs + 1)?;
+                observer.epoch(&metrics);
+                add_line(&mut self.curve.epochs, &metrics);
             }
-            let metrics = self.validate(finished)?;
-            observer.epoch(&metrics);
-            let since_best = self.best.as_ref().map_or(0, |best| finished - best.epoch);
-            if self.config.patience_epochs > 0 && since_best >= self.config.patience_epochs {
-                return Ok((Outcome::EarlyStopped, finished));
-            }
+            self.at.epochs += 1;
+            self.at.steps_in_epoch = 0;
+            checkpoints.save(&self.checkpoint()?)?;
         }
-        Ok((Outcome::Finished, self.config.epochs))
+        let outcome = if self.out_of_patience() {
+            Outcome::EarlyStopped
+        } else {
+            Outcome::Finished
+        };
+        Ok((outcome, self.at.epochs))
     }
 
+    fn out_of_patience(&self) -> bool {
+        let patience = self.config.patience_epochs;
+        let since_best = self
+            .best
+            .as_ref()
+            .map_or(0, |best| self.at.epochs - best.epoch);
+        patience > 0 && since_best >= patience
+    }
+
+    /// The steps of one epoch that are left.
     fn epoch(
         &mut self,
-        done: usize,
+        checkpoints: &mut dyn Checkpoints,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<(), TrainerError> {
-        let (pairs, retained) = (self.examples.train.len(), self.examples.retained.len());
-        let order = epoch(pairs, retained, done, self.config);
+        let (items, retained) = (self.examples.train.len(), self.examples.retained.len());
+        let done = self.at.epochs;
+        let order = epoch(items, retained, done, self.config);
         let per_epoch = order.len().div_ceil(self.config.micro_batches);
-        for (index, micro_batches) in order.chunks(self.config.micro_batches).enumerate() {
+        let steps = order.chunks(self.config.micro_batches).enumerate();
+        for (index, micro_batches) in steps.skip(self.at.steps_in_epoch) {
             if stop.load(Ordering::Relaxed) {
+                checkpoints.save(&self.checkpoint()?)?;
                 return Err(TrainerError::Stopped);
             }
             let mut metrics = self.optimizer_step(micro_batches)?;
             metrics.epoch = done as f64 + (index + 1) as f64 / per_epoch as f64;
+            self.at.steps_in_epoch = index + 1;
+            add_line(&mut self.curve.steps, &metrics);
+            self.curve.losses.push(LossBits(metrics.loss.to_bits()));
             observer.step(&metrics);
+            if let Some((first, last)) = diverged(&self.curve.losses) {
+                let step = self.at.steps;
+                return Err(Instability::Diverged { step, first, last }.into());
+            }
+            if index + 1 < per_epoch && checkpoints.wanted(self.at.steps) {
+                checkpoints.save(&self.checkpoint()?)?;
+            }
         }
         Ok(())
     }
@@ -224,6 +355,7 @@ impl<'a> Run<'a> {
     ) -> Result<StepMetrics, TrainerError> {
         let mut sums: Vec<Vec<f32>> = self.parameters.lengths().map(|n| vec![0.0; n]).collect();
         let mut metrics = StepMetrics {
+            step: self.at.steps + 1,
             steps: self.steps,
             ..StepMetrics::default()
         };
@@ -239,10 +371,8 @@ impl<'a> Run<'a> {
         let norm = norm(&sums);
         for (what, value) in [("loss", metrics.loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                return Err(TrainerError::NonFinite {
-                    step: self.step,
-                    what,
-                });
+                let step = self.at.steps;
+                return Err(Instability::NonFinite { step, what }.into());
             }
         }
         let config = self.config;
@@ -251,71 +381,54 @@ impl<'a> Run<'a> {
             config.learning_rate,
             config.decay,
             warmup,
-            self.step,
+            self.at.steps,
             self.steps,
         );
         let cut = (config.gradient_norm_max / (norm + 1e-6)).min(1.0);
         self.parameters
             .update(&mut self.optimizer, &sums, cut, rate)?;
-        self.step += 1;
-        self.tokens += metrics.num_tokens;
-        metrics.step = self.step;
-        metrics.num_tokens = self.tokens;
+        self.at.steps += 1;
+        self.at.tokens += metrics.num_tokens;
+        metrics.step = self.at.steps;
+        metrics.num_tokens = self.at.tokens;
         metrics.grad_norm = norm;
         metrics.learning_rate = rate;
-        metrics.seconds = self.began.elapsed().as_secs_f64();
+        metrics.seconds = self.seconds();
         Ok(metrics)
     }
 
     fn validate(&mut self, finished: usize) -> Result<EpochMetrics, TrainerError> {
-        let pairs = &self.examples.validation;
-        let rows = self.config.pack_rows_max;
-        let policy = score(self.model, Some(&self.parameters), pairs, rows)?;
+        let (items, rows) = (&self.examples.validation, self.config.pack_rows_max);
+        let policy = sums(self.model, Some(&self.parameters), items, rows)?;
+        let judged = judge(items, &policy, &self.validation_reference, self.config);
         let mut metrics = EpochMetrics {
             epoch: finished,
-            accuracy: 0.0,
-            margin: 0.0,
-            loss: 0.0,
-            chosen_shift_per_token: 0.0,
-            best: false,
+            ..judged
         };
-        let share = 1.0 / pairs.len() as f64;
-        for (policy, reference) in policy.iter().zip(&self.validation_reference) {
-            let pair = PairLogProbs {
-                policy_chosen: policy.chosen,
-                policy_rejected: policy.rejected,
-                reference_chosen: reference.chosen,
-                reference_rejected: reference.rejected,
-            };
-            let per_token = 1.0 / policy.chosen_tokens.max(1) as f64;
-            metrics.accuracy += if pair.delta() > 0.0 { share } else { 0.0 };
-            metrics.margin += share * self.config.beta * pair.delta();
-            metrics.loss += share * dpo_sigmoid(&pair, self.config.beta).value
-                - share * self.config.sft_weight * policy.chosen * per_token;
-            metrics.chosen_shift_per_token += share * pair.chosen_ratio() * per_token;
-        }
         if !metrics.loss.is_finite() {
-            return Err(TrainerError::NonFinite {
-                step: self.step,
-                what: "validation loss",
-            });
+            let (step, what) = (self.at.steps, "validation loss");
+            return Err(Instability::NonFinite { step, what }.into());
         }
-        metrics.best = self
-            .best
-            .as_ref()
-            .is_none_or(|best| (metrics.accuracy, -metrics.loss) > (best.accuracy, -best.loss));
+        let rank = match items {
+            // what is imitated may move the right way and still be unlikely
+            Items::Plain(_) => (-metrics.loss, metrics.accuracy),
+            _ => (metrics.accuracy, -metrics.loss),
+        };
+        metrics.best = self.best.as_ref().is_none_or(|best| rank > best.rank);
         if metrics.best {
-            let adapter = self.parameters.to_adapter()?;
-            let (accuracy, loss) = (metrics.accuracy, metrics.loss);
             self.best = Some(Best {
-                adapter,
+                adapter: self.parameters.to_adapter()?,
                 epoch: finished,
-                accuracy,
-                loss,
+                rank,
             });
         }
         Ok(metrics)
     }
+}
+
+fn add_line(lines: &mut String, metrics: &impl serde::Serialize) {
+    lines.push_str(&serde_json::to_string(metrics).unwrap_or_default());
+    lines.push('\n');
 }
 
 /// The Euclidean norm over all vectors.

@@ -2,18 +2,16 @@
 //!
 //! For each pack: log-probabilities with a graph, the losses and their
 //! derivatives as plain numbers, then one backward pass that starts from
-//! those derivatives.
+//! those derivatives (`forward` knows how, and how much of the graph to keep).
 
-use candle_core::Tensor;
-
-use super::TrainConfig;
-use super::batch::{Examples, MicroBatch};
+use super::batch::{Examples, Items, MicroBatch};
+use super::config::{Recompute, TrainConfig};
 use super::metrics::StepMetrics;
+use super::objective::Objective;
 use super::reference::{ReferenceCache, sum};
 use crate::TrainerError;
-use crate::forward::FrozenModel;
-use crate::loss::{PairLogProbs, dpo_sigmoid};
-use crate::ops::tensor;
+use crate::forward::{FrozenModel, Pass};
+use crate::ops::dropout::Dropout;
 use crate::pack::{Pack, Sequence, plan};
 use crate::parameters::{ParameterView, Parameters};
 
@@ -26,19 +24,9 @@ pub(crate) struct StepInput<'a> {
     pub(crate) config: &'a TrainConfig,
 }
 
-/// How much each part of a micro-batch weighs in the step's loss.
-struct Weights {
-    /// Of a pair's sigmoid term.
-    pair: f64,
-    /// Of one token of a chosen answer.
-    chosen_token: f64,
-    /// Of one token of a retained example.
-    retained_token: f64,
-}
-
 impl StepInput<'_> {
-    /// Adds the gradients of the mean of the micro-batches' means to `sums`,
-    /// and the metrics, weighted likewise, to `metrics`.
+    /// Adds the gradients of the step's loss to `sums`, and the metrics,
+    /// weighted likewise, to `metrics`.
     pub(crate) fn accumulate(
         &self,
         micro_batches: &[MicroBatch],
@@ -46,79 +34,87 @@ impl StepInput<'_> {
         sums: &mut [Vec<f32>],
         metrics: &mut StepMetrics,
     ) -> Result<(), TrainerError> {
-        for micro in micro_batches {
-            let groups = self.groups(micro);
-            let weights = self.weights(micro, micro_batches.len());
-            for pack in plan(&groups, self.config.pack_rows_max) {
+        let objectives = Objective::of_step(self.examples, self.config, micro_batches);
+        let share = 1.0 / objectives.len().max(1) as f64;
+        for (micro, mut objective) in objectives.into_iter().enumerate() {
+            objective.kl = self.kl(&objective.mismatched(), references)?;
+            metrics.kl += share * objective.kl;
+            let groups = objective.groups();
+            let packs = plan(&groups, self.config.pack_rows_max);
+            for (index, pack) in packs.iter().enumerate() {
                 metrics.packed_rows += pack.tree.tokens.len() as u64;
-                let surrogate = self.pack_loss(
-                    &pack,
-                    &groups,
-                    micro.pairs.len(),
-                    &weights,
-                    references,
-                    metrics,
-                )?;
-                self.parameters
-                    .add_gradients(&surrogate.backward()?, sums)?;
+                let pass = [
+                    self.config.seed,
+                    metrics.step as u64,
+                    micro as u64,
+                    index as u64,
+                ];
+                let pass = Pass {
+                    pack,
+                    parameters: self.parameters,
+                    dropout: Dropout::new(self.config.lora.dropout, pass),
+                    recompute: self.config.recompute == Recompute::Always,
+                };
+                let mut slopes = |log_probs: &[f32]| {
+                    self.slopes(log_probs, pack, &groups, &objective, references, metrics)
+                };
+                self.model.add_gradients(&pass, &mut slopes, sums)?;
             }
             let tokens: usize = groups.iter().flatten().map(|s| s.tokens.len()).sum();
             metrics.num_tokens += tokens as u64;
         }
+        let sft = match self.examples.train {
+            Items::Plain(_) => 1.0,
+            _ => self.config.sft_weight,
+        };
         metrics.loss = metrics.loss_dpo
-            + self.config.sft_weight * metrics.loss_sft
+            + metrics.loss_kto
+            + sft * metrics.loss_sft
             + self.config.retention.weight * metrics.loss_retention;
+        if matches!(self.examples.train, Items::Rated(_)) {
+            metrics.rewards_margins = metrics.rewards_chosen - metrics.rewards_rejected;
+        }
         Ok(())
     }
 
-    /// Each pair's two sequences, then each retained example's one.
-    fn groups(&self, micro: &MicroBatch) -> Vec<Vec<&Sequence>> {
-        let pair = |&index: &usize| {
-            let pair = &self.examples.train[index];
-            vec![&pair.chosen, &pair.rejected]
-        };
-        let plain = |&index: &usize| vec![&self.examples.retained[index].sequence];
-        micro
-            .pairs
-            .iter()
-            .map(pair)
-            .chain(micro.retained.iter().map(plain))
-            .collect()
-    }
-
-    fn weights(&self, micro: &MicroBatch, micro_batches: usize) -> Weights {
-        let share = 1.0 / micro_batches as f64;
-        let chosen = micro
-            .pairs
-            .iter()
-            .map(|&i| self.examples.train[i].chosen.completion_len());
-        let retained = micro
-            .retained
-            .iter()
-            .map(|&i| self.examples.retained[i].sequence.completion_len());
-        Weights {
-            pair: share / micro.pairs.len().max(1) as f64,
-            chosen_token: share / chosen.sum::<usize>().max(1) as f64,
-            retained_token: share / retained.sum::<usize>().max(1) as f64,
-        }
-    }
-
-    /// A scalar whose gradient is that of the pack's share of the loss:
-    /// Σ log-probability · ∂loss/∂log-probability.
-    fn pack_loss(
+    /// max(0, mean(logπ − logref)) of the mismatched sequences, without a graph.
+    fn kl(
         &self,
+        mismatched: &[Sequence],
+        references: &mut ReferenceCache,
+    ) -> Result<f64, TrainerError> {
+        if mismatched.is_empty() {
+            return Ok(0.0);
+        }
+        let groups: Vec<Vec<&Sequence>> = mismatched.iter().map(|s| vec![s]).collect();
+        let policy = self.parameters.view(false);
+        let mut total = 0.0;
+        for pack in plan(&groups, self.config.pack_rows_max) {
+            let log_probs = self.model.log_probs(&pack, &policy, false)?;
+            let log_probs = log_probs.to_vec1::<f32>()?;
+            let reference = references.sums(self.model, self.start, &pack, &groups)?;
+            for (group, reference) in pack.groups.iter().zip(&reference) {
+                total += sum(&log_probs[group.targets[0].clone()]) - reference[0];
+            }
+        }
+        Ok((total / mismatched.len() as f64).max(0.0))
+    }
+
+    /// ∂loss/∂log-probability of each of the pack's targets.
+    fn slopes(
+        &self,
+        log_probs: &[f32],
         pack: &Pack,
         groups: &[Vec<&Sequence>],
-        pairs: usize,
-        weights: &Weights,
+        objective: &Objective<'_>,
         references: &mut ReferenceCache,
         metrics: &mut StepMetrics,
-    ) -> Result<Tensor, TrainerError> {
-        let tensor_log_probs = self
-            .model
-            .log_probs(pack, &self.parameters.view(true), true)?;
-        let log_probs = tensor_log_probs.to_vec1::<f32>()?;
-        let reference = references.sums(self.model, self.start, pack, groups)?;
+    ) -> Result<Vec<f32>, TrainerError> {
+        // imitation has no reference
+        let reference = match self.examples.train {
+            Items::Plain(_) => vec![Vec::new(); pack.groups.len()],
+            _ => references.sums(self.model, self.start, pack, groups)?,
+        };
         let mut slopes = vec![0.0f32; log_probs.len()];
         for (group, reference) in pack.groups.iter().zip(&reference) {
             let sums = group
@@ -126,46 +122,13 @@ impl StepInput<'_> {
                 .iter()
                 .map(|range| sum(&log_probs[range.clone()]));
             let sums: Vec<f64> = sums.collect();
-            let by_token = if group.index < pairs {
-                let pair = PairLogProbs {
-                    policy_chosen: sums[0],
-                    policy_rejected: sums[1],
-                    reference_chosen: reference[0],
-                    reference_rejected: reference[1],
-                };
-                self.pair_slopes(&pair, weights, metrics)
-            } else {
-                metrics.loss_retention -= weights.retained_token * sums[0];
-                [-self.config.retention.weight * weights.retained_token, 0.0]
-            };
+            let by_token = objective.slopes(group.index, &sums, reference, metrics);
             for (range, slope) in group.targets.iter().zip(by_token) {
                 // Every token of a sequence has the same slope: the loss is a
                 // function of their sum.
                 slopes[range.clone()].fill(slope as f32);
             }
         }
-        let len = slopes.len();
-        Ok((tensor_log_probs * tensor(slopes, len)?)?.sum_all()?)
-    }
-
-    /// ∂loss/∂log-probability of the chosen and of the rejected tokens.
-    fn pair_slopes(
-        &self,
-        pair: &PairLogProbs,
-        weights: &Weights,
-        metrics: &mut StepMetrics,
-    ) -> [f64; 2] {
-        let (beta, weight) = (self.config.beta, weights.pair);
-        let term = dpo_sigmoid(pair, beta);
-        metrics.loss_dpo += weight * term.value;
-        metrics.loss_sft -= weights.chosen_token * pair.policy_chosen;
-        metrics.rewards_chosen += weight * beta * pair.chosen_ratio();
-        metrics.rewards_rejected += weight * beta * pair.rejected_ratio();
-        metrics.rewards_margins += weight * beta * pair.delta();
-        metrics.rewards_accuracies += if pair.delta() > 0.0 { weight } else { 0.0 };
-        metrics.logps_chosen += weight * pair.policy_chosen;
-        metrics.logps_rejected += weight * pair.policy_rejected;
-        let sft = self.config.sft_weight * weights.chosen_token;
-        [weight * term.by_chosen - sft, weight * term.by_rejected]
+        Ok(slopes)
     }
 }

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
+use model::ToolMarkup;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::environment::token_environment;
 use super::state::{GrammarState, plain};
-use crate::api::EngineError;
-use crate::constraint::{Constraint, Grammar};
+use crate::api::{ChatRequest, EngineError};
+use crate::constraint::{Constraint, Grammar, spaced};
 use crate::vocabulary::Vocabulary;
 
 /// Grammars that are compiled at the same time.
@@ -24,9 +25,6 @@ const COMPILE_TIME_MAX: Duration = Duration::from_secs(20);
 /// Stack of a compiling thread: the compiler is recursive, and this is several
 /// times what [`crate::GRAMMAR_NESTING_MAX`] levels take.
 const COMPILE_STACK_BYTES: usize = 16 << 20;
-/// White space between the parts of JSON: a space, or a new line with its
-/// indentation. Small models would fill their answers with more.
-const JSON_SPACE: &str = r"[\x20\x09]{1,16}|\x0A[\x20\x09]{0,16}";
 
 /// What one grammar may cost. A mask may take some 10 ms of one CPU at most,
 /// which is what every other stream then waits for.
@@ -62,6 +60,23 @@ impl Grammars {
         }
     }
 
+    /// What the answers of a request are held to, by itself or by its functions.
+    ///
+    /// # Errors
+    /// As [`Self::compile`].
+    pub async fn of_request(
+        &self,
+        request: &ChatRequest,
+        markup: ToolMarkup,
+    ) -> Result<Option<Arc<GrammarState>>, EngineError> {
+        let tools = request.tools.as_ref();
+        let forced = tools.and_then(|tools| tools.constraint(markup));
+        match request.constraint.clone().or(forced) {
+            Some(constraint) => Ok(Some(Arc::new(self.compile(constraint).await?))),
+            None => Ok(None),
+        }
+    }
+
     /// The state that every sequence with this constraint begins with.
     ///
     /// A thread of its own compiles, for its stack; it is counted until it
@@ -70,7 +85,7 @@ impl Grammars {
     /// # Errors
     /// [`EngineError::InvalidRequest`] for what is wrong with the grammar,
     /// [`EngineError::QueueFull`] where too many wait.
-    pub async fn compile(&self, constraint: Constraint) -> Result<GrammarState, EngineError> {
+    async fn compile(&self, constraint: Constraint) -> Result<GrammarState, EngineError> {
         constraint.check()?;
         let full = || {
             let taken = u32::try_from(REQUESTS_MAX).unwrap_or(u32::MAX);
@@ -140,15 +155,4 @@ fn compile(factory: &ParserFactory, constraint: &Constraint) -> Result<GrammarSt
         other => other,
     })?;
     Ok(state)
-}
-
-/// A schema with our white space, whatever it says itself.
-fn spaced(mut schema: Value) -> Value {
-    if let Value::Object(map) = &mut schema {
-        map.insert(
-            "x-guidance".to_owned(),
-            json!({"whitespace_pattern": JSON_SPACE}),
-        );
-    }
-    schema
 }

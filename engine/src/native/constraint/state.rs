@@ -29,8 +29,7 @@ impl GrammarState {
 
     /// The same place in the same grammar for another sequence, with nothing
     /// shared: neither a lock nor a limit.
-    #[must_use]
-    pub fn fork(&self) -> Self {
+    pub(in crate::native) fn fork(&self) -> Self {
         Self {
             matcher: self.matcher.deep_clone(),
             param: self.param,
@@ -40,7 +39,7 @@ impl GrammarState {
     }
 
     /// Finds the tokens that may come next, unless it is known already.
-    pub fn prepare(&mut self) {
+    pub(in crate::native) fn prepare(&mut self) {
         if self.is_prepared {
             return;
         }
@@ -53,11 +52,8 @@ impl GrammarState {
         }
     }
 
-    /// The tokens that may come next, in the order of their ids, never none.
-    ///
-    /// # Errors
-    /// [`EngineError::InvalidRequest`] where the grammar took too much.
-    pub fn allowed(&mut self) -> Result<&[u32], EngineError> {
+    /// The tokens that may come next, never none.
+    pub(in crate::native) fn allowed(&mut self) -> Result<&[u32], EngineError> {
         self.prepare();
         if self.allowed.is_empty() {
             return Err(self.failed());
@@ -66,10 +62,7 @@ impl GrammarState {
     }
 
     /// Moves on by a token; true where the grammar allows no other to follow.
-    ///
-    /// # Errors
-    /// As [`Self::allowed`].
-    pub fn accept(&mut self, token: u32) -> Result<bool, EngineError> {
+    pub(in crate::native) fn accept(&mut self, token: u32) -> Result<bool, EngineError> {
         self.is_prepared = false;
         match self.matcher.consume_token(token) {
             Ok(()) => Ok(self.matcher.is_stopped()),

@@ -95,7 +95,8 @@ pub(crate) async fn load(app: Data<App>, _: Admin, body: Body) -> Result<HttpRes
     match &wanted.alias {
         Some(alias) => {
             let audit = app.audit("alias.set");
-            control::aliases::set(control, alias, digest, Expected::Any, audit).await?;
+            let set = control::aliases::set(control, alias, digest, Expected::Any, audit);
+            serving.sync.follow(alias, set.await?, digest);
         }
         // Nothing names it, so that it is remembered as one to keep resident.
         None => {

@@ -96,6 +96,7 @@ pub(crate) async fn set(
     let audit = app.audit("alias.set");
     let control = app.control.as_ref();
     let revision = control::aliases::set(control, &name, wanted.digest, expected, audit).await?;
+    serving.sync.follow(&name, revision, wanted.digest);
     app.refresh().await;
     Ok(card(name, wanted.digest, revision))
 }

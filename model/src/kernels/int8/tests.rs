@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::quant::Format;
+use crate::kernels::project::project_at;
+use crate::quant::{Format, QuantMatrix};
 
 const QUANTIZED: [Format; 5] = [
     Format::Q4_0,
@@ -25,8 +26,14 @@ fn noise(seed: u64, len: usize) -> Vec<f32> {
 
 fn product(level: Level, matrix: &QuantMatrix, x: &[f32], n: usize) -> Vec<f32> {
     let mut y = vec![f32::NAN; n * matrix.rows()];
-    let activations = Activations::quantize(x, n, matrix.cols(), Passes::One);
-    matmul_int8_at(level, &[matrix], &activations, &mut [&mut y]);
+    project_at(
+        level,
+        &[matrix],
+        (x, n),
+        &mut [&mut y],
+        Some(Passes::One),
+        &[],
+    );
     y
 }
 

@@ -2,9 +2,13 @@
 //!
 //! A load that needs room evicts versions that no sequence uses and nobody
 //! pinned, the longest unused first. Where sequences still use too much it
-//! waits for them, within a deadline. Knows nothing of what a version is made of.
+//! waits for them, within a deadline. Requests for what is resident pass a
+//! waiting load by, but only so often: then the versions that are to make room
+//! take no new ones until it has its room. Knows nothing of what a version is
+//! made of.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod state;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::api::{AdapterInfo, EngineError, Wait};
+pub(crate) use state::NoRoom;
+use state::{Entry, State};
 
 /// The claim grace of an engine: from the end of a load to the lease there is
 /// but a task's wake-up and the tokenizer.
@@ -21,6 +27,10 @@ pub const CLAIM_GRACE: Duration = Duration::from_secs(1);
 /// After how long room is looked for even if nobody told of any: a version whose
 /// time to be claimed has run out does not tell.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How many leases are given past a load that waits for room, before versions
+/// yield to it.
+const PASSED_BY_MAX: u32 = 64;
 
 /// An adapter version, laid out so that sequences can use it.
 pub trait Resident: Send + Sync + 'static {
@@ -43,39 +53,6 @@ pub struct Residents<A> {
     freed: Notify,
 }
 
-struct State<A> {
-    /// Bytes of residents and of loads on their way.
-    reserved: u64,
-    residents: BTreeMap<AdapterDigest, Entry<A>>,
-    pinned: BTreeSet<AdapterDigest>,
-    /// Counts uses, so that they have an order.
-    uses: u64,
-    evictions: u64,
-}
-
-struct Entry<A> {
-    adapter: Arc<A>,
-    bytes: u64,
-    leases: u32,
-    accepts: bool,
-    /// The number of its last use.
-    used: u64,
-    /// Until when it waits for its first use.
-    unclaimed_until: Option<Instant>,
-}
-
-impl<A: Resident> Entry<A> {
-    fn info(&self) -> AdapterInfo {
-        AdapterInfo {
-            digest: self.adapter.digest(),
-            rank: self.adapter.rank(),
-            bytes: self.bytes,
-            leases: self.leases,
-            accepts_requests: self.accepts,
-        }
-    }
-}
-
 /// Keeps an adapter version resident while it lives.
 pub struct Lease<A: Resident> {
     registry: Arc<Residents<A>>,
@@ -88,13 +65,9 @@ pub struct Reservation<A: Resident> {
     bytes: u64,
 }
 
-/// Why bytes could not be set aside.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NoRoom {
-    /// There is room once sequences have ended.
-    Now,
-    /// It is more than the budget has beside what is pinned.
-    Ever(EngineError),
+/// Says that a load waits for room, while it lives.
+struct Waiting<A: Resident> {
+    registry: Arc<Residents<A>>,
 }
 
 impl<A: Resident> Residents<A> {
@@ -103,13 +76,7 @@ impl<A: Resident> Residents<A> {
         Arc::new(Self {
             budget,
             claim_grace,
-            state: Mutex::new(State {
-                reserved: 0,
-                residents: BTreeMap::new(),
-                pinned: BTreeSet::new(),
-                uses: 0,
-                evictions: 0,
-            }),
+            state: Mutex::new(State::new()),
             freed: Notify::new(),
         })
     }
@@ -145,11 +112,12 @@ impl<A: Resident> Residents<A> {
         self.freed.notify_one();
     }
 
-    /// If the version is resident: makes it accept requests, and describes it.
+    /// If the version is resident, and yields to no load: makes it accept
+    /// requests, and describes it.
     pub fn revive(&self, digest: &AdapterDigest) -> Option<AdapterInfo> {
         let mut state = self.state.lock();
         let used = state.next_use();
-        let resident = state.residents.get_mut(digest)?;
+        let resident = state.residents.get_mut(digest).filter(|r| !r.yields)?;
         resident.accepts = true;
         resident.used = used;
         resident.unclaimed_until = Some(Instant::now() + self.claim_grace);
@@ -180,6 +148,7 @@ impl<A: Resident> Residents<A> {
         deadline: tokio::time::Instant,
         limit: Duration,
     ) -> Result<Reservation<A>, EngineError> {
+        let mut waiting = None;
         loop {
             match self.reserve(bytes) {
                 Ok(reservation) => return Ok(reservation),
@@ -189,10 +158,20 @@ impl<A: Resident> Residents<A> {
                     return Err(EngineError::TimedOut { wait, limit });
                 }
                 Err(NoRoom::Now) => {
+                    // from here on requests for what is resident pass it by, but not for ever
+                    waiting.get_or_insert_with(|| self.wait_for(bytes));
                     // woken or not, it is looked at again; late means refused
                     let _ = tokio::time::timeout_at(deadline, self.freed()).await;
                 }
             }
+        }
+    }
+
+    /// Says that a load waits for `bytes`, until what is given back is dropped.
+    fn wait_for(self: &Arc<Self>, bytes: u64) -> Waiting<A> {
+        self.state.lock().begin_waiting(bytes);
+        Waiting {
+            registry: Arc::clone(self),
         }
     }
 
@@ -203,13 +182,17 @@ impl<A: Resident> Residents<A> {
     }
 
     /// Uses an adapter version for a sequence.
+    ///
+    /// # Errors
+    /// [`EngineError::AdapterNotLoaded`], also while it yields to a load.
     pub fn lease(self: &Arc<Self>, digest: &AdapterDigest) -> Result<Lease<A>, EngineError> {
         let mut state = self.state.lock();
+        state.pass_by(self.budget);
         let used = state.next_use();
         let resident = state
             .residents
             .get_mut(digest)
-            .filter(|resident| resident.accepts);
+            .filter(|resident| resident.accepts && !resident.yields);
         let resident = resident.ok_or(EngineError::AdapterNotLoaded(*digest))?;
         resident.leases += 1;
         resident.used = used;
@@ -222,6 +205,9 @@ impl<A: Resident> Residents<A> {
     }
 
     /// Takes a version out of service; its memory goes with its last lease.
+    ///
+    /// # Errors
+    /// [`EngineError::AdapterNotLoaded`].
     pub fn withdraw(&self, digest: &AdapterDigest) -> Result<(), EngineError> {
         let mut state = self.state.lock();
         let resident = state
@@ -232,68 +218,6 @@ impl<A: Resident> Residents<A> {
         resident.accepts = false;
         state.remove_if_unused(digest);
         self.freed.notify_one();
-        Ok(())
-    }
-}
-
-impl<A: Resident> State<A> {
-    fn next_use(&mut self) -> u64 {
-        self.uses += 1;
-        self.uses
-    }
-
-    fn remove_if_unused(&mut self, digest: &AdapterDigest) {
-        let unused = |resident: &Entry<A>| !resident.accepts && resident.leases == 0;
-        if self.residents.get(digest).is_some_and(unused) {
-            self.remove(digest);
-        }
-    }
-
-    fn remove(&mut self, digest: &AdapterDigest) {
-        if let Some(resident) = self.residents.remove(digest) {
-            self.reserved -= resident.bytes;
-        }
-    }
-
-    /// Evicts until `bytes` are free; nothing, if that would not do.
-    fn make_room(&mut self, bytes: u64, budget: u64) -> Result<(), NoRoom> {
-        let pinned: u64 = self
-            .residents
-            .iter()
-            .filter(|(digest, _)| self.pinned.contains(digest))
-            .map(|(_, resident)| resident.bytes)
-            .sum();
-        let free = |state: &Self| budget.saturating_sub(state.reserved);
-        if bytes > budget.saturating_sub(pinned) {
-            return Err(NoRoom::Ever(EngineError::AdapterMemory {
-                needed: bytes,
-                free: free(self),
-                budget,
-            }));
-        }
-        let now = Instant::now();
-        let mut evictable: Vec<(u64, AdapterDigest, u64)> = self
-            .residents
-            .iter()
-            .filter(|(digest, resident)| {
-                let claimed = resident.unclaimed_until.is_none_or(|until| until <= now);
-                resident.leases == 0 && claimed && !self.pinned.contains(digest)
-            })
-            .map(|(digest, resident)| (resident.used, *digest, resident.bytes))
-            .collect();
-        let most: u64 = evictable.iter().map(|(_, _, bytes)| bytes).sum();
-        if bytes > free(self) + most {
-            return Err(NoRoom::Now);
-        }
-        evictable.sort_unstable();
-        for (_, digest, _) in evictable {
-            if bytes <= free(self) {
-                break;
-            }
-            self.remove(&digest);
-            self.evictions += 1;
-            tracing::debug!(%digest, "adapter evicted");
-        }
         Ok(())
     }
 }
@@ -314,6 +238,7 @@ impl<A: Resident> Reservation<A> {
                 bytes,
                 leases: 0,
                 accepts: true,
+                yields: false,
                 used,
                 unclaimed_until: None,
             }
@@ -332,6 +257,12 @@ impl<A: Resident> Drop for Reservation<A> {
             self.registry.state.lock().reserved -= self.bytes;
             self.registry.freed.notify_one();
         }
+    }
+}
+
+impl<A: Resident> Drop for Waiting<A> {
+    fn drop(&mut self) {
+        self.registry.state.lock().end_waiting();
     }
 }
 
@@ -371,3 +302,7 @@ impl<A: Resident> Drop for Lease<A> {
         self.registry.freed.notify_one();
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,45 +1,44 @@
-//! `flywheel bench`: the native engine's speed on this machine, without HTTP.
+//! `flywheel bench` by itself: how fast the engine computes, alone and in batches.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use engine::Engine as _;
 use engine::bench::{Bench, Mix};
-use engine::native::{NativeEngine, NativeOptions};
+use engine::native::{KvFormat, NativeEngine, NativeOptions};
 use ids::AdapterDigest;
 use serde::Serialize;
 
-use super::CliError;
-use super::output::Output;
+use super::Common;
+use crate::cli::CliError;
+use crate::cli::output::Output;
 
 /// The most adapters that a mix can have.
 const ADAPTERS_MAX: u32 = 64;
 
-/// What `flywheel bench` takes.
+/// Which cases, and how often.
 #[derive(Debug, clap::Args)]
-pub(super) struct BenchArgs {
-    /// The GGUF file, or the folder as published (in Q8_0), to measure.
-    #[arg(long, env = "FLYWHEEL_MODEL", value_name = "PATH")]
-    model: PathBuf,
-    /// Threads that compute; 0 is one for each CPU.
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+pub(super) struct SpeedArgs {
     /// How often each case is measured; medians are shown.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Random adapters that are loaded.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=i64::from(ADAPTERS_MAX)))]
     adapters: u32,
-    /// Their rank.
-    #[arg(long, default_value_t = 16)]
-    rank: usize,
     /// Only the case of this name, for example `prefill 512`, or those whose
     /// names have the text.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Prints JSON lines instead of a table.
-    #[arg(long)]
-    json: bool,
+    /// How keys and values are kept: `f32` or `q8_0`.
+    #[arg(long, default_value = "f32", value_parser = kv_format)]
+    kv_cache: KvFormat,
+}
+
+fn kv_format(text: &str) -> Result<KvFormat, String> {
+    match text {
+        "f32" => Ok(KvFormat::F32),
+        "q8_0" => Ok(KvFormat::Q8_0),
+        _ => Err("it is f32 or q8_0".to_owned()),
+    }
 }
 
 /// One case after all rounds, in tokens a second.
@@ -84,18 +83,19 @@ impl Row {
     }
 }
 
-pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
+pub(super) async fn run(common: Common, args: SpeedArgs) -> Result<ExitCode, CliError> {
     let options = NativeOptions {
-        threads: args.threads,
+        threads: common.threads,
         // room for all of them, whatever their rank
         adapter_bytes_max: u64::MAX,
         // what is measured is computing, and cases begin with the same words
         prefix_cache: false,
+        kv_cache: args.kv_cache,
         ..NativeOptions::default()
     };
     let failed = |error: &dyn std::error::Error| CliError::Bench(error.to_string());
-    let engine = NativeEngine::open(&args.model, options).map_err(|error| failed(&error))?;
-    let rows = measure(&engine, &args)
+    let engine = NativeEngine::open(&common.model()?, options).map_err(|error| failed(&error))?;
+    let rows = measure(&engine, common.rank, &args)
         .await
         .map_err(|error| failed(&error))?;
     engine.shutdown().await;
@@ -106,7 +106,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<ExitCode, CliError> {
         )));
     }
     let head = ["case", "adapters", "tokens/s (median)", "least", "most"];
-    Output::new(args.json).rows(&rows, &head, Row::cells)?;
+    Output::new(common.json).rows(&rows, &head, Row::cells)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -123,14 +123,18 @@ fn selected(only: Option<&str>) -> Vec<Bench> {
 }
 
 /// Round by round over all cases, so that other load meets them alike.
-async fn measure(engine: &NativeEngine, args: &BenchArgs) -> Result<Vec<Row>, engine::EngineError> {
+async fn measure(
+    engine: &NativeEngine,
+    rank: usize,
+    args: &SpeedArgs,
+) -> Result<Vec<Row>, engine::EngineError> {
     let mut cases: Vec<(Bench, Vec<f64>)> = selected(args.only.as_deref())
         .into_iter()
         .map(|bench| (bench, Vec::new()))
         .collect();
     let mut adapters: Vec<AdapterDigest> = Vec::new();
     for seed in 0..u64::from(args.adapters) {
-        let package = engine.synthetic_adapter(args.rank, seed)?;
+        let package = engine.synthetic_adapter(rank, seed)?;
         adapters.push(engine.load_adapter(package).await?.digest);
     }
     // the first round only warms up

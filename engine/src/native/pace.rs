@@ -1,0 +1,191 @@
+//! How many prompt tokens a step may have beside running streams, from how long
+//! steps took. Pure: durations are passed in.
+//!
+//! A stream's next token comes with the end of the step, so that a prompt is
+//! computed in pieces which take about as long as the streams' own part of the
+//! step. Prompts that are more than the streams get as much more: each of those
+//! who wait counts the same. Until both parts were measured, and where there is no
+//! stream, only the configured limit counts.
+
+use std::time::Duration;
+
+/// What one prompt may add to a step, as a share of the streams' own part: the
+/// longest that is promised is twice as long, and measurements waver.
+const SHARE: f64 = 0.5;
+/// The fewest prompt tokens of a step, so that every prompt gets on: what a step
+/// costs before its first prompt token is not worth fewer.
+const TOKENS_MIN: usize = 8;
+/// How much a new measurement counts.
+const WEIGHT: f64 = 0.2;
+/// A measurement above so many times what is known counts as that: the machine
+/// was busy with something else.
+const SURPRISE_MAX: f64 = 2.0;
+
+/// What a step computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct StepShape {
+    /// Sequences that got their next token.
+    pub(super) streams: usize,
+    /// Tokens of prompts.
+    pub(super) prompt_tokens: usize,
+}
+
+/// Measured times, in seconds.
+pub(super) struct Pace {
+    tokens_max: usize,
+    /// A step of so many streams and one, and nothing else.
+    alone: Vec<Option<f64>>,
+    /// One prompt token.
+    token: Option<f64>,
+}
+
+impl Pace {
+    /// Knows nothing yet. No step has more than `tokens_max` prompt tokens or
+    /// `streams_max` streams.
+    pub(super) fn new(tokens_max: usize, streams_max: usize) -> Self {
+        Self {
+            tokens_max: tokens_max.max(1),
+            alone: vec![None; streams_max.max(1)],
+            token: None,
+        }
+    }
+
+    /// How many prompt tokens a step of so many streams and prompts may have.
+    pub(super) fn budget(&self, streams: usize, prompts: usize) -> usize {
+        let (Some(alone), Some(token)) = (self.alone(streams), self.token) else {
+            return self.tokens_max;
+        };
+        let share = SHARE * (prompts as f64 / streams as f64).max(1.0);
+        let tokens = (share * alone / token) as usize;
+        tokens.max(TOKENS_MIN).min(self.tokens_max)
+    }
+
+    /// Learns from a step.
+    pub(super) fn observe(&mut self, shape: StepShape, took: Duration) {
+        let took = took.as_secs_f64();
+        let StepShape {
+            streams,
+            prompt_tokens,
+        } = shape;
+        if prompt_tokens > 0 {
+            let rest = match self.alone(streams) {
+                Some(alone) => took - alone,
+                None if streams == 0 => took,
+                None => return,
+            };
+            let floor = took / 10.0;
+            learn(&mut self.token, rest.max(floor) / prompt_tokens as f64);
+        } else if let Some(known) = streams
+            .checked_sub(1)
+            .and_then(|index| self.alone.get_mut(index))
+        {
+            learn(known, took);
+        }
+    }
+
+    /// How long a step of so many streams takes, by the nearest number of which
+    /// it is known: no longer than fewer take, and no less than in proportion.
+    fn alone(&self, streams: usize) -> Option<f64> {
+        let index = streams.checked_sub(1)?;
+        let known = |i: usize| self.alone.get(i).copied().flatten();
+        let fewer = (0..=index.min(self.alone.len() - 1)).rev().find_map(known);
+        let more = || {
+            let found = (index..self.alone.len()).find_map(|i| Some((i, known(i)?)));
+            found.map(|(i, time)| time * streams as f64 / (i + 1) as f64)
+        };
+        fewer.or_else(more)
+    }
+}
+
+fn learn(known: &mut Option<f64>, found: f64) {
+    *known = Some(match *known {
+        None => found,
+        Some(known) => known + WEIGHT * (found.min(known * SURPRISE_MAX) - known),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn shape(streams: usize, prompt_tokens: usize) -> StepShape {
+        StepShape {
+            streams,
+            prompt_tokens,
+        }
+    }
+
+    /// A machine that takes 4 ms and 2 ms a stream, and 1 ms a prompt token.
+    fn time(shape: StepShape) -> Duration {
+        let streams = match shape.streams {
+            0 => 0,
+            n => 4000 + 2000 * n as u64,
+        };
+        Duration::from_micros(streams + 1000 * shape.prompt_tokens as u64)
+    }
+
+    fn learned(shapes: &[StepShape]) -> Pace {
+        let mut pace = Pace::new(128, 8);
+        for shape in shapes {
+            pace.observe(*shape, time(*shape));
+        }
+        pace
+    }
+
+    #[test]
+    fn without_streams_or_measurements_only_the_limit_counts() {
+        assert_eq!(Pace::new(128, 8).budget(3, 1), 128);
+        assert_eq!(learned(&[shape(8, 0)]).budget(8, 1), 128);
+        assert_eq!(learned(&[shape(0, 100)]).budget(8, 1), 128);
+        assert_eq!(learned(&[shape(8, 0), shape(0, 100)]).budget(0, 1), 128);
+    }
+
+    #[test]
+    fn a_prompt_adds_less_than_the_streams_part() {
+        let pace = learned(&[shape(8, 0), shape(0, 100), shape(1, 0)]);
+        assert_eq!(pace.budget(8, 1), 10);
+        assert_eq!(pace.budget(1, 1), TOKENS_MIN);
+        let mixed = time(shape(8, 10)).as_secs_f64();
+        assert!(mixed <= 2.0 * time(shape(8, 0)).as_secs_f64());
+    }
+
+    #[test]
+    fn more_prompts_than_streams_get_as_much_more() {
+        let pace = learned(&[shape(1, 0), shape(0, 100)]);
+        assert_eq!(pace.budget(1, 7), 21);
+        assert_eq!(pace.budget(1, 1000), 128);
+        assert_eq!(pace.budget(7, 7), pace.budget(7, 1));
+    }
+
+    #[test]
+    fn what_is_not_known_is_taken_from_its_neighbours() {
+        let pace = learned(&[shape(4, 0), shape(0, 100)]);
+        assert_eq!(pace.budget(4, 8), 12);
+        assert_eq!(pace.budget(8, 32), 24, "at least what fewer streams take");
+        assert_eq!(pace.budget(2, 8), 12, "in proportion");
+    }
+
+    #[test]
+    fn it_follows_the_machine_but_not_every_hiccup() {
+        let mut pace = learned(&[shape(8, 0), shape(0, 100)]);
+        pace.observe(shape(8, 0), Duration::from_secs(60));
+        assert!(pace.budget(8, 1) <= 17);
+        for _ in 0..100 {
+            pace.observe(shape(8, 0), Duration::from_millis(40));
+            pace.observe(shape(8, 10), Duration::from_millis(60));
+        }
+        let budget = pace.budget(8, 1);
+        assert!(
+            (9..=10).contains(&budget),
+            "2 ms a token, 40 ms alone: {budget}"
+        );
+    }
+
+    #[test]
+    fn every_prompt_gets_on() {
+        let mut pace = learned(&[shape(1, 0)]);
+        pace.observe(shape(0, 1), Duration::from_secs(10));
+        assert_eq!(pace.budget(1, 1), TOKENS_MIN);
+        assert_eq!(Pace::new(2, 8).budget(1, 1), 2);
+    }
+}

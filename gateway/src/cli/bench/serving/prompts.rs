@@ -1,0 +1,144 @@
+//! Prompts beside running streams, warm and cold beginnings, and what loaded
+//! adapters cost those who use none.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::bench::streams::{Heard, Running, hear_all};
+use engine::bench::{Bench, Case, Mix, conversation, request};
+use engine::{ChatMessage, Role};
+
+use super::{STREAMS, Stage, compare, pauses};
+use crate::cli::CliError;
+use crate::cli::bench::failed;
+use crate::cli::bench::figure::{Figure, Target, milliseconds, quantile};
+
+/// Tokens of the prompt that comes among streams.
+const LONG: u32 = 2000;
+/// Tokens of those streams: more than they can have while it is computed.
+const STREAM_TOKENS: u32 = 1000;
+/// Pieces of text of each stream before anything is measured.
+const WARM_UP: u64 = 24;
+/// How long streams are watched undisturbed.
+const UNDISTURBED: std::time::Duration = std::time::Duration::from_secs(2);
+/// Tokens of the prompt whose first token is waited for.
+const SHORT: u32 = 200;
+/// Tokens of it that are only its own where its beginning is warm.
+const QUESTION: u32 = 24;
+/// Adapters that are loaded beside traffic of the base.
+const BESIDE: u64 = 16;
+/// Numbers of prompts, so that no cache knows them from elsewhere.
+const NUMBERS: u32 = 5000;
+
+pub(super) async fn run(stage: &mut Stage<'_>) -> Result<(), CliError> {
+    long_among_streams(stage).await?;
+    first_token(stage).await?;
+    base_beside_adapters(stage).await
+}
+
+/// A long prompt comes while streams run.
+async fn long_among_streams(stage: &mut Stage<'_>) -> Result<(), CliError> {
+    let streams = stage.base_streams(STREAM_TOKENS).await?;
+    let (mut with, mut without, mut waited) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..stage.args.rounds {
+        let engine = stage.engine.as_ref();
+        let long = conversation(engine, LONG, NUMBERS + round).await;
+        let long = request(long.map_err(failed)?, None, 1);
+        let running = Running::start(&stage.engine, STREAMS, &streams);
+        running.warmed_up(WARM_UP).await;
+        let from = Instant::now();
+        tokio::time::sleep(UNDISTURBED).await;
+        let arrived = Instant::now();
+        let heard = hear_all(engine, long).await.map_err(failed)?;
+        let ended = Instant::now();
+        let told = running.stop().await;
+        with.extend(pauses(&told, &[(arrived, ended)]));
+        without.extend(pauses(&told, &[(from, arrived)]));
+        waited.extend(first_token_of(&heard));
+    }
+    let found = compare("long prompt", with, without, Target::AtMost(2.0));
+    stage.figures.extend(found);
+    let name = format!("long prompt: its first of {LONG} tokens and one");
+    let median = quantile(&mut waited, 0.5);
+    stage.figures.push(Figure::new(name, median, "ms"));
+    Ok(())
+}
+
+/// A question after a beginning that was never seen, and after one that was.
+async fn first_token(stage: &mut Stage<'_>) -> Result<(), CliError> {
+    let (mut cold, mut warm) = (Vec::new(), Vec::new());
+    let engine = stage.engine.as_ref();
+    for round in 0..stage.args.rounds {
+        let beginning = conversation(engine, SHORT - QUESTION, 2 * NUMBERS + round).await;
+        let beginning = beginning.map_err(failed)?;
+        for times in [&mut cold, &mut warm] {
+            let asked = asked_after(&beginning, times.len() as u32, round);
+            let heard = hear_all(engine, request(asked, None, 1)).await;
+            times.extend(first_token_of(&heard.map_err(failed)?));
+        }
+    }
+    let name = |beginning: &str| format!("{SHORT}-token prompt, {beginning}: first token, p50");
+    stage.figures.extend([
+        Figure::new(name("nothing of it known"), quantile(&mut cold, 0.5), "ms"),
+        Figure::new(name("warm beginning"), quantile(&mut warm, 0.5), "ms")
+            .should(Target::AtMost(200.0)),
+    ]);
+    Ok(())
+}
+
+/// In milliseconds.
+fn first_token_of(heard: &Heard) -> Option<f64> {
+    heard
+        .usage
+        .map(|usage| milliseconds(usage.time_to_first_token))
+}
+
+/// Another question each time.
+fn asked_after(beginning: &[ChatMessage], number: u32, round: u32) -> Vec<ChatMessage> {
+    let mut messages = beginning.to_vec();
+    let text = format!("{number} and {round}: what comes after those?");
+    messages.push(ChatMessage::new(Role::User, text));
+    messages
+}
+
+/// Streams of the base, with nothing loaded and with adapters that nobody uses.
+async fn base_beside_adapters(stage: &mut Stage<'_>) -> Result<(), CliError> {
+    let bench = Bench {
+        case: Case::Decode {
+            batch: STREAMS as u32,
+            tokens: 128,
+        },
+        adapters: Mix::Base,
+    };
+    let mut adapters = Vec::new();
+    for seed in 0..BESIDE {
+        let adapter = stage.native.synthetic_adapter(stage.common.rank, seed);
+        adapters.push(adapter.map_err(failed)?);
+    }
+    let engine = Arc::clone(&stage.engine);
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    // the first turn only warms up
+    for turn in 0..=2 * stage.args.rounds {
+        let round = 3 * NUMBERS + turn;
+        let loaded = turn % 2 == 1;
+        if loaded {
+            for adapter in &adapters {
+                let loaded = engine.load_adapter(adapter.clone()).await;
+                loaded.map_err(failed)?;
+            }
+        }
+        let rate = bench.measure(engine.as_ref(), &[], round).await;
+        let rate = rate.map_err(failed)?;
+        match (turn, loaded) {
+            (0, _) => {}
+            (_, true) => with.push(rate),
+            (_, false) => without.push(rate),
+        }
+        stage.unload_all().await?;
+    }
+    let name = format!("base, {STREAMS} streams, {BESIDE} adapters loaded");
+    let figure = Figure::new(name, quantile(&mut with, 0.5), "tokens/s");
+    let figure = figure.beside(quantile(&mut without, 0.5));
+    stage.figures.push(figure.should(Target::AtLeast(0.98)));
+    Ok(())
+}

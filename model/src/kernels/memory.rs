@@ -1,0 +1,190 @@
+//! Memory in large pages, for what every step reads from end to end.
+//!
+//! Decoding streams through tens of megabytes a token. On pages of 4 KiB the
+//! hardware stops prefetching at the end of each, and looks up the next; one
+//! core then reads half as fast as on pages of 2 MiB. So the parts of a model, or
+//! of an adapter, are laid one after the other in one block that the system is
+//! asked to back with large pages. Where it does not, the block is as good as
+//! any other memory.
+
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use memmap2::MmapMut;
+
+use super::gemm::PanelRow;
+use crate::quant::{GROUP, Line};
+
+/// Bytes of a large page.
+const LARGE_PAGE: usize = 2 << 20;
+/// What every slice's address is a multiple of.
+const ALIGN: usize = size_of::<Line>();
+
+/// Types of which any bits are a value, no larger in alignment than a line.
+///
+/// # Safety
+/// That must hold.
+pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
+// SAFETY: integers and floats in arrays.
+unsafe impl Plain for Line {}
+// SAFETY: as above.
+unsafe impl Plain for PanelRow {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for [u16; GROUP] {}
+
+/// Hands out slices of one block, one after the other.
+pub struct Arena {
+    block: Arc<Block>,
+    used: usize,
+}
+
+struct Block {
+    start: NonNull<u8>,
+    len: usize,
+    _memory: Memory,
+}
+
+/// What keeps a block's memory.
+enum Memory {
+    Mapped { _map: MmapMut },
+    Heap { _lines: Vec<Line> },
+}
+
+// SAFETY: a block is plain memory; who may write where is the slices' matter.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Zeros.
+    fn new(len: usize) -> Self {
+        Self::mapped(len).unwrap_or_else(|| {
+            let mut lines = vec![Line([0; ALIGN]); len.div_ceil(ALIGN)];
+            Self {
+                start: NonNull::from(lines.as_mut_slice()).cast(),
+                len,
+                _memory: Memory::Heap { _lines: lines },
+            }
+        })
+    }
+
+    /// Zeros in large pages; `None` where a large page is more than is needed,
+    /// or the system gives no mapping.
+    fn mapped(len: usize) -> Option<Self> {
+        if len < LARGE_PAGE {
+            return None;
+        }
+        let mut map = MmapMut::map_anon(len.checked_add(LARGE_PAGE)?).ok()?;
+        let skipped = map.as_ptr().align_offset(LARGE_PAGE);
+        // asked, not demanded
+        #[cfg(target_os = "linux")]
+        let _ = map.advise_range(memmap2::Advice::HugePage, skipped, len);
+        let start = NonNull::from(map.get_mut(skipped..skipped + len)?).cast();
+        Some(Self {
+            start,
+            len,
+            _memory: Memory::Mapped { _map: map },
+        })
+    }
+}
+
+impl Arena {
+    /// Room for so many bytes. What does not fit gets memory of its own.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            block: Arc::new(Block::new(bytes)),
+            used: 0,
+        }
+    }
+
+    /// Bytes of the arena that a slice takes.
+    pub(crate) fn slice_bytes<T>(len: usize) -> usize {
+        len.saturating_mul(size_of::<T>()).next_multiple_of(ALIGN)
+    }
+
+    /// `len` zeros.
+    pub(crate) fn zeroed<T: Plain>(&mut self, len: usize) -> Slice<T> {
+        const { assert!(align_of::<T>() <= ALIGN) };
+        let bytes = Self::slice_bytes::<T>(len);
+        let (block, at) = if bytes <= self.block.len - self.used {
+            self.used += bytes;
+            (Arc::clone(&self.block), self.used - bytes)
+        } else {
+            (Arc::new(Block::new(bytes)), 0)
+        };
+        // SAFETY: within the block, whose start is aligned, at a multiple of it.
+        let start = unsafe { block.start.add(at) }.cast();
+        Slice {
+            start,
+            len,
+            _block: block,
+            owns: PhantomData,
+        }
+    }
+}
+
+/// A part of a block that nothing else uses.
+pub(crate) struct Slice<T> {
+    start: NonNull<T>,
+    len: usize,
+    _block: Arc<Block>,
+    owns: PhantomData<T>,
+}
+
+// SAFETY: it is the only way to its part of the block.
+unsafe impl<T: Plain> Send for Slice<T> {}
+// SAFETY: as above.
+unsafe impl<T: Plain> Sync for Slice<T> {}
+
+impl<T> Slice<T> {
+    /// Bytes of memory.
+    pub(crate) fn byte_len(&self) -> usize {
+        Arena::slice_bytes::<T>(self.len)
+    }
+}
+
+impl<T: Plain> Deref for Slice<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: initialized (to zeros at least), and lives as long as the block.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for Slice<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and its only user.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_zeros_of_their_own_and_outlive_the_arena() {
+        for capacity in [0, 1000, 3 << 20] {
+            let mut arena = Arena::with_capacity(capacity);
+            let mut slices: Vec<Slice<u16>> = (0..9).map(|i| arena.zeroed(i * 100_000)).collect();
+            let mut lines: Slice<Line> = arena.zeroed(3);
+            drop(arena);
+            lines.fill(Line([255; 64]));
+            for (i, slice) in slices.iter_mut().enumerate() {
+                assert!(slice.len() == i * 100_000 && slice.iter().all(|v| *v == 0));
+                assert!(slice.as_ptr().addr().is_multiple_of(ALIGN));
+                slice.fill(u16::try_from(i).unwrap_or_default());
+            }
+            for (i, slice) in slices.iter().enumerate() {
+                assert!(slice.iter().all(|v| usize::from(*v) == i));
+            }
+            assert!(lines.iter().all(|line| line.0 == [255; 64]));
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Products of several matrices with one input, and what the adapters of its rows
+//! add to them.
+//!
+//! Two parallel regions: the first quantizes the input and multiplies every A,
+//! the second takes 32 columns of an output at a time, first the matrix, then every
+//! B while those columns are in the cache. With an adapter for each sequence, a
+//! decoding step has thousands of terms, each far too small for a region.
+
+use std::ops::Range;
+
+use super::activations::{Activations, Passes};
+use super::cpu::Level;
+use super::int8::matmul_group;
+use super::low_rank::{Inner, LowRankTerm};
+use super::panels;
+use super::parallel::{self, SharedOutput};
+use crate::quant::{GROUP, PackedMatrix, QuantMatrix};
+
+/// Output columns that are computed together.
+const COLUMNS: usize = 2 * GROUP;
+
+/// `ys[i] = x · W_iᵀ` for `x[n, cols]`, and the terms. With `passes`, all matrices
+/// must have products with 8-bit activations.
+pub(crate) fn project(
+    matrices: &[&QuantMatrix],
+    (x, n): (&[f32], usize),
+    ys: &mut [&mut [f32]],
+    passes: Option<Passes>,
+    terms: &[LowRankTerm<'_>],
+) {
+    project_at(Level::detect(), matrices, (x, n), ys, passes, terms);
+}
+
+/// The same at a given level, which this CPU must have.
+pub(super) fn project_at(
+    level: Level,
+    matrices: &[&QuantMatrix],
+    (x, n): (&[f32], usize),
+    ys: &mut [&mut [f32]],
+    passes: Option<Passes>,
+    terms: &[LowRankTerm<'_>],
+) {
+    let cols = matrices.first().map_or(0, |matrix| matrix.cols());
+    let mut inner = Inner::new(terms);
+    let activations = {
+        let tasks = inner.tasks(x, cols);
+        match passes {
+            Some(passes) => Some(Activations::quantize_beside(
+                (x, n, cols),
+                passes,
+                tasks.len(),
+                |i| tasks.run(i),
+            )),
+            None => {
+                parallel::run(tasks.len(), |i| tasks.run(i));
+                None
+            }
+        }
+    };
+    let outputs: Vec<Output<'_>> = matrices
+        .iter()
+        .zip(ys)
+        .enumerate()
+        .map(|(index, (matrix, y))| {
+            let packed = activations.as_ref().zip(matrix.packed());
+            Output {
+                index,
+                weights: packed.map_or(Weights::F32(matrix, x, n), |(activations, packed)| {
+                    Weights::Int8(packed, activations)
+                }),
+                rows: matrix.rows(),
+                y: SharedOutput::new(y, matrix.rows()),
+            }
+        })
+        .collect();
+    let parts = outputs.iter().map(Output::parts).sum();
+    parallel::run_ranges(parts, |range| {
+        for (output, part) in range.filter_map(|part| locate(&outputs, part)) {
+            // SAFETY: each part is computed by one task.
+            unsafe { output.compute(level, part) };
+            let columns = output.columns(part);
+            for term in inner.terms_of(output.index) {
+                // SAFETY: as above.
+                unsafe { inner.add(term, columns.clone(), &output.y) };
+            }
+        }
+    });
+}
+
+/// The output that a part of all is of, and its number there.
+fn locate<'o, 'a>(outputs: &'o [Output<'a>], mut part: usize) -> Option<(&'o Output<'a>, usize)> {
+    for output in outputs {
+        if part < output.parts() {
+            return Some((output, part));
+        }
+        part -= output.parts();
+    }
+    None
+}
+
+/// One matrix's product.
+struct Output<'a> {
+    index: usize,
+    weights: Weights<'a>,
+    rows: usize,
+    y: SharedOutput<'a>,
+}
+
+/// How it is computed.
+enum Weights<'a> {
+    Int8(&'a PackedMatrix, &'a Activations),
+    F32(&'a QuantMatrix, &'a [f32], usize),
+}
+
+impl Output<'_> {
+    fn parts(&self) -> usize {
+        self.rows.div_ceil(COLUMNS)
+    }
+
+    fn columns(&self, part: usize) -> Range<usize> {
+        part * COLUMNS..((part + 1) * COLUMNS).min(self.rows)
+    }
+
+    /// # Safety
+    /// No other task uses the part's columns.
+    unsafe fn compute(&self, level: Level, part: usize) {
+        match self.weights {
+            Weights::Int8(packed, activations) => {
+                for group in 2 * part..(2 * part + 2).min(packed.groups) {
+                    matmul_group(level, packed, group, activations, &self.y);
+                }
+            }
+            // SAFETY: by contract.
+            Weights::F32(matrix, x, n) => unsafe {
+                panels::multiply_columns_f32(matrix, x, n, part, &self.y);
+            },
+        }
+    }
+}

@@ -1,0 +1,138 @@
+"""Writes tests/golden/training/trl.json and trl_*.safetensors: what TRL's own
+trainers make of tests/golden/tiny_llama with its PEFT adapter, for every loss
+of ours that TRL has. Of each: loss and metrics of every one of 20 optimizer
+steps over one batch of everything, the LoRA gradients of the first, and the
+adapter after the last.
+
+The start is an adapter whose B is not zero, and it is the reference.
+
+    python tests/scripts/make_trl_golden.py
+
+Needs torch, transformers, peft, trl, datasets, safetensors (made with trl 1.16.0).
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+
+import make_peft_golden as tiny
+from make_training_golden import GOLDEN, PAIRS
+
+STEPS, RATE = 20, 2e-3
+LOSSES = {
+    "sigmoid": {},
+    "sigmoid_sft": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]},
+    "ipo": {},
+    "hinge": {},
+    "robust": {"label_smoothing": 0.1},
+    "apo_zero": {},
+    "sigmoid_norm": {},
+}
+RATED = [(PAIRS[0][0], PAIRS[0][2], True), (PAIRS[1][1], PAIRS[1][2], False), (PAIRS[2][0], PAIRS[2][2], True),
+         (PAIRS[0][1], PAIRS[0][2], False), (PAIRS[2][1], PAIRS[2][2], False)]
+
+
+def tokenizer():
+    vocabulary = {f"t{i}": i for i in range(tiny.CONFIG.vocab_size)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="t2", pad_token="t0", unk_token="t0")
+
+
+def policy():
+    return PeftModel.from_pretrained(tiny.base_model(), tiny.GOLDEN / "adapter", is_trainable=True)
+
+
+def common(folder):
+    return {
+        "output_dir": folder, "max_steps": STEPS, "learning_rate": RATE, "lr_scheduler_type": "constant",
+        "logging_steps": 1, "gradient_accumulation_steps": 1, "report_to": "none", "save_strategy": "no",
+        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "weight_decay": 0.0, "max_grad_norm": 1.0,
+        "disable_tqdm": True, "max_length": 256,
+    }
+
+
+# The rows are tokens already, in the form in which the trainers keep them.
+for trainer in (DPOTrainer, KTOTrainer, SFTTrainer):
+    trainer._prepare_dataset = lambda self, dataset, *_, **__: dataset
+
+
+def run(name, make):
+    """Trains, and keeps what TRL logs, the first gradients and the last adapter."""
+    folder = tempfile.mkdtemp()
+    trainer = make(folder)
+    gradients = {}
+
+    def keep(_):
+        if not gradients:
+            for key, parameter in trainer.model.named_parameters():
+                if parameter.requires_grad:
+                    gradients[key.replace(".default", "")] = parameter.grad.detach().clone().contiguous()
+
+    clip = trainer.accelerator.clip_grad_norm_
+    trainer.accelerator.clip_grad_norm_ = lambda *a, **k: (keep(None), clip(*a, **k))[1]
+    trainer.train()
+    trainer.model.save_pretrained(folder + "/adapter")
+    trained = load_file(folder + "/adapter/adapter_model.safetensors")
+    shutil.rmtree(folder)
+    assert gradients, name
+    save_file(gradients, GOLDEN / f"trl_{name}_gradients.safetensors", metadata={"format": "pt"})
+    save_file(trained, GOLDEN / f"trl_{name}_trained.safetensors", metadata={"format": "pt"})
+    kept = ("loss", "kl", "grad_norm", "rewards/", "logps/")
+    steps = [row for row in trainer.state.log_history if "loss" in row]
+    return [{key: value for key, value in row.items() if key.startswith(kept)} for row in steps]
+
+
+def preference(name):
+    pairs = [{"prompt_ids": c[:s], "chosen_ids": c[s:], "rejected_ids": r[s:]} for c, r, s in PAIRS]
+    options = {"loss_type": [name], "beta": 0.3, "per_device_train_batch_size": len(pairs)} | LOSSES[name]
+    return lambda folder: DPOTrainer(
+        policy(), args=DPOConfig(**common(folder), **options), train_dataset=Dataset.from_list(pairs),
+        processing_class=tokenizer(),
+    )
+
+
+def kto(folder):
+    rows = [{"prompt_ids": t[:s], "completion_ids": t[s:], "label": good} for t, s, good in RATED]
+    for row, before in zip(rows, rows[-1:] + rows[:-1]):
+        row["KL_completion_ids"] = before["completion_ids"]
+    options = common(folder) | {"beta": 0.3, "per_device_train_batch_size": len(rows)}
+    options |= {"desirable_weight": 1.2, "undesirable_weight": 0.9}
+    return KTOTrainer(
+        policy(), args=KTOConfig(**options), train_dataset=Dataset.from_list(rows), processing_class=tokenizer()
+    )
+
+
+def supervised(folder):
+    rows = [
+        {"input_ids": c, "completion_mask": [0] * s + [1] * (len(c) - s), "labels": [-100] * s + c[s:]}
+        for c, _, s in PAIRS
+    ]
+    options = common(folder) | {"per_device_train_batch_size": len(rows), "completion_only_loss": True}
+    return SFTTrainer(
+        policy(), args=SFTConfig(**options), train_dataset=Dataset.from_list(rows), processing_class=tokenizer()
+    )
+
+
+def main():
+    torch.manual_seed(1)
+    only = sys.argv[1:]
+    facts = {"learning_rate": RATE, "beta": 0.3, "sft_weight": 0.7, "label_smoothing": 0.1}
+    facts["desirable_weight"], facts["undesirable_weight"] = 1.2, 0.9
+    facts["pairs"] = [{"chosen": c, "rejected": r, "completion_start": s} for c, r, s in PAIRS]
+    facts["rated"] = [{"tokens": t, "completion_start": s, "is_good": good} for t, s, good in RATED]
+    makers = {name: preference(name) for name in LOSSES} | {"kto": kto, "supervised": supervised}
+    facts["runs"] = {name: run(name, make) for name, make in makers.items() if not only or name in only}
+    (GOLDEN / "trl.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

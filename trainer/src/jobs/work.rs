@@ -1,0 +1,351 @@
+//! The work on one job, top to bottom.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use adapter_store::{AdapterFiles, Lineage, Source};
+use control::{AuditEntry, Expected};
+use fine_tuning::{FineTuningError, Job, Level, Method, Transition};
+use ids::{AdapterDigest, AliasName};
+use model::lora::{LoraAdapter, LoraConfig};
+use serde_json::json;
+
+use super::rows::{Rows, Sent, read};
+use super::telling::Teller;
+use super::{ACTOR, Ended, Refused, tell};
+use crate::checkpoints::CheckpointFile;
+use crate::evaluate::{Evaluation, GateConfig, Subject, verdict};
+use crate::lease::HeldLease;
+use crate::services::Services;
+use crate::train::{EpochMetrics, Job as Training, TrainConfig, Trained, train_with};
+use crate::{FrozenModel, TrainerError};
+
+/// What was trained, and how good its best epoch was on what is held out.
+struct Outcome {
+    trained: Trained,
+    files: AdapterFiles,
+    best: Option<EpochMetrics>,
+}
+
+/// Does a job that was taken.
+pub(super) async fn run(
+    services: &Services,
+    lease: &HeldLease,
+    job: &Job,
+    stop: &Arc<AtomicBool>,
+) -> Result<Ended, TrainerError> {
+    // 1. Its files.
+    let id = &job.id;
+    let folder = services.journal.root().join("jobs").join(id.as_str());
+    std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
+    tell(services, id, Level::Info, "Validating the files").await;
+    let rows = match rows(services, job, &folder).await? {
+        Ok(rows) => Arc::new(rows),
+        Err(refused) => return Ok(Ended::Refused(refused)),
+    };
+    if let Some(left_out) = &rows.left_out {
+        tell(services, id, Level::Warn, left_out).await;
+    }
+
+    // 2. What it goes on from, which is also what must be beaten.
+    let start = match &job.asked.start {
+        Some(digest) => Some(services.adapters.get(digest).await?.files),
+        None => None,
+    };
+    let config = recipe(&services.config.training, job);
+    config.check()?;
+
+    // 3. Training, from the last checkpoint where there is one.
+    let now = services.clock.now();
+    services
+        .tuning
+        .jobs
+        .transition(id, Transition::Train, now)
+        .await?;
+    let text = format!(
+        "Training on {} examples, {} held out",
+        rows.examples.train.len(),
+        rows.examples.validation.len()
+    );
+    tell(services, id, Level::Info, &text).await;
+    let outcome = train(services, job, &rows, start.as_ref(), &config, &folder, stop).await?;
+
+    // 4. The gate.
+    tell(services, id, Level::Info, "Evaluating the fine-tuned model").await;
+    let subject = Subject {
+        incumbent: start.as_ref(),
+        candidate: &outcome.files,
+        held_out: &rows.pairs,
+        prompts: &rows.prompts,
+    };
+    let evaluation = services.assessor().assess(&subject).await?;
+    let gate = gate(&services.config.gate);
+    let reasons = reasons(job.asked.method, &evaluation, outcome.best.as_ref(), &gate);
+    if !reasons.is_empty() {
+        return Ok(Ended::Refused(Refused {
+            code: "refused_by_gate",
+            param: None,
+            message: reasons.join("; "),
+        }));
+    }
+
+    // 5. Its name.
+    lease.confirm().await?;
+    publish(services, job, &rows, &outcome, &config, &evaluation).await?;
+    CheckpointFile::new(&folder, 0).forget()?;
+    Ok(Ended::Published)
+}
+
+async fn rows(
+    services: &Services,
+    job: &Job,
+    folder: &Path,
+) -> Result<Result<Rows, Refused>, TrainerError> {
+    let files = &services.tuning.files;
+    let asked = &job.asked;
+    let gone = |param: &'static str, id: &ids::FileId| Refused {
+        code: "file_not_found",
+        param: Some(param),
+        message: format!("the file {id} does not exist any more"),
+    };
+    let training = match files.content(&asked.training_file).await {
+        Ok(content) => content,
+        Err(FineTuningError::NoFile(id)) => return Ok(Err(gone("training_file", &id))),
+        Err(error) => return Err(error.into()),
+    };
+    let validation = match &asked.validation_file {
+        None => None,
+        Some(id) => match files.content(id).await {
+            Ok(content) => Some(content),
+            Err(FineTuningError::NoFile(id)) => return Ok(Err(gone("validation_file", &id))),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let sent = Sent {
+        training,
+        validation,
+    };
+    let (base, config) = (Arc::clone(&services.base), Arc::clone(&services.config));
+    let (method, folder) = (asked.method, folder.to_owned());
+    crate::blocking(move || read(&sent, method, &folder, &base, &config)).await
+}
+
+/// The configured recipe with what the job's owner set. A batch is made of
+/// micro-batches of the configured size.
+fn recipe(configured: &TrainConfig, job: &Job) -> TrainConfig {
+    let asked = &job.asked.hyperparameters;
+    let mut config = configured.clone();
+    config.seed = u64::from(job.asked.seed);
+    if let Some(epochs) = asked.n_epochs {
+        config.epochs = epochs as usize;
+    }
+    if let Some(batch) = asked.batch_size {
+        let batch = batch as usize;
+        config.micro_batch_pairs = config.micro_batch_pairs.min(batch);
+        config.micro_batches = batch.div_ceil(config.micro_batch_pairs);
+    }
+    if let Some(multiplier) = asked.learning_rate_multiplier {
+        config.learning_rate *= multiplier;
+    }
+    if let Some(beta) = asked.beta {
+        config.beta = beta;
+    }
+    config
+}
+
+async fn train(
+    services: &Services,
+    job: &Job,
+    rows: &Arc<Rows>,
+    start: Option<&AdapterFiles>,
+    config: &TrainConfig,
+    folder: &Path,
+    stop: &Arc<AtomicBool>,
+) -> Result<Outcome, TrainerError> {
+    let base = Arc::clone(&services.base);
+    let start = match start {
+        Some(files) => {
+            LoraAdapter::from_peft(&files.config_json, &files.safetensors, &base.config)?
+        }
+        None => {
+            let mut lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
+            lora.use_rslora = config.lora.use_rslora;
+            lora.dropout = config.lora.dropout as f32;
+            lora.target.clone_from(&config.lora.target);
+            lora.base_model_name_or_path = Some(base.name.clone());
+            LoraAdapter::new_random(&base.config, &lora, config.seed)?
+        }
+    };
+    let (mut teller, writing) = Teller::start(services, &job.id);
+    let (rows, config, stop) = (Arc::clone(rows), config.clone(), Arc::clone(stop));
+    let folder: PathBuf = folder.to_owned();
+    let outcome = crate::compute(services.config.threads, move || {
+        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
+        let training = Training {
+            model: &model,
+            base: base.digest,
+            start: &start,
+            examples: &rows.examples,
+            config: &config,
+        };
+        let mut checkpoints = CheckpointFile::new(&folder, config.checkpoint_every_steps);
+        let trained = train_with(training, &mut checkpoints, &mut teller, &stop)?;
+        let peft = trained.adapter.to_peft(&base.config)?;
+        Ok(Outcome {
+            files: AdapterFiles::new(peft.config_json, peft.safetensors),
+            best: teller.best().cloned(),
+            trained,
+        })
+    })
+    .await;
+    // the teller is gone, so that all it heard is written
+    if writing.await.is_err() {
+        tracing::warn!("the job's last reports were not written");
+    }
+    outcome
+}
+
+/// What the outcome of a job must reach: its goal is what its files say, which
+/// is measured by likelihood; a whole given answer need not come literally.
+fn gate(configured: &GateConfig) -> GateConfig {
+    GateConfig {
+        exact_match_min: 0.0,
+        exact_match_gain_min: -1.0,
+        goal_points_gain_min: f64::NEG_INFINITY,
+        ..configured.clone()
+    }
+}
+
+fn reasons(
+    method: Method,
+    evaluation: &Evaluation,
+    best: Option<&EpochMetrics>,
+    gate: &GateConfig,
+) -> Vec<String> {
+    let refusals = verdict(evaluation, gate);
+    let mut reasons: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+    let moved = best.map_or(0.0, |best| best.accuracy);
+    let min = gate.preference_accuracy_min;
+    if method == Method::Supervised && moved < min {
+        reasons.push(format!(
+            "{:.1}% of the held-out answers became more likely, fewer than {:.1}%",
+            100.0 * moved,
+            100.0 * min
+        ));
+    }
+    reasons
+}
+
+async fn publish(
+    services: &Services,
+    job: &Job,
+    rows: &Rows,
+    outcome: &Outcome,
+    config: &TrainConfig,
+    evaluation: &Evaluation,
+) -> Result<(), TrainerError> {
+    let (id, now) = (&job.id, services.clock.now());
+    let extra = [
+        ("job", json!(job.id)),
+        ("asked", json!(job.asked)),
+        ("recipe", json!(config)),
+        ("seed", json!(config.seed)),
+        ("tokens", json!(outcome.trained.tokens)),
+        ("code_version", json!(env!("CARGO_PKG_VERSION"))),
+    ];
+    let lineage = Lineage {
+        base: Some(services.base.digest),
+        dataset: Some(rows.digest),
+        parent: job.asked.start,
+        evaluation: Some(json!(evaluation)),
+        created: now,
+        source: Source::Trained,
+        extra: extra
+            .map(|(key, value)| (key.to_owned(), value))
+            .into_iter()
+            .collect(),
+    };
+    let digest: AdapterDigest = services.adapters.put(&outcome.files, &lineage).await?;
+    let model = name(services, job)?;
+    let audit = AuditEntry {
+        actor: ACTOR.to_owned(),
+        action: "job.publish".to_owned(),
+        at: now,
+    };
+    control::aliases::set(&*services.control, &model, digest, Expected::Any, audit).await?;
+    let text = format!("New fine-tuned model: {model}");
+    tell(services, id, Level::Info, &text).await;
+    let succeed = Transition::Succeed {
+        model,
+        adapter: digest,
+        trained_tokens: outcome.trained.tokens,
+    };
+    super::apply(services, id, succeed).await?;
+    tell(
+        services,
+        id,
+        Level::Info,
+        "The job has successfully completed",
+    )
+    .await;
+    Ok(())
+}
+
+/// `ft:BASE:SUFFIX:JOB`, with the last characters of the job's id.
+fn name(services: &Services, job: &Job) -> Result<AliasName, TrainerError> {
+    let id = job.id.as_str();
+    let tail = &id[id.len().saturating_sub(8)..];
+    let suffix = job.asked.suffix.as_deref().unwrap_or("");
+    let base: String = services.base.name.chars().take(48).collect();
+    AliasName::new(format!("ft:{base}:{suffix}:{tail}")).map_err(|error| TrainerError::Config {
+        key: "model",
+        problem: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use fine_tuning::{HyperParameters, NewJob};
+    use ids::{FileId, JobId, UnixMillis};
+
+    use super::*;
+
+    #[test]
+    fn what_the_owner_set_goes_over_the_configured_recipe() {
+        let asked = NewJob {
+            model: "m".to_owned(),
+            start: None,
+            method: Method::Dpo,
+            hyperparameters: HyperParameters {
+                n_epochs: Some(2),
+                batch_size: Some(6),
+                learning_rate_multiplier: Some(0.5),
+                beta: Some(0.4),
+            },
+            training_file: FileId::new("file-1").unwrap(),
+            validation_file: None,
+            suffix: None,
+            seed: 9,
+            metadata: BTreeMap::new(),
+        };
+        let mut job = Job::new(JobId::new("ftjob-1").unwrap(), asked, UnixMillis(1));
+        let configured = TrainConfig {
+            micro_batch_pairs: 4,
+            micro_batches: 4,
+            learning_rate: 1e-3,
+            ..TrainConfig::default()
+        };
+        let config = recipe(&configured, &job);
+        assert_eq!((config.epochs, config.seed, config.beta), (2, 9, 0.4));
+        assert_eq!((config.micro_batch_pairs, config.micro_batches), (4, 2));
+        assert!((config.learning_rate - 5e-4).abs() < 1e-12);
+        job.asked.hyperparameters = HyperParameters::default();
+        let config = recipe(&configured, &job);
+        assert_eq!((config.micro_batch_pairs, config.micro_batches), (4, 4));
+        assert_eq!(config.epochs, configured.epochs);
+    }
+}

@@ -1,0 +1,91 @@
+//! What a run was started with, kept in its folder until it has ended, so
+//! that an interrupted one can go on with the same rows whatever was voted
+//! since.
+
+use std::path::{Path, PathBuf};
+
+use feedback::EventId;
+use feedback::pairs::Dataset;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainerError;
+use crate::checkpoints::CheckpointFile;
+use crate::journal::{Journal, replace};
+use crate::recipe::{STAGES_MAX, Stage};
+use crate::thumbs::RatedAnswer;
+
+/// The file's name in the run's folder.
+const FILE_NAME: &str = "prepared.json";
+
+/// A run's rows and recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Prepared {
+    /// Which run.
+    pub(crate) run_id: String,
+    /// Pairs and praised answers.
+    pub(crate) dataset: Dataset,
+    /// Answers with thumbs alone.
+    pub(crate) rated: Vec<RatedAnswer>,
+    /// The votes that are done with when the run has ended.
+    pub(crate) claimed: Vec<EventId>,
+    /// How to train.
+    pub(crate) stages: Vec<Stage>,
+}
+
+impl Prepared {
+    /// Writes it into the run's folder.
+    pub(crate) fn keep(&self, folder: &Path) -> Result<(), TrainerError> {
+        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        replace(&folder.join(FILE_NAME), &bytes)
+    }
+
+    /// The last run that did not end, if any.
+    pub(crate) fn interrupted(journal: &Journal) -> Result<Option<(PathBuf, Self)>, TrainerError> {
+        let Some(folder) = folders(journal)?.pop() else {
+            return Ok(None);
+        };
+        let path = folder.join(FILE_NAME);
+        let bytes = std::fs::read(&path).map_err(TrainerError::file(&path))?;
+        let prepared = serde_json::from_slice(&bytes).map_err(|error| TrainerError::Content {
+            path,
+            line: error.line(),
+            problem: error.to_string(),
+        })?;
+        Ok(Some((folder, prepared)))
+    }
+
+    /// Gives all interrupted runs up, with their checkpoints.
+    pub(crate) fn abandon(journal: &Journal) -> Result<(), TrainerError> {
+        for folder in folders(journal)? {
+            Self::forget(&folder)?;
+            CheckpointFile::new(&folder, 0).forget()?;
+            for stage in 1..=STAGES_MAX {
+                CheckpointFile::new(&folder.join(format!("stage-{stage}")), 0).forget()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that the run in `folder` has ended.
+    pub(crate) fn forget(folder: &Path) -> Result<(), TrainerError> {
+        match std::fs::remove_file(folder.join(FILE_NAME)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(TrainerError::file(folder)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The folders of interrupted runs, the oldest first.
+fn folders(journal: &Journal) -> Result<Vec<PathBuf>, TrainerError> {
+    let runs = journal.root().join("runs");
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(&runs)
+        .map_err(TrainerError::file(&runs))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|folder| folder.join(FILE_NAME).exists())
+        .collect();
+    // a run's name begins with its time
+    folders.sort();
+    Ok(folders)
+}

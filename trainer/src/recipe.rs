@@ -1,0 +1,238 @@
+//! A run's recipe: stages, each of which goes on from the adapter of the one
+//! before.
+//!
+//! The file's `[[stage]]` tables, with `[training]` as what holds for all of
+//! them. Without any, a run is one stage of preference pairs from the votes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::TrainerError;
+use crate::mixture::{Category, Mixture};
+use crate::train::TrainConfig;
+
+/// Stages of one recipe at most.
+pub(crate) const STAGES_MAX: usize = 16;
+/// Files of one stage at most.
+const FILES_MAX: usize = 64;
+/// Dropout of stages that imitate, unless the recipe says otherwise.
+const IMITATION_DROPOUT: f64 = 0.1;
+
+/// What a stage learns from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageKind {
+    /// Plain text, packed to the context.
+    Cpt,
+    /// Conversations: their answers are imitated.
+    Sft,
+    /// Preference pairs of the votes, with the loss that `training` names.
+    Dpo,
+    /// Thumbs without a counterpart.
+    Kto,
+}
+
+/// One `[[stage]]` of the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageConfig {
+    /// What it learns from.
+    pub kind: StageKind,
+    /// Further material of a `cpt` or `sft` stage.
+    #[serde(default)]
+    pub file: Vec<FileSource>,
+    /// What of the material is trained.
+    #[serde(default)]
+    pub mixture: Mixture,
+    /// What differs from the file's `[training]`.
+    #[serde(default)]
+    pub training: toml::Table,
+}
+
+/// A file of training material: text for `cpt`; for `sft` JSON lines of
+/// `{"messages": […]}` or of `{"question", "thinking", "answer"}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSource {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it counts as in the mixture.
+    #[serde(default)]
+    pub category: Category,
+}
+
+/// A stage with everything that holds for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// What it learns from.
+    pub kind: StageKind,
+    /// Further material.
+    pub file: Vec<FileSource>,
+    /// What of the material is trained.
+    pub mixture: Mixture,
+    /// How.
+    pub training: TrainConfig,
+}
+
+/// The stages of a file.
+///
+/// # Errors
+/// [`TrainerError::Config`] names what makes no sense.
+pub(crate) fn stages(
+    training: &TrainConfig,
+    stages: &[StageConfig],
+) -> Result<Vec<Stage>, TrainerError> {
+    training.check()?;
+    if stages.is_empty() {
+        return Ok(vec![Stage {
+            kind: StageKind::Dpo,
+            file: Vec::new(),
+            mixture: Mixture::default(),
+            training: training.clone(),
+        }]);
+    }
+    if stages.len() > STAGES_MAX {
+        return Err(wrong(format!(
+            "{} stages are more than {STAGES_MAX}",
+            stages.len()
+        )));
+    }
+    let all: Vec<Stage> = stages
+        .iter()
+        .enumerate()
+        .map(|(index, stage)| resolve(index, training, stage))
+        .collect::<Result<_, _>>()?;
+    let shape = |stage: &Stage| {
+        let lora = &stage.training.lora;
+        (lora.rank, lora.alpha, lora.use_rslora, lora.target.clone())
+    };
+    if let [first, rest @ ..] = &all[..]
+        && rest.iter().any(|stage| shape(stage) != shape(first))
+    {
+        let problem = "stages train one adapter: rank, alpha and modules are the same in all";
+        return Err(wrong(problem.to_owned()));
+    }
+    Ok(all)
+}
+
+fn resolve(
+    index: usize,
+    training: &TrainConfig,
+    stage: &StageConfig,
+) -> Result<Stage, TrainerError> {
+    let at = |problem: String| wrong(format!("stage {}: {problem}", index + 1));
+    let mut table = toml::Table::try_from(training).map_err(|e| at(e.to_string()))?;
+    merge(&mut table, &stage.training);
+    let mut merged: TrainConfig = table.try_into().map_err(|e| at(e.to_string()))?;
+    let imitates = matches!(stage.kind, StageKind::Cpt | StageKind::Sft);
+    let says_dropout = stage
+        .training
+        .get("lora")
+        .and_then(toml::Value::as_table)
+        .is_some_and(|lora| lora.contains_key("dropout"));
+    if imitates && !says_dropout && training.lora.dropout == 0.0 {
+        merged.lora.dropout = IMITATION_DROPOUT;
+    }
+    merged.check().map_err(|e| at(e.to_string()))?;
+    if !imitates && !stage.file.is_empty() {
+        return Err(at(
+            "pairs and thumbs come from the votes, not from files".to_owned()
+        ));
+    }
+    if stage.file.len() > FILES_MAX {
+        return Err(at(format!("has more than {FILES_MAX} files")));
+    }
+    if let Some(problem) = stage.mixture.problem() {
+        return Err(at(problem));
+    }
+    Ok(Stage {
+        kind: stage.kind,
+        file: stage.file.clone(),
+        mixture: stage.mixture,
+        training: merged,
+    })
+}
+
+/// `over` on `table`, key by key, also within tables; but a loss replaces the
+/// other with its constants.
+fn merge(table: &mut toml::Table, over: &toml::Table) {
+    for (key, value) in over {
+        match (table.get_mut(key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(over)) if key != "loss" => {
+                merge(inner, over);
+            }
+            _ => {
+                table.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn wrong(problem: String) -> TrainerError {
+    TrainerError::Config {
+        key: "stage",
+        problem,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::Config;
+    use crate::loss::PreferenceLoss;
+
+    use super::*;
+
+    #[test]
+    fn a_file_without_stages_is_one_stage_of_pairs() {
+        let config = Config::parse("[training]\nepochs = 4\nbeta = 0.3\n").unwrap();
+        let stages = config.stages().unwrap();
+        assert_eq!(stages.len(), 1);
+        assert_eq!(stages[0].kind, StageKind::Dpo);
+        assert_eq!(stages[0].training, config.training);
+    }
+
+    #[test]
+    fn a_stage_says_what_differs() {
+        let config = Config::parse(
+            "[training]\nbeta = 0.3\nseed = 9\n[training.lora]\nrank = 8\n\
+             [[stage]]\nkind = \"sft\"\n[stage.training]\nlearning_rate = 2e-4\nepochs = 1\n\
+             [[stage.file]]\npath = \"reasoning.jsonl\"\ncategory = \"reasoning\"\n\
+             [[stage]]\nkind = \"dpo\"\n[stage.training.loss]\ntype = \"robust\"\nlabel_smoothing = 0.1\n",
+        )
+        .unwrap();
+        let stages = config.stages().unwrap();
+        let (sft, dpo) = (&stages[0], &stages[1]);
+        assert_eq!(
+            (sft.training.epochs, dpo.training.epochs),
+            (1, config.training.epochs)
+        );
+        assert_eq!((sft.training.seed, sft.training.lora.rank), (9, 8));
+        assert!((sft.training.lora.dropout - 0.1).abs() < 1e-12);
+        assert!(dpo.training.lora.dropout == 0.0);
+        assert_eq!(
+            dpo.training.loss,
+            PreferenceLoss::Robust {
+                label_smoothing: 0.1
+            }
+        );
+        assert_eq!(sft.file[0].category, Category::Reasoning);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let stage = "[[stage]]\nkind = \"dpo\"\n";
+        for bad in [
+            "[[stage]]\nkind = \"rlhf\"".to_owned(),
+            format!("{stage}[stage.training]\nepochs = 0"),
+            format!("{stage}[stage.training]\nepoch = 1"),
+            format!("{stage}[[stage.file]]\npath = \"x\""),
+            format!("{stage}[stage.mixture]\nreasoning = -1.0"),
+            format!("{stage}{stage}[stage.training.lora]\nrank = 4"),
+            stage.repeat(STAGES_MAX + 1),
+        ] {
+            assert!(Config::parse(&bad).is_err(), "{bad} was taken");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Trains a recipe: one stage after another, each from the adapter that the
+//! one before it made, which is also its reference.
+//!
+//! Each stage has a folder of its own in the run's, with its checkpoint, its
+//! curve and, once it is done, its adapter: a run that goes on takes that
+//! instead of training it again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use model::lora::{LoraAdapter, LoraConfig};
+use serde_json::json;
+
+use crate::checkpoints::CheckpointFile;
+use crate::journal::{append, replace};
+use crate::memory::{Demand, MemoryPlan, measured, plan_memory};
+use crate::prepared::Prepared;
+use crate::recipe::Stage;
+use crate::services::Services;
+use crate::stage_data::{StageData, StageReport};
+use crate::train::{
+    Curve, EpochMetrics, Job, Observer, StepMetrics, TrainConfig, Trained, parameter_report,
+    train_with,
+};
+use crate::{FrozenModel, Parameters, TrainerError};
+
+/// A trained recipe.
+pub(crate) struct TrainedRecipe {
+    pub(crate) adapter: LoraAdapter,
+    pub(crate) stages: Vec<StageReport>,
+}
+
+/// Trains the stages that are not done yet.
+pub(crate) async fn train_stages(
+    services: &Services,
+    folder: &Path,
+    prepared: &Arc<Prepared>,
+    stop: &Arc<AtomicBool>,
+) -> Result<TrainedRecipe, TrainerError> {
+    let mut adapter = None;
+    let mut reports = Vec::new();
+    for (index, stage) in prepared.stages.iter().enumerate() {
+        let folder = stage_folder(folder, index, prepared.stages.len());
+        std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
+        if let Some((done, report)) = finished(services, &folder)? {
+            adapter = Some(done);
+            reports.push(report);
+            continue;
+        }
+        let start = match adapter.take() {
+            Some(before) => before,
+            None => fresh(services, stage)?,
+        };
+        let work = Work {
+            services: services.clone(),
+            folder,
+            stage: stage.clone(),
+            prepared: Arc::clone(prepared),
+        };
+        let stop = Arc::clone(stop);
+        let threads = services.config.threads;
+        let (trained, report) = crate::compute(threads, move || work.train(&start, &stop)).await?;
+        adapter = Some(trained.adapter);
+        reports.push(report);
+    }
+    let adapter = adapter.ok_or_else(|| TrainerError::NotEnoughData("no stage".to_owned()))?;
+    Ok(TrainedRecipe {
+        adapter,
+        stages: reports,
+    })
+}
+
+/// The only stage of a run has no folder of its own.
+fn stage_folder(folder: &Path, index: usize, stages: usize) -> PathBuf {
+    match stages {
+        1 => folder.to_owned(),
+        _ => folder.join(format!("stage-{}", index + 1)),
+    }
+}
+
+fn fresh(services: &Services, stage: &Stage) -> Result<LoraAdapter, TrainerError> {
+    let config = &stage.training;
+    let mut lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
+    lora.use_rslora = config.lora.use_rslora;
+    lora.dropout = config.lora.dropout as f32;
+    lora.target = config.lora.target.clone();
+    lora.base_model_name_or_path = Some(services.base.name.clone());
+    Ok(LoraAdapter::new_random(
+        &services.base.config,
+        &lora,
+        config.seed,
+    )?)
+}
+
+/// The adapter of a stage that is done.
+fn finished(
+    services: &Services,
+    folder: &Path,
+) -> Result<Option<(LoraAdapter, StageReport)>, TrainerError> {
+    let path = folder.join("stage.json");
+    let report = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(TrainerError::file(&path)(error)),
+    };
+    let report = serde_json::from_slice(&report).map_err(|error| TrainerError::Content {
+        path,
+        line: error.line(),
+        problem: error.to_string(),
+    })?;
+    let read = |name: &str| {
+        let path = folder.join("done").join(name);
+        std::fs::read(&path).map_err(TrainerError::file(&path))
+    };
+    let (config, weights) = (
+        read("adapter_config.json")?,
+        read("adapter_model.safetensors")?,
+    );
+    let adapter = LoraAdapter::from_peft(&config, &weights, &services.base.config)?;
+    Ok(Some((adapter, report)))
+}
+
+/// One stage.
+struct Work {
+    services: Services,
+    folder: PathBuf,
+    stage: Stage,
+    prepared: Arc<Prepared>,
+}
+
+impl Work {
+    fn train(
+        &self,
+        start: &LoraAdapter,
+        stop: &AtomicBool,
+    ) -> Result<(Trained, StageReport), TrainerError> {
+        let (base, config) = (&self.services.base, &self.stage.training);
+        let data = StageData::collect(base, &self.prepared, &self.stage)?;
+        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
+        let parameters = parameter_report(&model, &Parameters::from_adapter(start)?);
+        tracing::info!("{:?}: {parameters}", self.stage.kind);
+        if let Some(drawn) = &data.drawn {
+            tracing::info!("mixture: {}", json!(drawn));
+        }
+        let config = &self.planned(
+            &data,
+            start.modules.values().map(|m| m.a.len() + m.b.len()).sum(),
+        )?;
+        let job = Job {
+            model: &model,
+            base: base.digest,
+            start,
+            examples: &data.examples,
+            config,
+        };
+        let mut checkpoints = CheckpointFile::new(&self.folder, config.checkpoint_every_steps);
+        let mut observer = Progress {
+            services: &self.services,
+            folder: &self.folder,
+        };
+        let result = train_with(job, &mut checkpoints, &mut observer, stop);
+        if let Err(failed) = &result
+            && let Some(adapter) = &failed.last_good
+            && let Err(error) = self.keep(adapter, "last_good")
+        {
+            tracing::warn!(%error, "the last good epoch's adapter was not kept");
+        }
+        let trained = result?;
+        self.keep(&trained.adapter, "done")?;
+        let report = StageReport {
+            stage: self.stage.clone(),
+            examples: [data.examples.train.len(), data.examples.validation.len()],
+            too_long: data.too_long,
+            drawn: data.drawn,
+            epoch: trained.epoch,
+            tokens: trained.tokens,
+            seconds: trained.seconds,
+        };
+        let json = serde_json::to_vec_pretty(&report).unwrap_or_default();
+        replace(&self.folder.join("stage.json"), &json)?;
+        checkpoints.forget()?;
+        Ok((trained, report))
+    }
+
+    /// The recipe with what its memory was planned to be. A stage that goes on
+    /// keeps its plan, since packs decide the last bit of a sum.
+    fn planned(&self, data: &StageData, parameters: usize) -> Result<TrainConfig, TrainerError> {
+        let config = &self.stage.training;
+        let path = self.folder.join("memory.json");
+        let before = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<MemoryPlan>(&bytes).ok());
+        if let Some(plan) = before {
+            return Ok(plan.apply(config));
+        }
+        let Some((resident_bytes, limit_bytes)) = measured() else {
+            tracing::warn!("the system does not say how much memory there is");
+            return Ok(config.clone());
+        };
+        let demand = Demand {
+            model: &self.services.base.config,
+            parameters,
+            resident_bytes,
+            limit_bytes,
+        };
+        let plan = plan_memory(&demand, &data.examples, config)?;
+        tracing::info!("memory: {}", plan.text());
+        let now = self.services.clock.now();
+        self.services.journal.event(now, "memory", json!(plan))?;
+        let json = serde_json::to_vec_pretty(&plan).unwrap_or_default();
+        replace(&path, &json)?;
+        Ok(plan.apply(config))
+    }
+
+    /// Writes an adapter into a folder of the stage's.
+    fn keep(&self, adapter: &LoraAdapter, name: &str) -> Result<(), TrainerError> {
+        let files = adapter.to_peft(&self.services.base.config)?;
+        let folder = self.folder.join(name);
+        std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
+        replace(&folder.join("adapter_config.json"), &files.config_json)?;
+        replace(
+            &folder.join("adapter_model.safetensors"),
+            &files.safetensors,
+        )
+    }
+}
+
+/// Writes a stage's progress down as it happens.
+struct Progress<'a> {
+    services: &'a Services,
+    folder: &'a Path,
+}
+
+impl Progress<'_> {
+    fn warn(result: Result<(), TrainerError>) {
+        // Progress that cannot be told is no reason to throw a run away.
+        if let Err(error) = result {
+            tracing::warn!(%error, "progress was not written");
+        }
+    }
+}
+
+impl Observer for Progress<'_> {
+    fn step(&mut self, metrics: &StepMetrics) {
+        let now = self.services.clock.now();
+        Self::warn(self.services.journal.step(self.folder, metrics, now));
+    }
+
+    fn epoch(&mut self, metrics: &EpochMetrics) {
+        tracing::info!(
+            "epoch {}: held-out accuracy {:.2}, margin {:.3}, loss {:.4}",
+            metrics.epoch,
+            metrics.accuracy,
+            metrics.margin,
+            metrics.loss
+        );
+        let now = self.services.clock.now();
+        Self::warn(self.services.journal.event(now, "epoch", json!(metrics)));
+        let line = json!(metrics).to_string();
+        Self::warn(append(&self.folder.join("epochs.jsonl"), &line));
+    }
+
+    fn resumed(&mut self, curve: &Curve) {
+        let write = |name: &str, text: &str| replace(&self.folder.join(name), text.as_bytes());
+        Self::warn(write("steps.jsonl", &curve.steps));
+        Self::warn(write("epochs.jsonl", &curve.epochs));
+    }
+}

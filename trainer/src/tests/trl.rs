@@ -1,0 +1,259 @@
+//! TRL's own trainers, for every loss of ours that it has: the first step's
+//! loss, metrics and gradients, and twenty optimizer steps from there.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use model::lora::LoraAdapter;
+use serde::Deserialize;
+
+use super::tiny_model::{as_peft, read_tensors};
+use super::{frozen, golden, sequence, tiny, tiny_adapter};
+use crate::loss::PreferenceLoss;
+use crate::parameters::Parameters;
+use crate::train::{
+    Decay, EpochMetrics, Examples, Items, KtoWeights, MicroBatch, Observer, PairExample,
+    PlainExample, RatedExample, ReferenceCache, StepInput, StepMetrics, TrainConfig, train,
+};
+
+const STEPS: usize = 20;
+
+#[derive(Deserialize)]
+struct Facts {
+    learning_rate: f64,
+    beta: f64,
+    sft_weight: f64,
+    label_smoothing: f64,
+    desirable_weight: f64,
+    undesirable_weight: f64,
+    pairs: Vec<Pair>,
+    rated: Vec<Rated>,
+    runs: BTreeMap<String, Vec<BTreeMap<String, f64>>>,
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    chosen: Vec<u32>,
+    rejected: Vec<u32>,
+    completion_start: usize,
+}
+
+#[derive(Deserialize)]
+struct Rated {
+    tokens: Vec<u32>,
+    completion_start: usize,
+    is_good: bool,
+}
+
+fn facts() -> Facts {
+    serde_json::from_slice(&std::fs::read(golden("training/trl.json")).unwrap()).unwrap()
+}
+
+impl Facts {
+    fn items(&self, run: &str) -> Items {
+        let pairs = self.pairs.iter();
+        match run {
+            "supervised" => Items::Plain(
+                pairs
+                    .map(|p| PlainExample {
+                        sequence: sequence(&p.chosen, p.completion_start),
+                    })
+                    .collect(),
+            ),
+            "kto" => Items::Rated(
+                self.rated
+                    .iter()
+                    .map(|r| RatedExample {
+                        sequence: sequence(&r.tokens, r.completion_start),
+                        is_good: r.is_good,
+                    })
+                    .collect(),
+            ),
+            _ => Items::Pairs(
+                pairs
+                    .map(|p| PairExample {
+                        id: String::new(),
+                        chosen: sequence(&p.chosen, p.completion_start),
+                        rejected: sequence(&p.rejected, p.completion_start),
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    fn config(&self, run: &str) -> TrainConfig {
+        let loss = match run {
+            "ipo" => PreferenceLoss::Ipo,
+            "hinge" => PreferenceLoss::Hinge,
+            "robust" => PreferenceLoss::Robust {
+                label_smoothing: self.label_smoothing,
+            },
+            "apo_zero" => PreferenceLoss::ApoZero,
+            "sigmoid_norm" => PreferenceLoss::SigmoidNorm,
+            _ => PreferenceLoss::Sigmoid,
+        };
+        TrainConfig {
+            epochs: STEPS,
+            learning_rate: self.learning_rate,
+            warmup_ratio: 0.0,
+            decay: Decay::Constant,
+            micro_batch_pairs: 16,
+            loss,
+            beta: self.beta,
+            sft_weight: if run == "sigmoid_sft" {
+                self.sft_weight
+            } else {
+                0.0
+            },
+            kto: KtoWeights {
+                desirable_weight: self.desirable_weight,
+                undesirable_weight: self.undesirable_weight,
+            },
+            ..TrainConfig::default()
+        }
+    }
+}
+
+#[derive(Default)]
+struct Record(Vec<StepMetrics>);
+
+impl Observer for Record {
+    fn step(&mut self, metrics: &StepMetrics) {
+        self.0.push(metrics.clone());
+    }
+    fn epoch(&mut self, _: &EpochMetrics) {}
+}
+
+/// Every metric that TRL logged for the step, within `tolerance` of its size.
+fn check_metrics(run: &str, ours: &StepMetrics, trl: &BTreeMap<String, f64>, tolerance: f64) {
+    let ours = serde_json::to_value(ours).unwrap();
+    let mut compared = 0;
+    for (name, expected) in trl.iter().filter(|(name, _)| *name != "grad_norm") {
+        let Some(found) = ours[name].as_f64() else {
+            panic!("{run} has no {name}")
+        };
+        let error = (found - expected).abs();
+        let limit = tolerance * expected.abs().max(1.0);
+        assert!(
+            error < limit,
+            "{run} {name}: {found}, not {expected}, at step {}",
+            ours["step"]
+        );
+        compared += 1;
+    }
+    assert!(compared >= 1, "{run} compared nothing");
+}
+
+#[test]
+fn the_first_step_is_trls() {
+    let facts = facts();
+    assert_eq!(facts.runs.len(), 9);
+    for (run, steps) in &facts.runs {
+        let examples = Examples {
+            train: facts.items(run),
+            ..Examples::default()
+        };
+        let config = facts.config(run);
+        let (model, parameters) = (
+            frozen(tiny()),
+            Parameters::from_adapter(&tiny_adapter()).unwrap(),
+        );
+        let start = parameters.view(false);
+        let input = StepInput {
+            model: &model,
+            parameters: &parameters,
+            start: &start,
+            examples: &examples,
+            config: &config,
+        };
+        let micro = MicroBatch {
+            items: (0..examples.train.len()).collect(),
+            retained: Vec::new(),
+        };
+        let mut references = ReferenceCache::new(tiny().digest, ids::Sha256Digest::of(b"start"));
+        let mut sums: Vec<Vec<f32>> = parameters.lengths().map(|n| vec![0.0; n]).collect();
+        let mut metrics = StepMetrics::default();
+        input
+            .accumulate(&[micro], &mut references, &mut sums, &mut metrics)
+            .unwrap();
+        assert!(
+            (metrics.loss - steps[0]["loss"]).abs() < 1e-5,
+            "{run}: {}",
+            metrics.loss
+        );
+        check_metrics(run, &metrics, &steps[0], 1e-4);
+        let ours = as_peft(&parameters, &sums);
+        let file = golden(&format!("training/trl_{run}_gradients.safetensors"));
+        let trl = read_tensors(&std::fs::read(file).unwrap());
+        assert_eq!(
+            ours.keys().collect::<Vec<_>>(),
+            trl.keys().collect::<Vec<_>>()
+        );
+        for (name, expected) in &trl {
+            let off: Vec<f32> = ours[name]
+                .iter()
+                .zip(expected)
+                .map(|(a, b)| a - b)
+                .collect();
+            let relative = norm(&off) / norm(expected).max(1e-12);
+            assert!(relative < 1e-4, "{run} {name}: {relative}");
+        }
+    }
+}
+
+#[test]
+fn twenty_steps_are_trls() {
+    let facts = facts();
+    let start = tiny_adapter();
+    let before = tensors(&start);
+    for (run, steps) in &facts.runs {
+        let examples = Examples {
+            train: facts.items(run),
+            ..Examples::default()
+        };
+        let mut record = Record::default();
+        let trained = train(
+            &frozen(tiny()),
+            tiny().digest,
+            &start,
+            &examples,
+            &facts.config(run),
+            &mut record,
+            &AtomicBool::new(false),
+        )
+        .unwrap();
+        assert_eq!((record.0.len(), steps.len()), (STEPS, STEPS), "{run}");
+        for (ours, trl) in record.0.iter().zip(steps) {
+            check_metrics(run, ours, trl, 2e-3);
+        }
+        let after = tensors(&trained.adapter);
+        let file = golden(&format!("training/trl_{run}_trained.safetensors"));
+        let trl = read_tensors(&std::fs::read(file).unwrap());
+        assert_eq!(
+            after.keys().collect::<Vec<_>>(),
+            trl.keys().collect::<Vec<_>>()
+        );
+        for (name, expected) in &trl {
+            let change = |to: &[f32]| -> Vec<f32> {
+                to.iter().zip(&before[name]).map(|(a, b)| a - b).collect()
+            };
+            let (ours, theirs) = (change(&after[name]), change(expected));
+            let dot: f64 = ours
+                .iter()
+                .zip(&theirs)
+                .map(|(a, b)| f64::from(a * b))
+                .sum();
+            let cosine = dot / (norm(&ours) * norm(&theirs));
+            assert!(cosine > 0.9999, "{run} {name}: {cosine}");
+        }
+    }
+}
+
+fn tensors(adapter: &LoraAdapter) -> BTreeMap<String, Vec<f32>> {
+    read_tensors(&adapter.to_peft(&tiny().config).unwrap().safetensors)
+}
+
+fn norm(values: &[f32]) -> f64 {
+    let squares = values.iter().map(|&v| f64::from(v) * f64::from(v));
+    squares.sum::<f64>().sqrt()
+}
