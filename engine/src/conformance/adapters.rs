@@ -4,7 +4,7 @@ use futures::future::try_join_all;
 use ids::{AdapterDigest, Sha256Digest};
 
 use super::support::{ask, gather, request, until};
-use super::{Batching, Fixture, Violation, expect, is_resident};
+use super::{Fixture, Violation, expect, is_resident};
 use crate::api::{AdapterPackage, ChatRequest, Engine, EngineError};
 
 const QUESTION: &str = "Write one sentence about the sea.";
@@ -14,7 +14,7 @@ pub(super) async fn run(engine: &dyn Engine, fixture: &Fixture) -> Result<(), Vi
     load_twice(engine, first).await?;
     refusals(engine, fixture).await?;
     engine.load_adapter(second.clone()).await?;
-    mixed_batch(engine, [first.digest, second.digest], fixture.batching).await?;
+    mixed_batch(engine, [first.digest, second.digest]).await?;
     engine.unload_adapter(&second.digest).await?;
     unload_in_use(engine, first).await?;
     replace(engine, fixture).await
@@ -64,11 +64,7 @@ async fn refusals(engine: &dyn Engine, fixture: &Fixture) -> Result<(), Violatio
 }
 
 /// Rows with different adapters, or none, in one batch.
-async fn mixed_batch(
-    engine: &dyn Engine,
-    digests: [AdapterDigest; 2],
-    batching: Batching,
-) -> Result<(), Violation> {
+async fn mixed_batch(engine: &dyn Engine, digests: [AdapterDigest; 2]) -> Result<(), Violation> {
     let kinds = [None, Some(digests[0]), Some(digests[1])];
     let mut alone = Vec::new();
     for digest in kinds {
@@ -85,7 +81,7 @@ async fn mixed_batch(
     let order = [1, 0, 2, 1, 2, 0, 0];
     let together = order.map(|kind| ask(engine, with(kinds[kind], 12)));
     for (kind, together) in order.iter().zip(try_join_all(together).await?) {
-        let equal = batching.same(&together.choices, &alone[*kind]);
+        let equal = together.choices == alone[*kind];
         expect(
             equal,
             "a row of a mixed batch equals it alone",

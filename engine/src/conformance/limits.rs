@@ -3,11 +3,11 @@
 use futures::future::try_join_all;
 
 use super::support::{ask, request, until};
-use super::{Batching, Violation, WAITING_MAX, expect};
+use super::{Violation, WAITING_MAX, expect};
 use crate::api::{ChatRequest, Engine, EngineError};
 
-pub(super) async fn run(engine: &dyn Engine, batching: Batching) -> Result<(), Violation> {
-    batched_equals_alone(engine, batching).await?;
+pub(super) async fn run(engine: &dyn Engine) -> Result<(), Violation> {
+    batched_equals_alone(engine).await?;
     full_queue(engine).await?;
     cancellation(engine).await
 }
@@ -22,7 +22,7 @@ fn endless(engine: &dyn Engine) -> ChatRequest {
     }
 }
 
-async fn batched_equals_alone(engine: &dyn Engine, batching: Batching) -> Result<(), Violation> {
+async fn batched_equals_alone(engine: &dyn Engine) -> Result<(), Violation> {
     let long = format!("Repeat this: {}", "one two three four five ".repeat(30));
     let questions = [
         "What is copper?",
@@ -37,7 +37,7 @@ async fn batched_equals_alone(engine: &dyn Engine, batching: Batching) -> Result
     let together = questions.map(|question| ask(engine, request(question, 12)));
     for (together, alone) in try_join_all(together).await?.iter().zip(&alone) {
         expect(
-            batching.same(&together.choices, alone),
+            &together.choices == alone,
             "a batched row equals it alone",
             &together.choices,
         )?;

@@ -25,18 +25,6 @@ pub struct Fixture {
     pub adapters: [AdapterPackage; 2],
     /// One whose digest is right but which does not fit the base.
     pub misfit: AdapterPackage,
-    /// What a batch may change in an answer.
-    pub batching: Batching,
-}
-
-/// How alike a completion in a batch and the same alone are. Their tokens are the
-/// same always.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Batching {
-    /// All of their bits: nothing depends on the other rows.
-    Exact,
-    /// Log-probabilities differ by this at most.
-    Rounds(f32),
 }
 
 /// What an engine did not keep.
@@ -66,11 +54,11 @@ pub enum Violation {
 /// # Errors
 /// The first violation.
 pub async fn run(engine: &dyn Engine, fixture: &Fixture) -> Result<(), Violation> {
-    text::run(engine, fixture.batching).await?;
+    text::run(engine).await?;
     errors::run(engine).await?;
     constraints::run(engine).await?;
     tools::run(engine).await?;
-    limits::run(engine, fixture.batching).await?;
+    limits::run(engine).await?;
     adapters::run(engine, fixture).await
 }
 

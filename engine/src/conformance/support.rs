@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ids::AdapterDigest;
 
-use super::{Batching, Violation, expect};
+use super::{Violation, expect};
 use crate::api::{
     ChatEvent, ChatMessage, ChatRequest, ChatStream, Engine, FinishReason, Role, TokenLogprob,
     Usage,
@@ -30,26 +30,6 @@ pub(super) struct Choice {
     pub(super) calls: Vec<(String, String)>,
     pub(super) logprobs: Vec<TokenLogprob>,
     pub(super) reason: Option<FinishReason>,
-}
-
-impl Batching {
-    /// Whether completions are alike.
-    pub(super) fn same(self, a: &[Choice], b: &[Choice]) -> bool {
-        let Self::Rounds(error) = self else {
-            return a == b;
-        };
-        let close = |(a, b): (&TokenLogprob, &TokenLogprob)| {
-            a.bytes == b.bytes && (a.logprob - b.logprob).abs() <= error
-        };
-        let alike = |(a, b): (&Choice, &Choice)| {
-            a.text == b.text
-                && a.calls == b.calls
-                && a.reason == b.reason
-                && a.logprobs.len() == b.logprobs.len()
-                && a.logprobs.iter().zip(&b.logprobs).all(close)
-        };
-        a.len() == b.len() && a.iter().zip(b).all(alike)
-    }
 }
 
 /// Everything that a stream said.

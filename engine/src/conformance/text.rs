@@ -1,16 +1,16 @@
 //! Answers: order of events, limits, stops, seeds, log-probabilities.
 
 use super::support::{ask, request};
-use super::{Batching, Violation, expect};
+use super::{Violation, expect};
 use crate::api::{ChatRequest, Engine, FinishReason, SamplingParams};
 
 const QUESTION: &str = "Write one sentence about the sea.";
 
-pub(super) async fn run(engine: &dyn Engine, batching: Batching) -> Result<(), Violation> {
+pub(super) async fn run(engine: &dyn Engine) -> Result<(), Violation> {
     plain(engine).await?;
     length(engine).await?;
     stops(engine).await?;
-    choices_and_seeds(engine, batching).await?;
+    choices_and_seeds(engine).await?;
     log_probabilities(engine).await
 }
 
@@ -86,7 +86,7 @@ async fn stops(engine: &dyn Engine) -> Result<(), Violation> {
     )
 }
 
-async fn choices_and_seeds(engine: &dyn Engine, batching: Batching) -> Result<(), Violation> {
+async fn choices_and_seeds(engine: &dyn Engine) -> Result<(), Violation> {
     let sampling = SamplingParams {
         seed: 7,
         ..SamplingParams::default()
@@ -99,7 +99,7 @@ async fn choices_and_seeds(engine: &dyn Engine, batching: Batching) -> Result<()
     let first = ask(engine, seeded.clone()).await?;
     let second = ask(engine, seeded.clone()).await?;
     expect(
-        batching.same(&first.choices, &second.choices),
+        first.choices == second.choices,
         "a seed repeats",
         &second.choices,
     )?;

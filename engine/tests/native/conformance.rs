@@ -1,7 +1,7 @@
 //! The native engine keeps what every engine must.
 
 use engine::AdapterPackage;
-use engine::conformance::{self, Batching, Fixture};
+use engine::conformance::{self, Fixture};
 use engine::native::{NativeEngine, NativeOptions};
 use ids::AdapterDigest;
 use model::ModelConfig;
@@ -50,7 +50,6 @@ async fn the_suite() {
     let fixture = Fixture {
         adapters: [package(&model.config, 1), package(&model.config, 2)],
         misfit: package(&wider, 3),
-        batching: Batching::Exact,
     };
     let engine = NativeEngine::start(model, options).unwrap();
     conformance::run(&engine, &fixture).await.unwrap();

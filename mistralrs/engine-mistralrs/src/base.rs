@@ -8,6 +8,8 @@ use ids::BaseDigest;
 use model::gguf::{GgufFiles, Value};
 use model::{BaseModel, ChatTemplate, ModelConfig, ModelError, PublishedModel};
 
+use crate::older::{lost_scaling, older};
+
 /// A base model on disk.
 pub(crate) struct Base {
     pub(crate) name: String,
@@ -69,6 +71,17 @@ impl Base {
         })
     }
 
+    /// Why mistralrs would compute something else than the files say, if it would.
+    pub(crate) fn unserved(&self) -> Option<String> {
+        let scaling = match &self.form {
+            Form::Folder(folder) => lost_scaling(&older(&folder.config_json))?.to_owned(),
+            Form::Gguf { files, .. } => gguf_scaling(files)?,
+        };
+        Some(format!(
+            "the crate passes over this model's scaling of positions ({scaling})"
+        ))
+    }
+
     /// The files that the base's weights are loaded from.
     pub(crate) fn weights(&self) -> Vec<PathBuf> {
         match &self.form {
@@ -107,6 +120,20 @@ impl Base {
             text("tokenizer.ggml.eos_token_id").unwrap_or_default(),
         )
     }
+}
+
+/// How a file's positions are scaled; the crate reads neither form of it.
+fn gguf_scaling(files: &GgufFiles) -> Option<String> {
+    let gguf = files.metadata();
+    let is_factors = |name: &str| name.starts_with("rope_f");
+    if let Some(tensor) = files.tensors().find(|tensor| is_factors(&tensor.name)) {
+        return Some(tensor.name.clone());
+    }
+    let architecture = gguf.value("general.architecture")?.as_str()?;
+    let kind = gguf.value(&format!("{architecture}.rope.scaling.type"))?;
+    kind.as_str()
+        .filter(|&kind| kind != "none")
+        .map(str::to_owned)
 }
 
 /// In how many files a model is.

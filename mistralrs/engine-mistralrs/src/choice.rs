@@ -11,6 +11,7 @@ use engine::parts::{Completion, Vocabulary};
 use mistralrs::{CustomLogitsProcessor, Device, Result, Tensor};
 use parking_lot::Mutex;
 
+use crate::admission::Place;
 use crate::request::RequestState;
 
 /// A choice of a request.
@@ -21,6 +22,9 @@ pub(crate) struct Choice {
     /// Ends the sequence in mistralrs; without one, dropping its responses does.
     stop_token: Option<u32>,
     state: Mutex<State>,
+    /// Given back when mistralrs lets go of the sequence, which may be after the
+    /// last event: until then it may still be in a step.
+    _place: Place,
 }
 
 struct State {
@@ -28,23 +32,28 @@ struct State {
     has_ended: bool,
 }
 
+/// What a choice is made of.
+pub(crate) struct ChoiceParts {
+    pub(crate) request: Arc<RequestState>,
+    pub(crate) number: u32,
+    pub(crate) vocabulary: Arc<dyn Vocabulary>,
+    pub(crate) stop_token: Option<u32>,
+    pub(crate) completion: Completion,
+}
+
 impl Choice {
-    pub(crate) fn new(
-        request: Arc<RequestState>,
-        number: u32,
-        vocabulary: Arc<dyn Vocabulary>,
-        stop_token: Option<u32>,
-        completion: Completion,
-    ) -> Self {
+    /// A choice whose turn has come.
+    pub(crate) fn new(parts: ChoiceParts, place: Place) -> Self {
         Self {
-            request,
-            number,
-            vocabulary,
-            stop_token,
+            request: parts.request,
+            number: parts.number,
+            vocabulary: parts.vocabulary,
+            stop_token: parts.stop_token,
             state: Mutex::new(State {
-                completion,
+                completion: parts.completion,
                 has_ended: false,
             }),
+            _place: place,
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Demand, Limits};
 use crate::base::Base;
-use crate::choice::Choice;
+use crate::choice::ChoiceParts;
 use crate::instance::{Instance, Plan};
 use crate::loading::{Loader, Version, run_blocking};
 use crate::options::MistralOptions;
@@ -60,12 +60,16 @@ impl MistralEngine {
     pub fn open(path: &Path, options: MistralOptions) -> Result<Self, OpenError> {
         let isq = options.isq.clone();
         let base = Arc::new(Base::open(path, isq.as_deref())?);
+        if let Some(reason) = base.unserved() {
+            return Err(OpenError::Load(reason));
+        }
         let plan = Arc::new(Plan {
             base: Arc::clone(&base),
             options,
         });
         let opened = plan.open().map_err(OpenError::Load)?;
         let options = &plan.options;
+        let sequences_max = opened.instance.sequences_max;
         let model_max = u32::try_from(opened.instance.context_length).unwrap_or(u32::MAX);
         let budget = match options.adapter_bytes_max {
             Some(bytes) => bytes,
@@ -86,7 +90,7 @@ impl MistralEngine {
             vocabulary: opened.vocabulary,
             prompts: Arc::new(opened.prompts),
             admission: Admission::new(Limits {
-                running_max: options.running_max,
+                running_max: sequences_max,
                 waiting_max: options.waiting_max,
                 waiting_per_tenant_max: options
                     .waiting_per_tenant_max
@@ -147,24 +151,22 @@ impl MistralEngine {
                 grammar: grammar.clone(),
                 tool_markup: self.prompts.tool_markup(),
             });
-            let choice = Choice::new(
-                Arc::clone(&state),
+            let choice = ChoiceParts {
+                request: Arc::clone(&state),
                 number,
-                Arc::clone(&self.vocabulary),
-                instance.stop_token,
+                vocabulary: Arc::clone(&self.vocabulary),
+                stop_token: instance.stop_token,
                 completion,
-            );
+            };
             let run = Run {
                 instance: Arc::clone(instance),
                 lease: lease.clone(),
-                place,
                 prompt: prompt.clone(),
                 max_tokens: demand.max_tokens,
                 ignore_eos: request.ignore_eos,
-                choice: Arc::new(choice),
                 request: Arc::clone(&state),
             };
-            tokio::spawn(run.run());
+            tokio::spawn(run.run(place, choice));
         }
         Ok(ChatStream {
             adapter: request.adapter,

@@ -2,7 +2,8 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::EngineError;
@@ -15,14 +16,22 @@ use mistralrs::core::{
     SchedulerConfig, paged_attn_supported, parse_isq_value,
 };
 use mistralrs::{Device, best_device};
+use model::PublishedModel;
+use serde_json::Value as Json;
 
 use crate::base::{Base, Form};
+use crate::older::older;
 use crate::options::{MistralOptions, PREFIX_SEQUENCES_MAX};
 use crate::prompt::{Encode, Foreign, Prompts};
 use crate::words::Words;
 
 /// Stack of a loading thread.
 const STACK_BYTES: usize = 8 << 20;
+
+/// Sequences at once where there is no paged attention. The crate's attention on
+/// CPUs gives each sequence of a decoding batch what the last one's is: it adds the
+/// parts of all of them up in one place (0.8.1, `flash_attn_cpu_single_q`).
+const UNPAGED_MAX: u32 = 1;
 
 /// What loading needs to know beside the weights.
 pub(crate) struct Plan {
@@ -35,6 +44,8 @@ pub(crate) struct Instance {
     model: Arc<MistralRs>,
     /// The longest sequence.
     pub(crate) context_length: usize,
+    /// How many sequences it may have at once.
+    pub(crate) sequences_max: u32,
     /// What ends a sequence where our own choice says that it has ended.
     pub(crate) stop_token: Option<u32>,
 }
@@ -88,9 +99,10 @@ impl Plan {
     fn pipeline(&self, weights: &[PathBuf]) -> Result<Shared, String> {
         let device = best_device(false).map_err(|error| error.to_string())?;
         let on_cpu = matches!(device, Device::Cpu);
+        let scratch = self.options.scratch().map_err(|error| error.to_string())?;
         let (loader, paths) = match &self.base.form {
             Form::Gguf { .. } => self.gguf(weights),
-            Form::Folder(_) => self.folder(weights)?,
+            Form::Folder(folder) => self.folder(folder, weights, scratch.path())?,
         };
         let isq = self.options.isq.as_deref();
         let isq = isq
@@ -134,14 +146,19 @@ impl Plan {
 
     fn folder(
         &self,
+        published: &PublishedModel,
         weights: &[PathBuf],
+        scratch: &Path,
     ) -> Result<(Box<dyn Loader>, Box<dyn ModelPaths>), String> {
+        let config = scratch.join("config.json");
+        let text = Json::Object(older(&published.config_json)).to_string();
+        std::fs::write(&config, text).map_err(|error| error.to_string())?;
         let folder = &self.base.path;
         let file = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
         let template = file("chat_template.jinja").or_else(|| file("tokenizer_config.json"));
         let paths = LocalModelPaths {
             tokenizer_filename: folder.join("tokenizer.json"),
-            config_filename: folder.join("config.json"),
+            config_filename: config,
             template_filename: template,
             gen_conf: file("generation_config.json"),
             preprocessor_config: file("preprocessor_config.json"),
@@ -165,17 +182,20 @@ impl Plan {
     fn start(&self, pipeline: Shared) -> Result<Instance, String> {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         let metadata = pipeline.blocking_lock().get_metadata();
-        let running_max = self.options.running_max.max(1) as usize;
-        let scheduler = match metadata.cache_config.clone() {
-            Some(config) => SchedulerConfig::PagedAttentionMeta {
-                max_num_seqs: running_max,
-                config,
-            },
-            None => SchedulerConfig::DefaultScheduler {
-                method: DefaultSchedulerMethod::Fixed(
-                    running_max.try_into().map_err(|e| failed(&e))?,
-                ),
-            },
+        let (scheduler, sequences_max) = match metadata.cache_config.clone() {
+            Some(config) => {
+                let max = self.options.running_max.max(1);
+                let max_num_seqs = max as usize;
+                let paged = SchedulerConfig::PagedAttentionMeta {
+                    max_num_seqs,
+                    config,
+                };
+                (paged, max)
+            }
+            None => {
+                let method = DefaultSchedulerMethod::Fixed(NonZeroUsize::MIN);
+                (SchedulerConfig::DefaultScheduler { method }, UNPAGED_MAX)
+            }
         };
         let trie = metadata.tok_env();
         // the crate refuses as a stop what other tokens begin with
@@ -196,6 +216,7 @@ impl Plan {
         Ok(Instance {
             model: runtime.block_on(builder.build()),
             context_length: metadata.max_seq_len,
+            sequences_max,
             stop_token,
         })
     }

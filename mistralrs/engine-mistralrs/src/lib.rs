@@ -15,6 +15,7 @@ mod fair;
 mod instance;
 mod loading;
 mod merge;
+mod older;
 mod options;
 mod prompt;
 mod request;
@@ -22,4 +23,4 @@ mod sizes;
 mod words;
 
 pub use engine::{MistralEngine, OpenError};
-pub use options::MistralOptions;
+pub use options::{MistralOptions, PREFIX_SEQUENCES_MAX};

@@ -92,13 +92,7 @@ fn build(
     let failed = |error: &dyn std::fmt::Display| {
         EngineError::Failed(format!("the adapter {digest} was not loaded: {error}"))
     };
-    let folder = match &plan.options.scratch {
-        Some(scratch) => {
-            std::fs::create_dir_all(scratch).and_then(|()| tempfile::tempdir_in(scratch))
-        }
-        None => tempfile::tempdir(),
-    };
-    let folder = folder.map_err(|error| failed(&error))?;
+    let folder = plan.options.scratch().map_err(|error| failed(&error))?;
     let weights = deltas
         .write(&plan.base, folder.path())
         .map_err(|error| failed(&error))?;

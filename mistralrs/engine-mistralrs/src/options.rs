@@ -27,8 +27,21 @@ pub struct MistralOptions {
     /// What the matrices of a published folder are quantized to as they are
     /// loaded, by mistralrs' names (`q4k`, `q8_0`); none keeps them as they are.
     pub isq: Option<String>,
-    /// A folder for the files of a version on its way; the system's own without.
+    /// A folder for files on their way into the crate; the system's own without.
     pub scratch: Option<PathBuf>,
+}
+
+impl MistralOptions {
+    /// A new folder for files on their way, which goes with its handle.
+    pub(crate) fn scratch(&self) -> std::io::Result<tempfile::TempDir> {
+        match &self.scratch {
+            Some(scratch) => {
+                std::fs::create_dir_all(scratch)?;
+                tempfile::tempdir_in(scratch)
+            }
+            None => tempfile::tempdir(),
+        }
+    }
 }
 
 /// Sequences in the prefix cache of one instance.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::admission::{Admission, Place};
-use crate::choice::Choice;
+use crate::choice::{Choice, ChoiceParts};
 use crate::fair::Tenant;
 use crate::instance::Instance;
 use crate::loading::Version;
@@ -120,22 +120,20 @@ impl RequestState {
 /// One choice on its way through an instance.
 pub(crate) struct Run {
     pub(crate) instance: Arc<Instance>,
-    #[expect(dead_code, reason = "held until the sequence has ended")]
+    #[expect(dead_code, reason = "held until the last event")]
     pub(crate) lease: Option<Lease<Version>>,
-    pub(crate) place: Place,
     pub(crate) prompt: Vec<u32>,
     pub(crate) max_tokens: u32,
     pub(crate) ignore_eos: bool,
-    pub(crate) choice: Arc<Choice>,
     pub(crate) request: Arc<RequestState>,
 }
 
 impl Run {
     /// Runs the choice to its end, or until nobody listens.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self, place: Place, choice: ChoiceParts) {
         let events = self.request.events.clone();
         tokio::select! {
-            ended = self.compute() => {
+            ended = self.compute(place, choice) => {
                 if let Err(error) = ended {
                     self.request.fail(error);
                 }
@@ -144,14 +142,16 @@ impl Run {
         }
     }
 
-    async fn compute(&mut self) -> Result<(), EngineError> {
-        self.place.start().await?;
+    async fn compute(&self, mut place: Place, choice: ChoiceParts) -> Result<(), EngineError> {
+        place.start().await?;
+        let choice = Arc::new(Choice::new(choice, place));
         let (sender, mut responses) = mpsc::channel(RESPONSES_MAX);
-        self.instance.submit(self.normal_request(sender)).await?;
-        while !self.choice.has_ended() {
+        let request = self.normal_request(Arc::clone(&choice), sender);
+        self.instance.submit(request).await?;
+        while !choice.has_ended() {
             let failed = |error: &dyn std::fmt::Display| EngineError::Failed(error.to_string());
             match responses.recv().await {
-                None if self.choice.has_ended() => break,
+                None if choice.has_ended() => break,
                 None => return Err(failed(&"mistralrs ended a completion early")),
                 Some(Response::InternalError(error) | Response::ValidationError(error)) => {
                     return Err(failed(&error));
@@ -168,7 +168,11 @@ impl Run {
 
     /// The sequence as mistralrs takes it: tokens in, and whatever the choice
     /// says.
-    fn normal_request(&self, response: mpsc::Sender<Response>) -> NormalRequest {
+    fn normal_request(
+        &self,
+        choice: Arc<Choice>,
+        response: mpsc::Sender<Response>,
+    ) -> NormalRequest {
         let stop = self.instance.stop_token.filter(|_| !self.ignore_eos);
         let sampling = SamplingParams {
             // the choice leaves one token, and so does this
@@ -177,7 +181,7 @@ impl Run {
             max_len: Some(self.max_tokens as usize),
             ..SamplingParams::neutral()
         };
-        let processor: Arc<dyn CustomLogitsProcessor> = self.choice.clone();
+        let processor: Arc<dyn CustomLogitsProcessor> = choice;
         NormalRequest {
             messages: RequestMessage::CompletionTokens(self.prompt.clone()),
             sampling_params: sampling,

@@ -105,4 +105,10 @@ fn what_cannot_be_served_says_why() {
     assert!(error(&file, None).contains("GGUF"));
     let unknown = error(&golden("folders").join("llama3"), Some("q99"));
     assert!(unknown.contains("q99"), "{unknown}");
+    // the crate would compute these files' positions unscaled
+    for name in ["llama3", "llama_linear"] {
+        let path = golden("architectures").join(name).join("model.gguf");
+        let refused = error(&path, None);
+        assert!(refused.contains("scaling of positions"), "{refused}");
+    }
 }

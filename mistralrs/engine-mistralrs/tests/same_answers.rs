@@ -56,7 +56,11 @@ fn compare(what: &str, native: &Answer, ours: &Answer, error: f32) {
 /// matter.
 async fn compare_engines(path: &Path, adapters: Vec<AdapterPackage>, error: f32) {
     let (native, _) = native(path);
-    let ours = open(path.to_owned(), MistralOptions::default()).await;
+    let options = MistralOptions {
+        adapter_bytes_max: Some(1 << 30),
+        ..MistralOptions::default()
+    };
+    let ours = open(path.to_owned(), options).await;
     let mut digests: Vec<Option<AdapterDigest>> = vec![None];
     for package in adapters {
         digests.push(Some(package.digest));

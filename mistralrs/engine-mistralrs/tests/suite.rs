@@ -2,7 +2,7 @@
 //! Q4_1 matrices and a head that is its embedding in Q8_0.
 
 use engine::Engine as _;
-use engine::conformance::{self, Batching, Fixture};
+use engine::conformance::{self, Fixture};
 use engine_mistralrs::MistralOptions;
 use model::{BaseModel, ModelConfig};
 
@@ -24,7 +24,6 @@ async fn the_suite() {
     let fixture = Fixture {
         adapters: [package(&config, 1, 1e-3), package(&config, 2, 1e-3)],
         misfit: package(&wider, 3, 1e-3),
-        batching: Batching::Rounds(1e-2),
     };
     let engine = open(real_model(), options).await;
     conformance::run(&engine, &fixture).await.unwrap();
