@@ -34,4 +34,4 @@ pub use projection::Projection;
 pub use python_json::python_json;
 pub use rope::RopeConfig;
 pub use tokenizer::{TEXT_BYTES_MAX, Tokenizer};
-pub use weights::{LayerWeights, Weights};
+pub use weights::{LayerWeights, TokenCost, Weights};

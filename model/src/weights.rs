@@ -124,6 +124,17 @@ impl Weights {
     }
 }
 
+/// What the products of one token with all matrices take; attention is not in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenCost {
+    /// Bytes of weights that are read, in the form that products use.
+    pub weight_bytes: usize,
+    /// Multiplications in the layers.
+    pub layer_macs: usize,
+    /// Multiplications for the logits.
+    pub head_macs: usize,
+}
+
 impl Weights {
     /// Interleaves all matrices for products with 8-bit activations, in the
     /// order in which they are read and in one block of memory; what is so already stays.
@@ -131,6 +142,22 @@ impl Weights {
         let mut arena = Arena::with_capacity(self.matrices().map(QuantMatrix::bytes_to_pack).sum());
         self.matrices()
             .for_each(|matrix| matrix.pack_in(&mut arena));
+    }
+
+    /// What one token costs.
+    #[must_use]
+    pub fn token_cost(&self) -> TokenCost {
+        let read = |matrix: &QuantMatrix| match matrix.packed_byte_len() {
+            0 => matrix.byte_len(),
+            packed => packed,
+        };
+        let macs = |matrix: &QuantMatrix| matrix.rows() * matrix.cols();
+        let head = macs(self.head());
+        TokenCost {
+            weight_bytes: self.matrices().map(read).sum(),
+            layer_macs: self.matrices().map(macs).sum::<usize>() - head,
+            head_macs: head,
+        }
     }
 
     fn matrices(&self) -> impl Iterator<Item = &QuantMatrix> {

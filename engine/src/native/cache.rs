@@ -1,13 +1,19 @@
 //! The memory of the key-value cache's pages, taken as they are first used.
 
-use model::kernels::{KvLayout, KvPage, PAGE_TOKENS};
+use model::kernels::{Arena, KvLayout, KvPage, PAGE_TOKENS};
 
 use super::blocks::PageId;
+
+/// Pages whose memory is one block, in large pages of the system: attention
+/// reads as much of it in a step as of the weights.
+const PAGES_OF_BLOCK: usize = 8;
 
 /// Pages by number.
 pub(super) struct KvCache {
     layout: KvLayout,
     pages: Vec<KvPage>,
+    /// The memory of the pages up to the next multiple of [`PAGES_OF_BLOCK`].
+    block: Arena,
 }
 
 impl KvCache {
@@ -15,6 +21,7 @@ impl KvCache {
         Self {
             layout,
             pages: Vec::new(),
+            block: Arena::with_capacity(0),
         }
     }
 
@@ -26,7 +33,11 @@ impl KvCache {
     pub(super) fn touch(&mut self, pages: &[PageId]) {
         let end = pages.iter().map(|page| page.0 + 1).max().unwrap_or(0);
         while self.pages.len() < end {
-            self.pages.push(KvPage::new(self.layout));
+            if self.pages.len().is_multiple_of(PAGES_OF_BLOCK) {
+                self.block = Arena::with_capacity(PAGES_OF_BLOCK * self.layout.page_bytes());
+            }
+            let page = KvPage::new(self.layout, &mut self.block);
+            self.pages.push(page);
         }
     }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
 use model::quant::Precision;
-use model::{BaseModel, ModelError};
+use model::{BaseModel, ModelError, TokenCost};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -133,6 +133,12 @@ impl NativeEngine {
 
     pub(super) fn model(&self) -> &BaseModel {
         &self.model
+    }
+
+    /// What one token costs, to hold against a machine's limits.
+    #[must_use]
+    pub fn token_cost(&self) -> TokenCost {
+        self.model.weights.token_cost()
     }
 
     /// Steps of the engine's thread since the start.

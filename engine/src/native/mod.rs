@@ -39,7 +39,8 @@ mod worker;
 
 pub use engine::NativeEngine;
 pub use model::FolderFormat;
-pub use model::kernels::KvFormat;
+pub use model::TokenCost;
+pub use model::kernels::{KvFormat, MachineLimits};
 pub use open::OpenError;
 pub use options::{NativeOptions, THREADS_MAX};
 pub use scoring::{TokenScore, logits, logits_with_cache, score};

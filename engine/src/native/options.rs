@@ -55,7 +55,7 @@ impl NativeOptions {
     ///
     /// # Errors
     /// [`EngineError::Failed`] if more are asked for than [`THREADS_MAX`].
-    pub(super) fn threads(&self) -> Result<usize, EngineError> {
+    pub fn threads(&self) -> Result<usize, EngineError> {
         let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
         match self.threads {
             0 => Ok(cpus().min(THREADS_MAX)),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::gemm::{self, PanelRow, Rows};
 use super::kv_quant::{self, QuantPage};
 use super::math;
+use super::memory::{Arena, Slice};
 use super::parallel::{self, SharedOutput};
 use crate::quant::GROUP;
 
@@ -93,18 +94,18 @@ pub struct KvPage {
 enum Store {
     /// For each layer and head: keys `[2][head_dim][16 positions]`, then values
     /// `[head_dim / 16, even][32 positions][16]`.
-    F32(Box<[PanelRow]>),
+    F32(Slice<PanelRow>),
     Q8_0(QuantPage),
 }
 
 impl KvPage {
-    /// An empty page.
+    /// An empty page, in an arena.
     #[must_use]
-    pub fn new(layout: KvLayout) -> Self {
+    pub fn new(layout: KvLayout, arena: &mut Arena) -> Self {
         let rows = layout.layers * layout.kv_heads * layout.head_rows();
         let store = match layout.format {
-            KvFormat::F32 => Store::F32(vec![PanelRow([0.0; GROUP]); rows].into()),
-            KvFormat::Q8_0 => Store::Q8_0(QuantPage::new(&layout)),
+            KvFormat::F32 => Store::F32(arena.zeroed(rows)),
+            KvFormat::Q8_0 => Store::Q8_0(QuantPage::new(&layout, arena)),
         };
         Self { layout, store }
     }

@@ -1,5 +1,7 @@
 //! Which vector instructions this CPU has.
 
+use std::sync::OnceLock;
+
 /// A set of instructions that there are kernels for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
@@ -16,8 +18,12 @@ pub enum Level {
 impl Level {
     /// The best level of this CPU.
     #[must_use]
+    #[inline]
     pub fn detect() -> Self {
-        Self::available().last().copied().unwrap_or(Self::Scalar)
+        // asked for by every small product
+        static BEST: OnceLock<Level> = OnceLock::new();
+        let best = || Self::available().last().copied();
+        *BEST.get_or_init(|| best().unwrap_or(Self::Scalar))
     }
 
     /// Every level that this CPU can run, the best last.

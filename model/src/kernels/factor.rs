@@ -12,7 +12,8 @@ use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 
 use super::cpu::Level;
 use super::gemm::{self, PanelRow, Rows};
-use super::memory::{Arena, Plain, Slice};
+use super::memory::{Arena, Plain, Slice, prefetch};
+use super::multiversion::multiversion;
 use super::panels::with_panels;
 use super::parallel::SharedOutput;
 use super::wide::{self, WideRows, scales_of, words_of};
@@ -85,7 +86,11 @@ impl Factor {
         arena: &mut Arena,
     ) -> Self {
         assert!(cols > 0 && weights.len() == rows * cols);
-        let all = |fits: fn(&f32) -> bool| weights.iter().all(fits);
+        // counted, not searched: that takes a fraction of the time
+        let all = |fits: fn(&f32) -> bool| {
+            let misfits: usize = weights.iter().map(|w| usize::from(!fits(w))).sum();
+            misfits == 0
+        };
         let values = match format {
             FactorFormat::F16 if all(|value| value.abs() <= f16::MAX.to_f32()) => {
                 let half = |value: f32| f16::from_f32(value).to_bits();
@@ -187,6 +192,20 @@ impl Factor {
         }
     }
 
+    /// Begins to fetch the beginning of some output columns' values, the first of the
+    /// columns a multiple of 16; further values follow in order, which the hardware
+    /// sees by itself.
+    pub(super) fn prefetch_columns(&self, columns: &Range<usize>) {
+        /// Of each factor.
+        const BYTES_MAX: usize = 1024;
+        if let Values::Int8(units) = &self.values {
+            let at = columns.start / GROUP * units_of(self.cols);
+            let end = columns.end.div_ceil(GROUP) * units_of(self.cols);
+            let end = end.min(at + BYTES_MAX / size_of::<Unit>());
+            prefetch(units.get(at..end).unwrap_or_default());
+        }
+    }
+
     /// Calls `f` with the panels from row `first` of the values on. Past the last
     /// panel nothing is computed, so what the second is does not matter there.
     fn with_two_panels(&self, first: usize, f: impl FnOnce((&[PanelRow], &[PanelRow]))) {
@@ -222,6 +241,16 @@ impl Factor {
     ) {
         let level = Level::detect();
         let of_group = units_of(self.cols);
+        let whole = columns.len() == 2 * GROUP && columns.end <= self.rows;
+        if accumulate && whole && x.n == 1 && self.cols <= BLOCK {
+            let units = &units[columns.start / GROUP * of_group..][..2 * of_group];
+            // SAFETY: by contract.
+            let y = unsafe { y.part(0, columns.start, 2 * GROUP) };
+            if let Ok(y) = <&mut [f32; 2 * GROUP]>::try_from(y) {
+                wide::add_two_groups(level, units, x, y);
+            }
+            return;
+        }
         for column in columns.step_by(GROUP) {
             let units = &units[column / GROUP * of_group..][..of_group];
             wide::multiply_group(level, units, self.cols, x, |row, found| {
@@ -271,27 +300,56 @@ pub(super) fn lay_out_int8(
     let mut units: Slice<Unit> = arena.zeroed(rows.div_ceil(GROUP) * of_group);
     for (row, weights) in weights.chunks_exact(cols).enumerate() {
         let (group, r) = (row / GROUP, row % GROUP);
-        let mut rest = &mut units[group * of_group..][..of_group];
-        for weights in weights.chunks(BLOCK) {
-            let (block, after) = rest.split_at_mut(1 + words_of(weights.len()));
-            rest = after;
-            let scale = scale_of(weights);
-            block[0].0[2 * r..][..2]
-                .copy_from_slice(&((scale.to_bits() >> 16) as u16).to_le_bytes());
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            for (i, weight) in weights.iter().enumerate() {
-                let code = (weight * inverse).round().clamp(-127.0, 127.0) as i8;
-                block[1 + i / 2].0[2 * r + i % 2] = code as u8;
-            }
-        }
+        lay_out_row(weights, &mut units[group * of_group..][..of_group], r);
     }
     units
 }
 
+multiversion! {
+    /// Lays out row `r` of a group.
+    fn lay_out_row(weights: &[f32], units: &mut [Unit], r: usize) = lay_out_row_body;
+}
+
+#[inline(always)]
+fn lay_out_row_body(weights: &[f32], mut units: &mut [Unit], r: usize) {
+    for weights in weights.chunks(BLOCK) {
+        let (block, after) = units.split_at_mut(1 + words_of(weights.len()));
+        units = after;
+        let (scale, codes) = match <&[f32; BLOCK]>::try_from(weights) {
+            Ok(weights) => codes_of(weights),
+            Err(_) => {
+                let mut padded = [0.0; BLOCK];
+                padded[..weights.len()].copy_from_slice(weights);
+                codes_of(&padded)
+            }
+        };
+        let scale = ((scale.to_bits() >> 16) as u16).to_le_bytes();
+        let pairs = codes.as_chunks::<2>().0;
+        let values = std::iter::once(&scale).chain(pairs);
+        for (unit, value) in block.iter_mut().zip(values) {
+            unit.0[2 * r..][..2].copy_from_slice(value);
+        }
+    }
+}
+
+/// A block's scale, and its codes as bytes.
+#[inline(always)]
+fn codes_of(weights: &[f32; BLOCK]) -> (f32, [u8; BLOCK]) {
+    /// Adding it leaves the rounded integer in the low bits of the mantissa.
+    const ROUND: f32 = 12_582_912.0;
+    let scale = scale_of(weights);
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let code = |weight: f32| ((weight * inverse).clamp(-127.0, 127.0) + ROUND).to_bits() as u8;
+    (scale, weights.map(code))
+}
+
 /// The step of a block's codes: what 127 of them reach the largest weight with,
 /// rounded up to the upper half of an f32. Zero where its inverse would overflow.
-fn scale_of(weights: &[f32]) -> f32 {
-    let largest = weights.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+#[inline(always)]
+fn scale_of(weights: &[f32; BLOCK]) -> f32 {
+    // of numbers without a sign, the larger one has the larger bits
+    let bits = weights.iter().map(|w| w.to_bits() & 0x7fff_ffff);
+    let largest = f32::from_bits(bits.fold(0, u32::max));
     let scale = f32::from_bits((largest / 127.0).to_bits().saturating_add(0xffff) & 0xffff_0000);
     if scale < f32::MIN_POSITIVE {
         0.0

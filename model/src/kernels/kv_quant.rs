@@ -10,6 +10,7 @@ use half::slice::HalfFloatSliceExt as _;
 
 use super::attention::{KvLayout, PAGE_TOKENS};
 use super::gemm::PanelRow;
+use super::memory::{Arena, Slice};
 use super::multiversion::multiversion;
 use crate::quant::GROUP;
 
@@ -32,24 +33,25 @@ fn head_scales(layout: &KvLayout) -> usize {
 
 /// Bytes of a page.
 pub(super) fn page_bytes(layout: &KvLayout) -> usize {
-    let head = layout.head_rows() * size_of::<CodeRow>() + head_scales(layout) * size_of::<f16>();
-    layout.layers * layout.kv_heads * head
+    let heads = layout.layers * layout.kv_heads;
+    Arena::slice_bytes::<CodeRow>(heads * layout.head_rows())
+        + Arena::slice_bytes::<f16>(heads * head_scales(layout))
 }
 
 /// The codes and scales of a page.
 pub(super) struct QuantPage {
-    codes: Box<[CodeRow]>,
+    codes: Slice<CodeRow>,
     /// For each layer and head: of keys `[2][blocks][16 positions]`, of values
     /// `[blocks][32 positions]`.
-    scales: Box<[f16]>,
+    scales: Slice<f16>,
 }
 
 impl QuantPage {
-    pub(super) fn new(layout: &KvLayout) -> Self {
+    pub(super) fn new(layout: &KvLayout, arena: &mut Arena) -> Self {
         let heads = layout.layers * layout.kv_heads;
         Self {
-            codes: vec![[0; GROUP]; heads * layout.head_rows()].into(),
-            scales: vec![f16::ZERO; heads * head_scales(layout)].into(),
+            codes: arena.zeroed(heads * layout.head_rows()),
+            scales: arena.zeroed(heads * head_scales(layout)),
         }
     }
 

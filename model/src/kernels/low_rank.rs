@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::factor::{Factor, FactorInput};
-use super::parallel::SharedOutput;
+use super::parallel::{self, SharedOutput};
 use super::wide::{WideRows, quantize_wide, scales_of, words_of};
 
 /// Activation rows that one task computes at most.
@@ -77,8 +77,10 @@ pub(super) struct Inner<'t> {
 }
 
 impl<'t> Inner<'t> {
-    /// Room for what [`Inner::tasks`] computes.
+    /// Room for what [`Inner::tasks`] computes. The terms are in the order of their
+    /// outputs.
     pub(super) fn new(terms: &'t [LowRankTerm<'t>]) -> Self {
+        assert!(terms.is_sorted_by_key(|term| term.output));
         let mut buffers = BUFFERS.take();
         buffers.places.clear();
         let mut end = Place::default();
@@ -99,17 +101,23 @@ impl<'t> Inner<'t> {
 
     /// The tasks that compute the inner products of `x[_, cols]`.
     pub(super) fn tasks<'a>(&'a mut self, x: &'a [f32], cols: usize) -> InnerTasks<'a> {
-        let mut tasks = Vec::new();
+        let mut products = Vec::new();
         for (term, place) in self.terms.iter().zip(&self.buffers.places) {
             assert!(term.pair.a.cols() == cols && term.rows.end * cols <= x.len());
             for first in (0..term.rows.len()).step_by(ROWS_AT_ONCE) {
                 let rows = first..(first + ROWS_AT_ONCE).min(term.rows.len());
-                tasks.push((term, *place, rows));
+                products.push(Product {
+                    term,
+                    place: *place,
+                    rows,
+                });
             }
         }
+        let tasks = tasks_of(&mut products);
         let flat = &mut self.buffers;
         let (values, words, scales) = (flat.values.len(), flat.words.len(), flat.scales.len());
         InnerTasks {
+            products,
             tasks,
             x,
             cols,
@@ -119,19 +127,49 @@ impl<'t> Inner<'t> {
         }
     }
 
-    /// The terms of an output.
-    pub(super) fn terms_of(&self, output: usize) -> impl Iterator<Item = usize> {
-        let terms = self.terms.iter().enumerate();
-        terms.filter_map(move |(i, term)| (term.output == output).then_some(i))
+    /// The terms of an output, and where their inner products begin.
+    fn terms_of(&self, output: usize) -> impl Iterator<Item = (&LowRankTerm<'t>, &Place)> {
+        let start = self.terms.partition_point(|term| term.output < output);
+        let terms = self.terms[start..]
+            .iter()
+            .zip(&self.buffers.places[start..]);
+        terms.take_while(move |(term, _)| term.output == output)
     }
 
-    /// Adds a term to some columns of its output, of which the first is a
+    /// Begins to fetch what [`Inner::add_all`] will read, where that is spread over
+    /// so many places that the hardware does not foresee it.
+    pub(super) fn prefetch(&self, output: usize, columns: &Range<usize>) {
+        for (term, _) in self.terms_of(output) {
+            term.pair.b.prefetch_columns(columns);
+        }
+    }
+
+    /// Adds an output's terms to some of its columns, of which the first is a
     /// multiple of 32.
     ///
     /// # Safety
     /// No other task uses those columns of `y`.
-    pub(super) unsafe fn add(&self, term: usize, columns: Range<usize>, y: &SharedOutput<'_>) {
-        let (term, place) = (&self.terms[term], &self.buffers.places[term]);
+    pub(super) unsafe fn add_all(
+        &self,
+        output: usize,
+        columns: &Range<usize>,
+        y: &SharedOutput<'_>,
+    ) {
+        for (term, place) in self.terms_of(output) {
+            // SAFETY: by contract.
+            unsafe { self.add(term, *place, columns.clone(), y) };
+        }
+    }
+
+    /// # Safety
+    /// As [`Inner::add_all`].
+    unsafe fn add(
+        &self,
+        term: &LowRankTerm<'_>,
+        place: Place,
+        columns: Range<usize>,
+        y: &SharedOutput<'_>,
+    ) {
         let (n, b) = (term.rows.len(), &term.pair.b);
         let rank = b.cols();
         let input = FactorInput {
@@ -161,9 +199,45 @@ fn grow<T: Default + Clone>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
+/// A · x for some rows of a term.
+struct Product<'a> {
+    term: &'a LowRankTerm<'a>,
+    place: Place,
+    /// Counted from the term's first.
+    rows: Range<usize>,
+}
+
+impl Product<'_> {
+    /// Rows of the batch.
+    fn input(&self) -> Range<usize> {
+        let start = self.term.rows.start;
+        start + self.rows.start..start + self.rows.end
+    }
+}
+
+/// Orders the products, and divides them into tasks. Where the rows of a batch are
+/// enough for all threads, the products of the same rows are one task, which
+/// quantizes its input once.
+fn tasks_of(products: &mut [Product<'_>]) -> Vec<Range<usize>> {
+    products.sort_by_key(|product| product.input().start);
+    let same = |a: &Product<'_>, b: &Product<'_>| a.input() == b.input();
+    let inputs = products.chunk_by(same).count();
+    if inputs < 2 * parallel::threads() {
+        return (0..products.len()).map(|i| i..i + 1).collect();
+    }
+    let mut end = 0;
+    let task = |chunk: &[Product<'_>]| {
+        end += chunk.len();
+        end - chunk.len()..end
+    };
+    products.chunk_by(same).map(task).collect()
+}
+
 /// Products of A, to be run in any order.
 pub(super) struct InnerTasks<'a> {
-    tasks: Vec<(&'a LowRankTerm<'a>, Place, Range<usize>)>,
+    products: Vec<Product<'a>>,
+    /// Which of them each task computes; of one input.
+    tasks: Vec<Range<usize>>,
     x: &'a [f32],
     cols: usize,
     values: SharedOutput<'a>,
@@ -178,28 +252,38 @@ impl InnerTasks<'_> {
 
     /// Runs task `i`, which must not be run twice.
     pub(super) fn run(&self, i: usize) {
-        let (term, place, rows) = &self.tasks[i];
-        let (pair, n) = (term.pair, rows.len());
-        let rank = pair.a.rows();
-        let first = term.rows.start + rows.start;
-        let x = &self.x[first * self.cols..(first + n) * self.cols];
-        let start = place.values + rows.start * rank;
-        let part = self.values.window(start, rank, rank);
+        let products = &self.products[self.tasks[i].clone()];
+        let Some(input) = products.first().map(Product::input) else {
+            return;
+        };
+        for product in products {
+            let a = &product.term.pair.a;
+            a.prefetch_columns(&(0..a.rows()));
+        }
+        let x = &self.x[input.start * self.cols..input.end * self.cols];
         let (mut words, mut scales) = WIDE.take();
-        if pair.a.is_int8() {
+        if products.iter().any(|product| product.term.pair.a.is_int8()) {
             quantize_rows(x, self.cols, &mut words, &mut scales);
         }
         let wide = WideRows {
-            n,
+            n: input.len(),
             words: &words,
             scales: &scales,
         };
-        // SAFETY: each task has rows of its own.
-        unsafe {
-            let input = FactorInput { x, wide };
-            pair.a.multiply_columns(input, 0..rank, &part, false);
+        for product in products {
+            self.compute(product, FactorInput { x, wide });
         }
-        for row in 0..n {
+        WIDE.set((words, scales));
+    }
+
+    fn compute(&self, product: &Product<'_>, input: FactorInput<'_>) {
+        let (pair, place, rows) = (product.term.pair, product.place, &product.rows);
+        let rank = pair.a.rows();
+        let start = place.values + rows.start * rank;
+        let part = self.values.window(start, rank, rank);
+        // SAFETY: each product has rows of its own, and is computed once.
+        unsafe { pair.a.multiply_columns(input, 0..rank, &part, false) };
+        for row in 0..rows.len() {
             // SAFETY: as above.
             let values = unsafe { part.part(row, 0, rank) };
             values.iter_mut().for_each(|value| *value *= pair.scale);
@@ -214,7 +298,6 @@ impl InnerTasks<'_> {
                 }
             }
         }
-        WIDE.set((words, scales));
     }
 }
 

@@ -12,6 +12,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use half::f16;
 use memmap2::MmapMut;
 
 use super::gemm::PanelRow;
@@ -35,6 +36,23 @@ unsafe impl Plain for PanelRow {}
 unsafe impl Plain for u16 {}
 // SAFETY: as above.
 unsafe impl Plain for [u16; GROUP] {}
+// SAFETY: as above.
+unsafe impl Plain for [i8; GROUP] {}
+// SAFETY: 16 bits, all of them a number.
+unsafe impl Plain for f16 {}
+
+/// Asks the CPU to bring values into its nearest cache, where it can be asked.
+#[inline(always)]
+pub(super) fn prefetch<T: Plain>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of_val(values)).step_by(ALIGN) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: within the slice; and a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().add(at)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
 
 /// Hands out slices of one block, one after the other.
 pub struct Arena {

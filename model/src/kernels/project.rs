@@ -76,12 +76,12 @@ pub(super) fn project_at(
     let parts = outputs.iter().map(Output::parts).sum();
     parallel::run_ranges(parts, |range| {
         for (output, part) in range.filter_map(|part| locate(&outputs, part)) {
-            // SAFETY: each part is computed by one task.
-            unsafe { output.compute(level, part) };
             let columns = output.columns(part);
-            for term in inner.terms_of(output.index) {
-                // SAFETY: as above.
-                unsafe { inner.add(term, columns.clone(), &output.y) };
+            inner.prefetch(output.index, &columns);
+            // SAFETY: each part is computed by one task.
+            unsafe {
+                output.compute(level, part);
+                inner.add_all(output.index, &columns, &output.y);
             }
         }
     });

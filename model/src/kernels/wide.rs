@@ -13,6 +13,10 @@ use crate::quant::{BLOCK, GROUP};
 /// Pairs of columns in a block.
 pub(super) const PAIRS: usize = BLOCK / 2;
 
+/// How far ahead of its use a factor is fetched, in half units.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 1024 / 16;
+
 /// Results of 16 rows of a factor for some activation rows.
 type Tile<const N: usize> = [[f32; GROUP]; N];
 
@@ -169,6 +173,66 @@ fn scalar<const N: usize>(
     }
 }
 
+/// `y += x · Wᵀ` for one row of `x` of at most a block, and two groups of 16 rows of
+/// a factor: the B of one sequence in a decoding step, of which there are tens of
+/// thousands.
+pub(super) fn add_two_groups(
+    level: Level,
+    units: &[Unit],
+    x: WideRows<'_>,
+    y: &mut [f32; 2 * GROUP],
+) {
+    let pairs = x.words.len();
+    assert!(x.n == 1 && pairs <= PAIRS && x.scales.len() == 1);
+    assert!(units.len() >= 2 * (1 + pairs));
+    match level {
+        // SAFETY: the level is one that this CPU has; the sizes are as asserted.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => unsafe { add_two_groups_avx2(units, x, y) },
+        _ => {
+            let of_group = units.chunks_exact(1 + pairs);
+            for (units, y) in of_group.zip(y.chunks_exact_mut(GROUP)) {
+                let add = |_, found: &[f32; GROUP]| {
+                    y.iter_mut().zip(found).for_each(|(y, v)| *y += v);
+                };
+                multiply_group(level, units, 2 * pairs, x, add);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The sizes are as `add_two_groups` asserts them.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_two_groups_avx2(units: &[Unit], x: WideRows<'_>, y: &mut [f32; 2 * GROUP]) {
+    use std::arch::x86_64::*;
+    let pairs = x.words.len();
+    // SAFETY: by contract; a unit is two halves of 16 bytes.
+    unsafe {
+        let first = units.as_ptr().cast::<__m128i>();
+        let second = first.add(2 * (1 + pairs));
+        let mut dots = [_mm256_setzero_si256(); 4];
+        for (p, word) in x.words.iter().enumerate() {
+            let word = _mm256_set1_epi32(*word);
+            for (half, dot) in dots.iter_mut().enumerate() {
+                let codes = [first, second][half / 2].add(2 + 2 * p + half % 2);
+                let codes = _mm256_cvtepi8_epi16(_mm_load_si128(codes));
+                *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(codes, word));
+            }
+        }
+        let x_scale = _mm256_set1_ps(*x.scales.as_ptr());
+        for (half, dot) in dots.into_iter().enumerate() {
+            let bits = _mm_load_si128([first, second][half / 2].add(half % 2));
+            let scale = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits));
+            let scale = _mm256_mul_ps(_mm256_castsi256_ps(scale), x_scale);
+            let y = y.as_mut_ptr().add(GROUP / 2 * half);
+            let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scale);
+            _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), product));
+        }
+    }
+}
+
 /// # Safety
 /// `units` and `N` rows of `x` have those sizes.
 #[cfg(target_arch = "x86_64")]
@@ -200,6 +264,11 @@ unsafe fn avx2<const N: usize>(
                     dot[0] = _mm256_add_epi32(dot[0], _mm256_madd_epi16(w[0], word));
                     dot[1] = _mm256_add_epi32(dot[1], _mm256_madd_epi16(w[1], word));
                 }
+            }
+            // what comes after the next kibibyte's beginning; a long factor is read
+            // once, and the hardware begins anew on each page
+            for line in 0..PAIRS / 2 {
+                _mm_prefetch::<_MM_HINT_T0>(unit.wrapping_add(AHEAD + 4 * line).cast());
             }
             for (i, (acc, dot)) in acc.iter_mut().zip(dots).enumerate() {
                 let x_scale = _mm256_set1_ps(*x.scales.as_ptr().add(i * scales + b));
@@ -373,6 +442,30 @@ mod tests {
                 let magnitude: f64 = x.iter().map(|x| f64::from(x.abs())).sum();
                 let step = f64::from(scale) / 126.0;
                 prop_assert!((exact - f64::from(*found)).abs() <= magnitude * step / 2.0 * 1.02);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn two_groups_at_once_have_the_bits_of_each_alone(pairs in 1usize..=PAIRS, seed: u64) {
+            let cols = 2 * pairs;
+            let (weights, x) = (noise(seed, 2 * GROUP * cols), noise(seed ^ 1, cols));
+            let before: [f32; 2 * GROUP] = noise(seed ^ 2, 2 * GROUP).try_into().unwrap();
+            let units = lay_out_int8(2 * GROUP, cols, &weights, &mut Arena::with_capacity(0));
+            let (mut words, mut scales) = (vec![0; pairs], [0.0]);
+            quantize_wide(&x, &mut words, &mut scales);
+            let rows = WideRows { n: 1, words: &words, scales: &scales };
+            for &level in Level::available() {
+                let mut y = before;
+                add_two_groups(level, &units, rows, &mut y);
+                for (group, weights) in weights.chunks(GROUP * cols).enumerate() {
+                    let alone = product(Level::Scalar, cols, weights, &x)[0];
+                    for (r, alone) in alone.iter().enumerate() {
+                        let at = group * GROUP + r;
+                        prop_assert_eq!(y[at], before[at] + alone, "{:?}", level);
+                    }
+                }
             }
         }
     }

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use engine::Engine as _;
-use engine::bench::{Bench, Mix};
-use engine::native::{KvFormat, NativeEngine, NativeOptions};
+use engine::bench::{Bench, Case, Mix};
+use engine::native::{KvFormat, MachineLimits, NativeEngine, NativeOptions, TokenCost};
 use ids::AdapterDigest;
 use serde::Serialize;
 
@@ -51,17 +51,50 @@ struct Row {
     min: f64,
     max: f64,
     rounds: usize,
+    #[serde(flatten)]
+    shares: Shares,
+}
+
+/// Which part of the machine's limits a rate takes, base weights and their products
+/// alone: attention and adapters come on top.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Shares {
+    /// Of the bytes that can be read from memory; how often a prompt's pieces read the
+    /// weights is the scheduler's matter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_share: Option<f64>,
+    /// Of the products of 8-bit numbers.
+    int8_share: f64,
+}
+
+impl Shares {
+    fn new(case: Case, rate: f64, (cost, limits): (TokenCost, MachineLimits)) -> Self {
+        let (bytes, head_macs) = match case {
+            Case::Prefill { tokens } => (None, cost.head_macs as f64 / f64::from(tokens)),
+            Case::Decode { batch, .. } => (
+                Some(cost.weight_bytes as f64 / f64::from(batch)),
+                cost.head_macs as f64,
+            ),
+        };
+        let macs = cost.layer_macs as f64 + head_macs;
+        Self {
+            memory_share: bytes.map(|bytes| rate * bytes / limits.read_bytes_per_second),
+            int8_share: rate * macs / limits.int8_macs_per_second,
+        }
+    }
 }
 
 impl Row {
-    fn new(bench: Bench, mut rates: Vec<f64>) -> Self {
+    fn new(bench: Bench, mut rates: Vec<f64>, machine: (TokenCost, MachineLimits)) -> Self {
         rates.sort_by(f64::total_cmp);
         let at = |index: usize| rates.get(index).copied().unwrap_or_default();
         let last = rates.len().saturating_sub(1);
+        let median = (at(last / 2) + at(rates.len() / 2)) / 2.0;
         Self {
             name: bench.name(),
             bench,
-            median: (at(last / 2) + at(rates.len() / 2)) / 2.0,
+            median,
+            shares: Shares::new(bench.case, median, machine),
             min: at(0),
             max: at(last),
             rounds: rates.len(),
@@ -76,9 +109,15 @@ impl Row {
         };
         let rate = |rate: f64| format!("{rate:.1}");
         let rates = [self.median, self.min, self.max].map(rate);
+        let share = |share: f64| format!("{:.0}%", 100.0 * share);
+        let shares = [
+            self.shares.memory_share.map(share).unwrap_or_default(),
+            share(self.shares.int8_share),
+        ];
         [self.name.clone(), adapters.to_owned()]
             .into_iter()
             .chain(rates)
+            .chain(shares)
             .collect()
     }
 }
@@ -94,8 +133,11 @@ pub(super) async fn run(common: Common, args: SpeedArgs) -> Result<ExitCode, Cli
         ..NativeOptions::default()
     };
     let failed = |error: &dyn std::error::Error| CliError::Bench(error.to_string());
+    let threads = options.threads().map_err(|error| failed(&error))?;
     let engine = NativeEngine::open(&common.model()?, options).map_err(|error| failed(&error))?;
-    let rows = measure(&engine, common.rank, &args)
+    let limits = MachineLimits::measure(threads).map_err(|error| failed(&error))?;
+    let machine = (engine.token_cost(), limits);
+    let rows = measure(&engine, common.rank, &args, machine)
         .await
         .map_err(|error| failed(&error))?;
     engine.shutdown().await;
@@ -105,8 +147,25 @@ pub(super) async fn run(common: Common, args: SpeedArgs) -> Result<ExitCode, Cli
             "no case has {only:?} in its name"
         )));
     }
-    let head = ["case", "adapters", "tokens/s (median)", "least", "most"];
-    Output::new(common.json).rows(&rows, &head, Row::cells)?;
+    let head = [
+        "case",
+        "adapters",
+        "tokens/s (median)",
+        "least",
+        "most",
+        "of memory",
+        "of int8",
+    ];
+    let output = Output::new(common.json);
+    output.rows(&rows, &head, Row::cells)?;
+    if !common.json {
+        output.done(&format!(
+            "{threads} threads of this machine read {:.1} GB/s, and multiply {:.0} G 8-bit \
+             numbers/s: the last two columns are the shares of it that the base's weights take",
+            limits.read_bytes_per_second / 1e9,
+            limits.int8_macs_per_second / 1e9,
+        ))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,6 +186,7 @@ async fn measure(
     engine: &NativeEngine,
     rank: usize,
     args: &SpeedArgs,
+    machine: (TokenCost, MachineLimits),
 ) -> Result<Vec<Row>, engine::EngineError> {
     let mut cases: Vec<(Bench, Vec<f64>)> = selected(args.only.as_deref())
         .into_iter()
@@ -148,7 +208,7 @@ async fn measure(
     }
     Ok(cases
         .into_iter()
-        .map(|(bench, rates)| Row::new(bench, rates))
+        .map(|(bench, rates)| Row::new(bench, rates, machine))
         .collect())
 }
 
@@ -164,9 +224,32 @@ mod tests {
         assert!(selected(Some("nothing")).is_empty());
     }
 
+    const MACHINE: (TokenCost, MachineLimits) = (
+        TokenCost {
+            weight_bytes: 100,
+            layer_macs: 1000,
+            head_macs: 320,
+        },
+        MachineLimits {
+            read_bytes_per_second: 1e4,
+            int8_macs_per_second: 1e6,
+        },
+    );
+
+    #[test]
+    fn shares_are_of_what_a_token_costs() {
+        let decode = |batch| Case::Decode { batch, tokens: 128 };
+        let alone = Shares::new(decode(1), 50.0, MACHINE);
+        assert_eq!((alone.memory_share, alone.int8_share), (Some(0.5), 0.066));
+        let eight = Shares::new(decode(8), 200.0, MACHINE);
+        assert_eq!((eight.memory_share, eight.int8_share), (Some(0.25), 0.264));
+        let prompt = Shares::new(Case::Prefill { tokens: 32 }, 500.0, MACHINE);
+        assert_eq!((prompt.memory_share, prompt.int8_share), (None, 0.505));
+    }
+
     #[test]
     fn a_row_has_the_median_of_its_rounds() {
-        let row = |rates: &[f64]| Row::new(Bench::all()[0], rates.to_vec());
+        let row = |rates: &[f64]| Row::new(Bench::all()[0], rates.to_vec(), MACHINE);
         assert!((row(&[3.0, 1.0, 2.0]).median - 2.0).abs() < 1e-9);
         assert!((row(&[4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < 1e-9);
         let one = row(&[7.0]);

@@ -30,7 +30,7 @@ fn pages(keys: &[f32], values: &[f32], count: usize) -> Vec<KvPage> {
 
 fn pages_in(layout: KvLayout, keys: &[f32], values: &[f32], count: usize) -> Vec<KvPage> {
     let mut pages: Vec<_> = (0..count.div_ceil(PAGE_TOKENS))
-        .map(|_| KvPage::new(layout))
+        .map(|_| KvPage::new(layout, &mut Arena::with_capacity(0)))
         .collect();
     for i in 0..count {
         let width = layout.kv_heads * layout.head_dim;
