@@ -18,12 +18,13 @@ use super::adapters::{AdapterRegistry, CLAIM_GRACE};
 use super::backend::Placement;
 use super::background::Background;
 use super::blocks::BlockManager;
+use super::completion::events_max;
 use super::constraint::Grammars;
 use super::inbox::{Inbox, Mode};
 use super::loading::Loader;
 use super::options::NativeOptions;
 use super::prompt;
-use super::request::{Submission, events_max};
+use super::request::Submission;
 use super::scheduler::Scheduler;
 use super::worker::{Gauges, Worker};
 use crate::api::{
@@ -31,6 +32,7 @@ use crate::api::{
     EngineError,
 };
 use crate::tools::ToolUse;
+use crate::vocabulary::Vocabulary;
 
 /// Stack of the engine's thread; grammars recurse on it.
 const STACK_BYTES: usize = 8 << 20;
@@ -100,7 +102,7 @@ impl NativeEngine {
             turn: tokio::sync::Mutex::default(),
         };
         Ok(Self {
-            grammars: Grammars::new(Arc::clone(&model)),
+            grammars: Grammars::new(Arc::clone(&model) as Arc<dyn Vocabulary>),
             model,
             info,
             running_max: options.running_max.max(1),
@@ -147,46 +149,11 @@ impl NativeEngine {
     ) -> Result<Vec<u32>, EngineError> {
         let model = Arc::clone(&self.model);
         let (messages, tools) = (messages.to_vec(), tools.cloned());
-        let encode = move || prompt::encode(&model, &messages, tools.as_ref());
+        let encode = move || prompt::encode_chat(&model, &messages, tools.as_ref());
         let tokens = run_blocking(encode)
             .await?
             .map_err(|error| invalid_messages(&error))?;
         Ok(tokens)
-    }
-
-    /// How many tokens a completion may have, or why there is no room.
-    fn resolve_max_tokens(
-        &self,
-        prompt_tokens: u32,
-        asked: Option<u32>,
-    ) -> Result<u32, EngineError> {
-        let context_length = self.info.context_length;
-        let room = context_length.saturating_sub(prompt_tokens);
-        let max_tokens = asked.unwrap_or(room.max(1));
-        if max_tokens > room {
-            return Err(EngineError::ContextOverflow {
-                prompt_tokens,
-                max_tokens,
-                context_length,
-            });
-        }
-        Ok(max_tokens)
-    }
-
-    fn check_biases(&self, request: &ChatRequest) -> Result<(), EngineError> {
-        let vocab = self.model.config.vocab_size;
-        match request
-            .sampling
-            .logit_bias
-            .keys()
-            .find(|&&token| token as usize >= vocab)
-        {
-            None => Ok(()),
-            Some(token) => Err(EngineError::InvalidRequest {
-                param: "logit_bias",
-                reason: format!("token {token} is not in the vocabulary of {vocab}"),
-            }),
-        }
     }
 }
 
@@ -249,7 +216,7 @@ impl Engine for NativeEngine {
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
         let arrived = Instant::now();
         request.check()?;
-        self.check_biases(&request)?;
+        request.check_biases(self.model.config.vocab_size)?;
         // leased first: what is asked for now answers, whatever is unloaded meanwhile
         let lease = request
             .adapter
@@ -260,14 +227,9 @@ impl Engine for NativeEngine {
             .encode(&request.messages, request.tools.as_ref())
             .await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
-        let tool_markup = prompt::tool_markup(&self.model);
-        let tools = request.tools.as_ref();
-        let forced = tools.and_then(|tools| tools.constraint(tool_markup));
-        let grammar = match request.constraint.clone().or(forced) {
-            Some(constraint) => Some(Arc::new(self.grammars.compile(constraint).await?)),
-            None => None,
-        };
+        let max_tokens = self.info.max_tokens(prompt_tokens, request.max_tokens)?;
+        let tool_markup = prompt::tool_markup(&self.model.template);
+        let grammar = self.grammars.of_request(&request, tool_markup).await?;
         let (events, receiver) = mpsc::channel(events_max(request.n, max_tokens));
         let adapter = request.adapter;
         let submission = Submission {
@@ -302,6 +264,10 @@ impl Engine for NativeEngine {
 
     fn adapters(&self) -> Vec<AdapterInfo> {
         self.adapters.list()
+    }
+
+    async fn shutdown(&self) {
+        Self::shutdown(self).await;
     }
 
     fn capacity(&self) -> Capacity {

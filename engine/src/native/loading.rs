@@ -14,7 +14,7 @@ use model::lora::PeftReader;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::adapters::{AdapterRegistry, NoRoom, Reservation};
+use super::adapters::{AdapterRegistry, AdapterReservation};
 use super::backend::Placement;
 use super::background::Background;
 use super::lora::DeviceAdapter;
@@ -58,22 +58,13 @@ impl Loader {
         Ok(reservation.complete(adapter))
     }
 
-    /// Sets bytes aside, and waits for them until the deadline.
-    async fn reserve(&self, bytes: u64, deadline: Instant) -> Result<Reservation, EngineError> {
-        let mut waiting = None;
-        loop {
-            match self.adapters.reserve(bytes) {
-                Ok(reservation) => return Ok(reservation),
-                Err(NoRoom::Ever(error)) => return Err(error),
-                Err(NoRoom::Now) if Instant::now() >= deadline => return Err(self.timed_out()),
-                Err(NoRoom::Now) => {
-                    // from here on requests for what is resident pass it by, but not for ever
-                    waiting.get_or_insert_with(|| self.adapters.wait_for(bytes));
-                    // woken or not, it is looked at again; late means refused
-                    let _ = tokio::time::timeout_at(deadline, self.adapters.freed()).await;
-                }
-            }
-        }
+    async fn reserve(
+        &self,
+        bytes: u64,
+        deadline: Instant,
+    ) -> Result<AdapterReservation, EngineError> {
+        let adapters = &self.adapters;
+        adapters.reserve_until(bytes, deadline, self.wait_max).await
     }
 
     fn timed_out(&self) -> EngineError {

@@ -14,7 +14,8 @@ mod blocks;
 mod cache;
 #[cfg(feature = "candle")]
 mod candle;
-mod constraint;
+pub(crate) mod completion;
+pub(crate) mod constraint;
 mod device;
 mod engine;
 mod forward;
@@ -28,7 +29,7 @@ mod open;
 mod options;
 mod pace;
 mod prefix;
-mod prompt;
+pub(crate) mod prompt;
 mod queue;
 mod reading;
 mod request;

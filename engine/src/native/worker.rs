@@ -165,7 +165,7 @@ impl Worker {
             else {
                 continue;
             };
-            let advance = match sequence.advance(row, &self.model.tokenizer) {
+            let advance = match sequence.advance(row, self.model.as_ref()) {
                 Ok(advance) => advance,
                 Err(error) => {
                     request.fail(error);
