@@ -7,6 +7,7 @@ step() { say "[$((SECONDS - started)) s] $*"; }
 
 step "Format"
 cargo fmt --all --check
+rustfmt --check --edition 2024 mistralrs/*/src/{lib,main}.rs mistralrs/*/tests/main.rs
 step "Build (the first time takes some ten minutes on two cores)"
 cargo test --locked --release --workspace --no-run
 step "Lints"
@@ -16,10 +17,15 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps --
 step "Deployment files"
 scripts/lint-deploy.sh
 # Optional parts are checked where their dependencies were already built once
-# (`make check-features` does that), so that a cold CI stays short.
+# (`make check-features` and `make test-mistralrs` do that), so that a cold CI stays
+# short.
 if [ -f "$CACHE/features-warm" ]; then
   step "Optional features"
-  scripts/features.sh
+  scripts/features.sh features
+fi
+if [ -f "$CARGO_TARGET_DIR/mistralrs-warm" ]; then
+  step "The engine mistralrs"
+  scripts/features.sh mistralrs
 fi
 step "Tests"
 cargo test --locked --release --workspace

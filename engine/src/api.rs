@@ -72,6 +72,9 @@ pub trait Engine: Send + Sync {
 
     /// How full the engine is.
     fn capacity(&self) -> Capacity;
+
+    /// Accepts no more requests, and returns when those accepted have ended.
+    async fn shutdown(&self);
 }
 
 /// The base model that an engine serves.

@@ -1,6 +1,6 @@
 //! The ranges of a request's parameters, the same for every engine.
 
-use crate::api::{ChatRequest, EngineError, MAX_CHOICES, MAX_STOPS, SamplingParams};
+use crate::api::{BaseInfo, ChatRequest, EngineError, MAX_CHOICES, MAX_STOPS, SamplingParams};
 
 /// The most tokens that may have a bias.
 const LOGIT_BIASES_MAX: usize = 1024;
@@ -116,5 +116,43 @@ impl ChatRequest {
             "top_logprobs",
             "it must be between 0 and 20",
         )
+    }
+}
+
+impl ChatRequest {
+    /// Refuses biases of tokens that the model does not have.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`].
+    pub fn check_biases(&self, vocab_size: usize) -> Result<(), EngineError> {
+        let mut tokens = self.sampling.logit_bias.keys();
+        match tokens.find(|&&token| token as usize >= vocab_size) {
+            None => Ok(()),
+            Some(token) => Err(EngineError::InvalidRequest {
+                param: "logit_bias",
+                reason: format!("token {token} is not in the vocabulary of {vocab_size}"),
+            }),
+        }
+    }
+}
+
+impl BaseInfo {
+    /// How many tokens a completion may have, `asked` or as many as there is room
+    /// for.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextOverflow`] where there is no room.
+    pub fn max_tokens(&self, prompt_tokens: u32, asked: Option<u32>) -> Result<u32, EngineError> {
+        let context_length = self.context_length;
+        let room = context_length.saturating_sub(prompt_tokens);
+        let max_tokens = asked.unwrap_or(room.max(1));
+        if max_tokens > room {
+            return Err(EngineError::ContextOverflow {
+                prompt_tokens,
+                max_tokens,
+                context_length,
+            });
+        }
+        Ok(max_tokens)
     }
 }

@@ -10,7 +10,10 @@ mod check;
 pub mod conformance;
 mod constraint;
 pub mod native;
+pub mod parts;
+mod residents;
 pub mod tools;
+mod vocabulary;
 
 pub use api::*;
 pub use constraint::{Constraint, GRAMMAR_BYTES_MAX, GRAMMAR_NESTING_MAX, Grammar};

@@ -11,6 +11,7 @@ mod chat;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod engines;
 mod errors;
 mod extract;
 mod guard;
@@ -24,4 +25,5 @@ mod server;
 mod tasks;
 
 pub use config::{Config, ConfigError};
-pub use server::{Gateway, StartError, run};
+pub use engines::Engines;
+pub use server::{Gateway, StartError, run, run_with};

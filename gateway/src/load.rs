@@ -1,19 +1,17 @@
 //! Loads the model behind the open socket, restores the routes, and then keeps
 //! them up to date until the gateway stops.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix_web::web::Data;
 use control::{ControlError, Expected};
 use engine::Engine;
-use engine::native::{NativeEngine, NativeOptions};
 use rollout::Rollout;
 use tokio::sync::watch;
 
 use crate::app::{App, Serving};
-use crate::config::EngineConfig;
+use crate::engines::{self, Engines};
 use crate::guard;
 use crate::routing::{
     Followed, Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
@@ -33,12 +31,13 @@ pub(crate) enum Progress {
 /// Begins the loading, and says how it goes.
 pub(crate) fn start(
     app: Data<App>,
-    slot: Arc<OnceLock<Arc<NativeEngine>>>,
+    slot: Arc<OnceLock<Arc<dyn Engine>>>,
+    engines: Engines,
     mut stopped: watch::Receiver<bool>,
 ) -> watch::Receiver<Progress> {
     let (say, progress) = watch::channel(Progress::Loading);
     tokio::spawn(async move {
-        match load(&app, &slot).await {
+        match load(&app, &slot, engines).await {
             Ok(()) => say.send_replace(Progress::Ready),
             Err(error) => {
                 tracing::error!(error, "the model cannot be served");
@@ -54,19 +53,20 @@ pub(crate) fn start(
     progress
 }
 
-async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(), String> {
+async fn load(
+    app: &Data<App>,
+    slot: &OnceLock<Arc<dyn Engine>>,
+    engines: Engines,
+) -> Result<(), String> {
     let started = Instant::now();
-    let path = app.config.model.clone();
-    let options = options(&app.config.engine, app.config.keys.len());
-    let adapter_wait_max = options.adapter_wait_max;
-    let open = move || open(&path, options);
+    let adapter_wait_max = engines::adapter_wait_max(&app.config.engine);
+    let config = app.config.clone();
+    let open = move || engines.open(&config);
     let engine = tokio::task::spawn_blocking(open)
         .await
         .map_err(|error| error.to_string())??;
-    let engine = Arc::new(engine);
     // Only this task ever fills it.
     let _ = slot.set(engine.clone());
-    let engine: Arc<dyn Engine> = engine;
     let base = engine.base().clone();
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(model = base.name, digest = %base.digest, seconds, "model loaded");
@@ -103,42 +103,6 @@ async fn load(app: &Data<App>, slot: &OnceLock<Arc<NativeEngine>>) -> Result<(),
     app.serving
         .set(serving)
         .map_err(|_| "the model was loaded twice".to_owned())
-}
-
-fn open(path: &Path, options: NativeOptions) -> Result<NativeEngine, String> {
-    let path = hub::resolve_and_log(path).map_err(|error| error.to_string())?;
-    NativeEngine::open(&path, options).map_err(|error| error.to_string())
-}
-
-fn options(config: &EngineConfig, keys: usize) -> NativeOptions {
-    let default = NativeOptions::default();
-    let kv_tokens_default = match config.kv_bytes_max {
-        None => default.kv_tokens_max,
-        Some(_) => u32::MAX,
-    };
-    let waiting_max = config.waiting_max.unwrap_or(default.waiting_max);
-    // one key cannot fill the queue where there are others
-    let half = (keys > 1).then(|| waiting_max.div_ceil(2));
-    let seconds =
-        |configured: Option<u64>, default| configured.map_or(default, Duration::from_secs);
-    NativeOptions {
-        threads: config.threads.unwrap_or(default.threads),
-        running_max: config.running_max.unwrap_or(default.running_max),
-        waiting_max,
-        waiting_per_tenant_max: config.waiting_per_tenant_max.or(half),
-        kv_tokens_max: config.kv_tokens_max.unwrap_or(kv_tokens_default),
-        kv_bytes_max: config.kv_bytes_max.or(default.kv_bytes_max),
-        kv_cache: config.kv_cache.unwrap_or(default.kv_cache),
-        prefix_cache: config.prefix_cache.unwrap_or(default.prefix_cache),
-        context_length_max: config.context_length_max.or(default.context_length_max),
-        adapter_bytes_max: config
-            .adapter_bytes_max
-            .unwrap_or(default.adapter_bytes_max),
-        adapter_wait_max: seconds(config.adapter_wait_seconds, default.adapter_wait_max),
-        queue_wait_max: seconds(config.queue_wait_seconds, default.queue_wait_max),
-        quantize: config.quantize.unwrap_or(default.quantize),
-        ..default
-    }
 }
 
 /// Gives every configured public name a document, so that it can be shown and

@@ -15,8 +15,7 @@ use actix_web::web::Data;
 use actix_web::{App as Application, HttpServer};
 use adapter_store::{AdapterStore, AdapterStoreError};
 use control::ControlError;
-use engine::EngineError;
-use engine::native::NativeEngine;
+use engine::{Engine, EngineError};
 use feedback::FeedbackError;
 use feedback::token::{Signer, TokenError};
 use fine_tuning::{Files, FineTuningError, History, Jobs, Place};
@@ -27,6 +26,7 @@ use tokio::sync::watch;
 use crate::app::{ADMIN, App, Tuning};
 use crate::auth::KeyRing;
 use crate::config::{AdminKey, Config, ConfigError};
+use crate::engines::Engines;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use crate::{load, middleware, routes};
@@ -91,8 +91,16 @@ pub struct Gateway {
     app: Data<App>,
     server: ServerHandle,
     loaded: watch::Receiver<load::Progress>,
-    engine: Arc<OnceLock<Arc<NativeEngine>>>,
+    engine: Arc<OnceLock<Arc<dyn Engine>>>,
     stop: watch::Sender<bool>,
+}
+
+/// Starts a gateway with the native engine; see [`run_with`].
+///
+/// # Errors
+/// As [`run_with`].
+pub async fn run(config: Config) -> Result<Gateway, StartError> {
+    run_with(config, Engines::default()).await
 }
 
 /// Starts a gateway on the present tokio runtime. Returns once it listens; the
@@ -100,8 +108,9 @@ pub struct Gateway {
 ///
 /// # Errors
 /// Whatever keeps it from starting, before anything listens.
-pub async fn run(config: Config) -> Result<Gateway, StartError> {
+pub async fn run_with(config: Config, engines: Engines) -> Result<Gateway, StartError> {
     config.check()?;
+    engines.check(&config)?;
     let io = |what: String| move |source| StartError::Io { what, source };
     let data = config.data.display().to_string();
     std::fs::create_dir_all(&config.data).map_err(io(format!("the data folder {data}")))?;
@@ -121,7 +130,7 @@ pub async fn run(config: Config) -> Result<Gateway, StartError> {
     tracing::info!(%address, store = %app.config.store, "listening");
     let engine = Arc::new(OnceLock::new());
     let (stop, stopped) = watch::channel(false);
-    let loaded = load::start(app.clone(), engine.clone(), stopped);
+    let loaded = load::start(app.clone(), engine.clone(), engines, stopped);
     Ok(Gateway {
         address,
         admin_key,

@@ -8,14 +8,11 @@ use serde_json::Value as Json;
 use crate::ModelError;
 use crate::chat_template::{ChatTemplate, TemplateMessage};
 use crate::config::ModelConfig;
+use crate::escape::{ESCAPE, escape, escape_json};
 use crate::folder::{self, FolderFormat};
 use crate::gguf::{Gguf, GgufFiles, Value};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
-
-/// A character that no text contains (Unicode reserves it for such uses), put
-/// into what looks like a special token in a message.
-const ESCAPE: char = '\u{FDD0}';
 
 /// A base model, its weights mapped from its file.
 pub struct BaseModel {
@@ -112,26 +109,15 @@ impl BaseModel {
         tools: Option<&[Json]>,
     ) -> Result<Vec<u32>, ModelError> {
         let escaped = |values: &[Json]| -> Vec<Json> {
-            values.iter().map(|value| self.escape_all(value)).collect()
+            let escape = |text: &str| self.escape(text);
+            let values = values.iter();
+            values.map(|value| escape_json(value, &escape)).collect()
         };
         let (messages, tools) = (escaped(messages), tools.map(escaped));
         let prompt = self
             .template
             .render_json(&messages, tools.as_deref(), true)?;
         self.tokenizer.encode_escaped(&prompt, true, Some(ESCAPE))
-    }
-
-    /// `value` with every text in it escaped.
-    fn escape_all(&self, value: &Json) -> Json {
-        match value {
-            Json::String(text) => Json::String(self.escape(text)),
-            Json::Array(items) => items.iter().map(|item| self.escape_all(item)).collect(),
-            Json::Object(map) => map
-                .iter()
-                .map(|(key, value)| (self.escape(key), self.escape_all(value)))
-                .collect(),
-            other => other.clone(),
-        }
     }
 
     /// The tokens of `answer` after the prompt of `messages`, with the end mark
@@ -168,20 +154,8 @@ impl BaseModel {
         Ok(PromptAndCompletion { prompt, completion })
     }
 
-    /// `text` with every special token in it broken by [`ESCAPE`]; an escape
-    /// that it contains itself is dropped.
     fn escape(&self, text: &str) -> String {
-        let mut escaped = text.replace(ESCAPE, "");
-        for special in self.tokenizer.special_texts() {
-            let mut characters = special.chars();
-            if let Some(first) = characters.next()
-                && escaped.contains(special)
-            {
-                let broken = format!("{first}{ESCAPE}{}", characters.as_str());
-                escaped = escaped.replace(special, &broken);
-            }
-        }
-        escaped
+        escape(text, self.tokenizer.special_texts())
     }
 }
 

@@ -9,6 +9,7 @@ mod base;
 mod chat_template;
 mod config;
 mod error;
+pub mod escape;
 mod folder;
 pub mod gguf;
 mod gguf_tensors;
@@ -29,7 +30,7 @@ pub use chat_template::{
 };
 pub use config::{ModelConfig, SlidingWindow};
 pub use error::ModelError;
-pub use folder::FolderFormat;
+pub use folder::{FolderFormat, PublishedModel};
 pub use merge::{MergedFormat, merge};
 pub use projection::Projection;
 pub use python_json::python_json;

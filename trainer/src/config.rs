@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::native::THREADS_MAX;
+use engine::native::{Device, THREADS_MAX};
 use ids::{BasisPoints, ModelName};
 use model::FolderFormat;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use crate::TrainerError;
 use crate::evaluate::GateConfig;
 use crate::recipe::{self, Stage, StageConfig};
 use crate::retention::StorageConfig;
+use crate::tensors::{Compute, Place};
 use crate::train::TrainConfig;
 use crate::trial::TrialConfig;
 
@@ -34,7 +35,11 @@ pub struct Config {
     /// The public model name whose stable version is the incumbent; by
     /// default the only one that serves this base.
     pub model_name: Option<ModelName>,
-    /// Threads that compute; 0 takes as many as there are CPUs.
+    /// What computes: `cpu`, or `cuda:0` where the feature `cuda` is built in.
+    pub device: Device,
+    /// What numbers enter products: `f32`, or on a GPU `bf16`.
+    pub compute: Compute,
+    /// Threads that compute on the CPU; 0 takes as many as there are CPUs.
     pub threads: usize,
     /// Added to the process's niceness, so that serving comes first; 19, the
     /// most there is, unless given.
@@ -183,6 +188,9 @@ impl Config {
 
     fn check(&self) -> Result<(), TrainerError> {
         self.stages()?;
+        if self.device == Device::Cpu {
+            Place::open(self.device, self.compute)?;
+        }
         if let Some(problem) = self.trial.as_ref().and_then(TrialConfig::problem) {
             let key = "trial";
             return Err(TrainerError::Config { key, problem });
@@ -257,6 +265,9 @@ mod tests {
         for bad in [
             "epochs = 4",
             "threads = 100000",
+            "device = \"gpu\"",
+            "compute = \"bf16\"",
+            "compute = \"f16\"",
             "[training]\nepochs = 0",
             "[training]\nlearning_rate = -1.0",
             "[schedule]\ncron = \"every now and then\"",

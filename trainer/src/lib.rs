@@ -24,6 +24,7 @@ mod lease;
 mod loss;
 mod memory;
 mod mixture;
+mod operations;
 mod ops;
 mod pack;
 mod parameters;
@@ -43,6 +44,7 @@ mod sidecar;
 mod stage_data;
 mod stage_files;
 mod stages;
+mod tensors;
 #[cfg(test)]
 mod tests;
 mod thumbs;
@@ -72,6 +74,7 @@ pub use retention::StorageConfig;
 pub use services::Services;
 pub use sidecar::{Stop, again, once, sidecar};
 pub use stage_files::FilesReport;
+pub use tensors::{Compute, Place};
 pub use trial::{TrialConfig, TrialFailure, TrialReport};
 
 /// Runs blocking work on a thread of its own.

@@ -27,6 +27,9 @@ pub(crate) fn planned(
     examples: &Examples,
     config: &TrainConfig,
 ) -> Result<TrainConfig, TrainerError> {
+    if services.place.tensors().is_some() {
+        return Ok(services.place.recipe(config));
+    }
     let path = folder.join(FILE_NAME);
     let before = std::fs::read(&path)
         .ok()

@@ -129,7 +129,8 @@ impl Work {
         let (base, config) = (&self.services.base, &self.stage.training);
         let rows = self.rows()?;
         let data = StageData::collect(base, &self.prepared, &self.stage, &rows)?;
-        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
+        let (place, positions_max) = (&self.services.place, config.sequence_tokens_max);
+        let model = FrozenModel::on(place, &base.weights, &base.config, positions_max)?;
         let parameters = parameter_report(&model, &Parameters::from_adapter(start)?);
         tracing::info!("{:?}: {parameters}", self.stage.kind);
         if let Some(drawn) = &data.drawn {

@@ -9,6 +9,7 @@ mod errors;
 mod limits;
 mod support;
 mod text;
+mod tools;
 
 use ids::AdapterDigest;
 
@@ -56,6 +57,7 @@ pub async fn run(engine: &dyn Engine, fixture: &Fixture) -> Result<(), Violation
     text::run(engine).await?;
     errors::run(engine).await?;
     constraints::run(engine).await?;
+    tools::run(engine).await?;
     limits::run(engine).await?;
     adapters::run(engine, fixture).await
 }

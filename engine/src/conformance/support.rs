@@ -9,6 +9,7 @@ use crate::api::{
     ChatEvent, ChatMessage, ChatRequest, ChatStream, Engine, FinishReason, Role, TokenLogprob,
     Usage,
 };
+use crate::tools::ToolCallDelta;
 
 const POLL: Duration = Duration::from_millis(5);
 const POLLS_MAX: u32 = 4000;
@@ -25,6 +26,8 @@ pub(super) fn request(text: &str, max_tokens: u32) -> ChatRequest {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Choice {
     pub(super) text: String,
+    /// Names and arguments.
+    pub(super) calls: Vec<(String, String)>,
     pub(super) logprobs: Vec<TokenLogprob>,
     pub(super) reason: Option<FinishReason>,
 }
@@ -52,8 +55,8 @@ pub(super) async fn gather(mut stream: ChatStream, n: u32) -> Result<Answer, Vio
             ChatEvent::Delta {
                 choice,
                 text,
+                tool_calls,
                 logprobs,
-                ..
             } => {
                 let choice = choice_mut(&mut choices, choice)?;
                 expect(
@@ -62,10 +65,13 @@ pub(super) async fn gather(mut stream: ChatStream, n: u32) -> Result<Answer, Vio
                     &text,
                 )?;
                 expect(
-                    !text.is_empty() || !logprobs.is_empty(),
+                    !text.is_empty() || !tool_calls.is_empty() || !logprobs.is_empty(),
                     "a delta says something",
                     "",
                 )?;
+                for call in tool_calls {
+                    add_call(&mut choice.calls, call)?;
+                }
                 choice.text.push_str(&text);
                 choice.logprobs.extend(logprobs);
             }
@@ -93,6 +99,19 @@ pub(super) async fn gather(mut stream: ChatStream, n: u32) -> Result<Answer, Vio
         }
     }
     Err(Violation::CutOff)
+}
+
+/// A name begins a call; what follows are its arguments.
+fn add_call(calls: &mut Vec<(String, String)>, more: ToolCallDelta) -> Result<(), Violation> {
+    if let Some(name) = more.name.clone() {
+        calls.push((name, String::new()));
+    }
+    let is_last = more.index as usize + 1 == calls.len();
+    expect(is_last, "calls come one after another", &more)?;
+    if let Some((_, arguments)) = calls.last_mut() {
+        arguments.push_str(&more.arguments);
+    }
+    Ok(())
 }
 
 fn choice_mut(choices: &mut [Choice], choice: u32) -> Result<&mut Choice, Violation> {

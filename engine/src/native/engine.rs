@@ -10,22 +10,21 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
-use model::quant::Precision;
 use model::{BaseModel, ModelError, TokenCost};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::adapters::{AdapterRegistry, CLAIM_GRACE};
+use super::backend::Placement;
 use super::background::Background;
 use super::blocks::BlockManager;
-use super::cache::KvCache;
+use super::completion::events_max;
 use super::constraint::Grammars;
-use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, Mode};
 use super::loading::Loader;
 use super::options::NativeOptions;
 use super::prompt;
-use super::request::{Submission, events_max};
+use super::request::Submission;
 use super::scheduler::Scheduler;
 use super::worker::{Gauges, Worker};
 use crate::api::{
@@ -33,11 +32,12 @@ use crate::api::{
     EngineError,
 };
 use crate::tools::ToolUse;
+use crate::vocabulary::Vocabulary;
 
 /// Stack of the engine's thread; grammars recurse on it.
 const STACK_BYTES: usize = 8 << 20;
 
-/// Serves one base model on this machine's CPU.
+/// Serves one base model on one device.
 pub struct NativeEngine {
     model: Arc<BaseModel>,
     info: BaseInfo,
@@ -56,14 +56,12 @@ impl NativeEngine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if the cache has no room, or threads are too many
-    /// or cannot be started.
+    /// [`EngineError::Failed`] if there is no such device, the cache has no room,
+    /// or threads are too many or cannot be started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
-        if options.precision != Precision::F32 {
-            model.weights.pack();
-        }
-        let layout = kv_layout(&model, options.kv_cache);
-        let pages = options.kv_pages(layout)?;
+        let placement = Placement::open(options.device, options.precision, options.kv_cache)?;
+        let page_bytes = placement.page_bytes(&model);
+        let pages = options.kv_pages(page_bytes)?;
         let cache_tokens = pages.saturating_mul(PAGE_TOKENS);
         let context_length = options
             .context_length_max
@@ -76,8 +74,7 @@ impl NativeEngine {
             model: Arc::clone(&model),
             inbox: Arc::clone(&inbox),
             gauges: Arc::clone(&gauges),
-            forward: Forward::new(Arc::clone(&model), context_length, options.precision),
-            cache: KvCache::new(layout),
+            backend: placement.backend(&model, context_length, pages)?,
             scheduler: Scheduler::new(
                 BlockManager::new(pages, options.prefix_cache),
                 options.running_max as usize,
@@ -99,18 +96,18 @@ impl NativeEngine {
         let loader = Loader {
             model: Arc::clone(&model),
             adapters: Arc::clone(&adapters),
-            precision: options.precision,
+            placement,
             wait_max: options.adapter_wait_max,
             background,
             turn: tokio::sync::Mutex::default(),
         };
         Ok(Self {
-            grammars: Grammars::new(Arc::clone(&model)),
+            grammars: Grammars::new(Arc::clone(&model) as Arc<dyn Vocabulary>),
             model,
             info,
             running_max: options.running_max.max(1),
             kv_tokens_max: cache_tokens as u64,
-            kv_bytes_max: pages.saturating_mul(layout.page_bytes()) as u64,
+            kv_bytes_max: (pages as u64).saturating_mul(page_bytes),
             inbox,
             gauges,
             adapters,
@@ -152,46 +149,11 @@ impl NativeEngine {
     ) -> Result<Vec<u32>, EngineError> {
         let model = Arc::clone(&self.model);
         let (messages, tools) = (messages.to_vec(), tools.cloned());
-        let encode = move || prompt::encode(&model, &messages, tools.as_ref());
+        let encode = move || prompt::encode_chat(&model, &messages, tools.as_ref());
         let tokens = run_blocking(encode)
             .await?
             .map_err(|error| invalid_messages(&error))?;
         Ok(tokens)
-    }
-
-    /// How many tokens a completion may have, or why there is no room.
-    fn resolve_max_tokens(
-        &self,
-        prompt_tokens: u32,
-        asked: Option<u32>,
-    ) -> Result<u32, EngineError> {
-        let context_length = self.info.context_length;
-        let room = context_length.saturating_sub(prompt_tokens);
-        let max_tokens = asked.unwrap_or(room.max(1));
-        if max_tokens > room {
-            return Err(EngineError::ContextOverflow {
-                prompt_tokens,
-                max_tokens,
-                context_length,
-            });
-        }
-        Ok(max_tokens)
-    }
-
-    fn check_biases(&self, request: &ChatRequest) -> Result<(), EngineError> {
-        let vocab = self.model.config.vocab_size;
-        match request
-            .sampling
-            .logit_bias
-            .keys()
-            .find(|&&token| token as usize >= vocab)
-        {
-            None => Ok(()),
-            Some(token) => Err(EngineError::InvalidRequest {
-                param: "logit_bias",
-                reason: format!("token {token} is not in the vocabulary of {vocab}"),
-            }),
-        }
     }
 }
 
@@ -254,7 +216,7 @@ impl Engine for NativeEngine {
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
         let arrived = Instant::now();
         request.check()?;
-        self.check_biases(&request)?;
+        request.check_biases(self.model.config.vocab_size)?;
         // leased first: what is asked for now answers, whatever is unloaded meanwhile
         let lease = request
             .adapter
@@ -265,14 +227,9 @@ impl Engine for NativeEngine {
             .encode(&request.messages, request.tools.as_ref())
             .await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let max_tokens = self.resolve_max_tokens(prompt_tokens, request.max_tokens)?;
-        let tool_markup = prompt::tool_markup(&self.model);
-        let tools = request.tools.as_ref();
-        let forced = tools.and_then(|tools| tools.constraint(tool_markup));
-        let grammar = match request.constraint.clone().or(forced) {
-            Some(constraint) => Some(Arc::new(self.grammars.compile(constraint).await?)),
-            None => None,
-        };
+        let max_tokens = self.info.max_tokens(prompt_tokens, request.max_tokens)?;
+        let tool_markup = prompt::tool_markup(&self.model.template);
+        let grammar = self.grammars.of_request(&request, tool_markup).await?;
         let (events, receiver) = mpsc::channel(events_max(request.n, max_tokens));
         let adapter = request.adapter;
         let submission = Submission {
@@ -307,6 +264,10 @@ impl Engine for NativeEngine {
 
     fn adapters(&self) -> Vec<AdapterInfo> {
         self.adapters.list()
+    }
+
+    async fn shutdown(&self) {
+        Self::shutdown(self).await;
     }
 
     fn capacity(&self) -> Capacity {

@@ -1,40 +1,44 @@
 //! A conversation, and the functions it may use, as prompt tokens.
 
-use model::{BaseModel, ModelError, TemplateMessage, ToolMarkup};
+use model::{BaseModel, ChatTemplate, ModelError, ToolMarkup};
 use serde_json::{Map, Value, json};
 
-use crate::api::{ChatMessage, Role};
+use crate::api::ChatMessage;
 use crate::tools::{Tool, ToolUse, flatten};
 
-/// How the model writes calls: as its template does, or as [`flatten`] tells it.
-pub(super) fn tool_markup(model: &BaseModel) -> ToolMarkup {
-    model.template.tool_markup().unwrap_or(ToolMarkup::Tagged)
+/// How a model writes calls: as its template does, or as [`flatten`] tells it.
+#[must_use]
+pub fn tool_markup(template: &ChatTemplate) -> ToolMarkup {
+    template.tool_markup().unwrap_or(ToolMarkup::Tagged)
 }
 
-/// By the model's own template where that knows functions; else they are told
-/// in plain messages.
-pub(super) fn encode(
+/// The prompt of a conversation, up to where the answer begins.
+///
+/// # Errors
+/// As [`BaseModel::encode_chat`].
+pub fn encode_chat(
     model: &BaseModel,
     messages: &[ChatMessage],
     tools: Option<&ToolUse>,
 ) -> Result<Vec<u32>, ModelError> {
-    let is_plain = |m: &ChatMessage| m.role != Role::Tool && m.tool_calls.is_empty();
-    if model.template.tool_markup().is_some() && (tools.is_some() || !messages.iter().all(is_plain))
-    {
-        let messages: Vec<Value> = messages.iter().map(to_json).collect();
-        let tools: Option<Vec<Value>> =
-            tools.map(|tools| tools.tools.iter().map(Tool::to_json).collect());
-        return model.encode_chat_with_tools(&messages, tools.as_deref());
+    let (messages, tools) = template_json(&model.template, messages, tools);
+    model.encode_chat_with_tools(&messages, tools.as_deref())
+}
+
+/// Messages and functions as [`ChatTemplate::render_json`] takes them: as they are
+/// where the template knows functions, else told in plain messages.
+#[must_use]
+pub fn template_json(
+    template: &ChatTemplate,
+    messages: &[ChatMessage],
+    tools: Option<&ToolUse>,
+) -> (Vec<Value>, Option<Vec<Value>>) {
+    if template.tool_markup().is_none() {
+        let messages = flatten(messages, tools);
+        return (messages.iter().map(to_json).collect(), None);
     }
-    let messages = flatten(messages, tools);
-    let messages: Vec<TemplateMessage<'_>> = messages
-        .iter()
-        .map(|m| TemplateMessage {
-            role: m.role.as_str(),
-            content: &m.content,
-        })
-        .collect();
-    model.encode_chat(&messages, true)
+    let tools = tools.map(|tools| tools.tools.iter().map(Tool::to_json).collect());
+    (messages.iter().map(to_json).collect(), tools)
 }
 
 /// A message with its calls, as templates expect them.

@@ -35,12 +35,6 @@ pub(super) struct Submission {
     pub(super) arrived: Instant,
 }
 
-/// How many events a request can make at most.
-pub(super) fn events_max(choices: u32, max_tokens: u32) -> usize {
-    // a delta for each token, what was held back, and the end; then Done or an error
-    choices as usize * (max_tokens as usize + 2) + 2
-}
-
 /// What the engine keeps of a request while one of its choices runs.
 pub(super) struct RequestState {
     events: EventSender,

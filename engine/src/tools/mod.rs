@@ -16,7 +16,8 @@ use serde_json::Value;
 use crate::api::EngineError;
 
 pub use prompt::flatten;
-pub(crate) use reader::{Read, ToolReader};
+pub use reader::Read;
+pub(crate) use reader::ToolReader;
 
 /// The most functions of one request.
 pub const TOOLS_MAX: usize = 128;

@@ -11,9 +11,11 @@ use super::{CLOSE, OPEN, ToolCallDelta, ToolChoice, ToolUse};
 
 /// What a piece of text turned out to be.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Read {
-    pub(crate) text: String,
-    pub(crate) calls: Vec<ToolCallDelta>,
+pub struct Read {
+    /// Text.
+    pub text: String,
+    /// More of the calls.
+    pub calls: Vec<ToolCallDelta>,
 }
 
 /// Reads the text of one completion.

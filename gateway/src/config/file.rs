@@ -150,7 +150,7 @@ impl Config {
             admin_key: env("FLYWHEEL_ADMIN_KEY")
                 .map(|key| AdminKey::new(&key))
                 .transpose()?,
-            engine: file.engine,
+            engine: file.engine.clone(),
             body_bytes_max: file.body_bytes_max.unwrap_or(BODY_BYTES_MAX_DEFAULT),
             drain: file
                 .drain_seconds
@@ -252,6 +252,13 @@ mod tests {
         for (text, needle) in [
             ("modle = 'x'", "modle"),
             ("[engine]\nthreds = 2", "threds"),
+            ("[engine]\ndevice = 'gpu'", "cuda:0"),
+            ("[engine]\nengine = 'vllm'", "vllm"),
+            ("[engine]\nisq = 'q4k'", "engine.isq"),
+            (
+                "[engine]\nengine = 'mistralrs'\nthreads = 2",
+                "engine.threads",
+            ),
             (
                 "[engine]\nthreads = 257",
                 "engine.threads: 257 is more than 256",

@@ -64,11 +64,38 @@ pub struct Config {
     pub show_arm: bool,
 }
 
-/// How the engine is sized; what is absent is the engine's own default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+/// What computes the answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// The engine of this workspace.
+    #[default]
+    Native,
+    /// The crate `mistralrs`, in builds that have it.
+    Mistralrs,
+}
+
+impl EngineKind {
+    /// Its name in configuration files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Mistralrs => "mistralrs",
+        }
+    }
+}
+
+/// Which engine, and how it is sized; what is absent is the engine's own default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineConfig {
-    /// Threads that compute, at most [`engine::native::THREADS_MAX`].
+    /// What computes the answers.
+    #[serde(default)]
+    pub engine: EngineKind,
+    /// Where: `cpu`, or `cuda:0` where the feature `cuda` is built in.
+    pub device: Option<engine::native::Device>,
+    /// Threads that compute on the CPU, at most [`engine::native::THREADS_MAX`].
     pub threads: Option<usize>,
     /// The most sequences in a batch.
     pub running_max: Option<u32>,
@@ -96,6 +123,45 @@ pub struct EngineConfig {
     pub queue_wait_seconds: Option<u64>,
     /// What the matrices of a published folder are quantized to: `q8_0` or `q4_k`.
     pub quantize: Option<engine::native::FolderFormat>,
+    /// What mistralrs quantizes the matrices of a published folder to.
+    pub isq: Option<String>,
+}
+
+impl EngineConfig {
+    /// The most sequences of one tenant that may wait, out of `waiting_max`: one
+    /// key cannot fill the queue where there are others.
+    #[must_use]
+    pub fn waiting_per_tenant_max(&self, waiting_max: u32, keys: usize) -> Option<u32> {
+        let half = (keys > 1).then(|| waiting_max.div_ceil(2));
+        self.waiting_per_tenant_max.or(half)
+    }
+
+    /// Refuses what the engine that is asked for does not know.
+    fn check(&self) -> Result<(), ConfigError> {
+        let foreign = match self.engine {
+            EngineKind::Native => vec![("isq", self.isq.is_some())],
+            EngineKind::Mistralrs => vec![
+                ("device", self.device.is_some()),
+                ("threads", self.threads.is_some()),
+                ("kv_tokens_max", self.kv_tokens_max.is_some()),
+                ("kv_bytes_max", self.kv_bytes_max.is_some()),
+                ("kv_cache", self.kv_cache.is_some()),
+                ("quantize", self.quantize.is_some()),
+            ],
+        };
+        let refused = |name: &str, reason: String| {
+            let name = format!("engine.{name}");
+            Err(ConfigError::Value { name, reason })
+        };
+        if let Some((name, _)) = foreign.into_iter().find(|(_, is_set)| *is_set) {
+            let engine = self.engine.as_str();
+            return refused(name, format!("the engine {engine:?} does not have it"));
+        }
+        match self.threads.unwrap_or(0) {
+            ..=THREADS_MAX => Ok(()),
+            threads => refused("threads", format!("{threads} is more than {THREADS_MAX}")),
+        }
+    }
 }
 
 /// Why a configuration was refused.
@@ -164,13 +230,7 @@ impl Config {
         if self.keys.is_empty() && !self.listen.ip().is_loopback() {
             return Err(ConfigError::OpenToAll(self.listen));
         }
-        let threads = self.engine.threads.unwrap_or(0);
-        if threads > THREADS_MAX {
-            return Err(ConfigError::Value {
-                name: "engine.threads".to_owned(),
-                reason: format!("{threads} is more than {THREADS_MAX}"),
-            });
-        }
+        self.engine.check()?;
         let twice = |name: &str, value: &str| ConfigError::Value {
             name: name.to_owned(),
             reason: format!("{value:?} occurs twice"),

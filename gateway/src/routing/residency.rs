@@ -214,6 +214,8 @@ mod tests {
         fn capacity(&self) -> Capacity {
             Capacity::default()
         }
+
+        async fn shutdown(&self) {}
     }
 
     async fn stored(folder: &std::path::Path, count: u8) -> (AdapterStore, Vec<AdapterDigest>) {

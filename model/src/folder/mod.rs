@@ -5,6 +5,7 @@
 //! to, so that one set of checks serves both. Reads local files only.
 
 mod config;
+mod published;
 mod tensors;
 mod tokenizer;
 
@@ -23,6 +24,7 @@ use crate::config::ModelConfig;
 use crate::quant::Format;
 use crate::weights::Weights;
 use crate::{ChatTemplate, ModelError};
+pub use published::PublishedModel;
 use tensors::FolderTensors;
 
 /// The largest `config.json` and `tokenizer_config.json`.

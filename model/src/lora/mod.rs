@@ -152,6 +152,17 @@ impl LoraAdapter {
         })
     }
 
+    /// B of a module with its rows in the order of published files, if it has one.
+    #[must_use]
+    pub fn published_b(&self, id: ModuleId, model: &ModelConfig) -> Option<Vec<f32>> {
+        let pair = self.modules.get(&id)?;
+        Some(if permute::is_permuted(model, id.projection) {
+            permute::to_peft(&pair.b, pair.rank, model.head_dim)
+        } else {
+            pair.b.clone()
+        })
+    }
+
     /// The bytes of its values.
     #[must_use]
     pub fn byte_len(&self) -> usize {

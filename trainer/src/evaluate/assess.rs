@@ -20,7 +20,7 @@ use super::{
 use crate::config::EvalConfig;
 use crate::examples::{encode_pairs, encode_task_pair, held_out_prompts};
 use crate::train::{Items, PairScore, RatedExample, Scores, TrainConfig, score, sums};
-use crate::{FrozenModel, Parameters, TrainerError};
+use crate::{FrozenModel, Parameters, Place, TrainerError};
 
 /// The score of each task's pair, for tasks that have one.
 type TaskPairs = Vec<Option<PairScore>>;
@@ -54,6 +54,8 @@ pub struct Assessor {
     pub training: TrainConfig,
     /// Threads that compute; 0 takes as many as there are CPUs.
     pub threads: usize,
+    /// Where log-probabilities are computed.
+    pub place: Place,
     /// Where answers are kept for the next evaluation.
     pub cache: Option<PathBuf>,
 }
@@ -149,8 +151,9 @@ impl Assessor {
             return Ok(None);
         }
         let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
+        let place = self.place.clone();
         crate::compute(self.threads, move || {
-            let model = FrozenModel::new(&base.weights, &base.config, tokens_max)?;
+            let model = FrozenModel::on(&place, &base.weights, &base.config, tokens_max)?;
             let of = |adapter: Option<&LoraAdapter>| {
                 let parameters = adapter.map(Parameters::from_adapter).transpose()?;
                 score(&model, parameters.as_ref(), &encoded, rows)
@@ -172,8 +175,9 @@ impl Assessor {
         let items = Items::Rated(answers.to_vec());
         let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
         let tokens_max = self.training.sequence_tokens_max;
+        let place = self.place.clone();
         let scores = crate::compute(self.threads, move || {
-            let model = FrozenModel::new(&base.weights, &base.config, tokens_max)?;
+            let model = FrozenModel::on(&place, &base.weights, &base.config, tokens_max)?;
             let of = |adapter: &Option<LoraAdapter>| {
                 let parameters = adapter.as_ref().map(Parameters::from_adapter).transpose()?;
                 sums(&model, parameters.as_ref(), &items, rows)
@@ -292,8 +296,9 @@ impl Assessor {
             return Ok(std::array::from_fn(|_| vec![None; count]));
         }
         let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
+        let place = self.place.clone();
         crate::compute(self.threads, move || {
-            let model = FrozenModel::new(&base.weights, &base.config, tokens_max)?;
+            let model = FrozenModel::on(&place, &base.weights, &base.config, tokens_max)?;
             let of = |adapter: Option<&LoraAdapter>| -> Result<TaskPairs, TrainerError> {
                 let parameters = adapter.map(Parameters::from_adapter).transpose()?;
                 let scores = score(&model, parameters.as_ref(), &encoded, rows)?;

@@ -177,7 +177,8 @@ async fn train(
     let (rows, config, stop) = (Arc::clone(rows), config.clone(), Arc::clone(stop));
     let (folder, services_there) = (folder.to_owned(), services.clone());
     let outcome = crate::compute(services.config.threads, move || {
-        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
+        let (place, positions_max) = (&services_there.place, config.sequence_tokens_max);
+        let model = FrozenModel::on(place, &base.weights, &base.config, positions_max)?;
         let config = planned(&services_there, &folder, &start, &rows.examples, &config)?;
         let training = Training {
             model: &model,

@@ -27,6 +27,20 @@ pub struct Target {
     pub token: u32,
 }
 
+/// The targets of each distinct row, in the order of first appearance.
+pub(crate) fn by_row(targets: &[Target]) -> Vec<(usize, Vec<usize>)> {
+    let mut place: HashMap<usize, usize> = HashMap::new();
+    let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
+    for (index, target) in targets.iter().enumerate() {
+        let at = *place.entry(target.row).or_insert_with(|| {
+            rows.push((target.row, Vec::new()));
+            rows.len() - 1
+        });
+        rows[at].1.push(index);
+    }
+    rows
+}
+
 /// `log p(token | row)` for each target.
 pub(crate) struct TargetLogProbs {
     pub(crate) head: QuantMatrix,
@@ -50,20 +64,6 @@ impl TargetLogProbs {
         }
     }
 
-    /// The targets of each distinct row, in the order of first appearance.
-    fn by_row(&self) -> Vec<(usize, Vec<usize>)> {
-        let mut place: HashMap<usize, usize> = HashMap::new();
-        let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
-        for (index, target) in self.targets.iter().enumerate() {
-            let at = *place.entry(target.row).or_insert_with(|| {
-                rows.push((target.row, Vec::new()));
-                rows.len() - 1
-            });
-            rows[at].1.push(index);
-        }
-        rows
-    }
-
     /// Log-probabilities of the hidden states, and of each target whether it is
     /// its row's likeliest token, the one that greedy decoding takes.
     pub(crate) fn scored(&self, hidden: &[f32]) -> (Vec<f32>, Vec<bool>) {
@@ -82,7 +82,7 @@ impl TargetLogProbs {
             directions: vec![0.0; kept],
             is_likeliest,
         };
-        for chunk in self.by_row().chunks(CHUNK_ROWS) {
+        for chunk in by_row(&self.targets).chunks(CHUNK_ROWS) {
             self.chunk(hidden, chunk, &mut into);
         }
         into

@@ -12,6 +12,7 @@ mod resume;
 mod retention;
 mod run;
 mod stages;
+mod tensors;
 mod tiny_model;
 mod trial;
 mod trl;

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
-use model::BaseModel;
+use model::ToolMarkup;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+use super::environment::token_environment;
 use super::state::{GrammarState, plain};
-use super::vocabulary::token_environment;
-use crate::api::EngineError;
+use crate::api::{ChatRequest, EngineError};
 use crate::constraint::{Constraint, Grammar, spaced};
+use crate::vocabulary::Vocabulary;
 
 /// Grammars that are compiled at the same time.
 const COMPILING_MAX: usize = 2;
@@ -39,8 +40,8 @@ fn limits() -> ParserLimits {
 }
 
 /// Compiles grammars for one model.
-pub(in crate::native) struct Grammars {
-    model: Arc<BaseModel>,
+pub struct Grammars {
+    vocabulary: Arc<dyn Vocabulary>,
     /// Made with the first grammar: the tree of all tokens takes some time.
     factory: Arc<OnceLock<Result<ParserFactory, String>>>,
     permits: Arc<Semaphore>,
@@ -48,12 +49,31 @@ pub(in crate::native) struct Grammars {
 }
 
 impl Grammars {
-    pub(in crate::native) fn new(model: Arc<BaseModel>) -> Self {
+    /// A compiler for the tokens of a model.
+    #[must_use]
+    pub fn new(vocabulary: Arc<dyn Vocabulary>) -> Self {
         Self {
-            model,
+            vocabulary,
             factory: Arc::default(),
             permits: Arc::new(Semaphore::new(COMPILING_MAX)),
             places: Semaphore::new(REQUESTS_MAX),
+        }
+    }
+
+    /// What the answers of a request are held to, by itself or by its functions.
+    ///
+    /// # Errors
+    /// As [`Self::compile`].
+    pub async fn of_request(
+        &self,
+        request: &ChatRequest,
+        markup: ToolMarkup,
+    ) -> Result<Option<Arc<GrammarState>>, EngineError> {
+        let tools = request.tools.as_ref();
+        let forced = tools.and_then(|tools| tools.constraint(markup));
+        match request.constraint.clone().or(forced) {
+            Some(constraint) => Ok(Some(Arc::new(self.compile(constraint).await?))),
+            None => Ok(None),
         }
     }
 
@@ -61,10 +81,11 @@ impl Grammars {
     ///
     /// A thread of its own compiles, for its stack; it is counted until it
     /// ends, so that what takes too long does not add up.
-    pub(in crate::native) async fn compile(
-        &self,
-        constraint: Constraint,
-    ) -> Result<GrammarState, EngineError> {
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] for what is wrong with the grammar,
+    /// [`EngineError::QueueFull`] where too many wait.
+    async fn compile(&self, constraint: Constraint) -> Result<GrammarState, EngineError> {
         constraint.check()?;
         let full = || {
             let taken = u32::try_from(REQUESTS_MAX).unwrap_or(u32::MAX);
@@ -79,10 +100,10 @@ impl Grammars {
             return Err(full());
         };
         let (send, compiled) = oneshot::channel();
-        let (model, factory) = (Arc::clone(&self.model), Arc::clone(&self.factory));
+        let (vocabulary, factory) = (Arc::clone(&self.vocabulary), Arc::clone(&self.factory));
         let too_long = constraint.refused("it takes too long to compile");
         let work = move || {
-            let factory = factory.get_or_init(|| make_factory(&model));
+            let factory = factory.get_or_init(|| make_factory(vocabulary.as_ref()));
             let state = match factory {
                 Ok(factory) => compile(factory, &constraint),
                 Err(reason) => Err(EngineError::Failed(reason.clone())),
@@ -104,8 +125,8 @@ impl Grammars {
     }
 }
 
-fn make_factory(model: &BaseModel) -> Result<ParserFactory, String> {
-    let environment = token_environment(&model.tokenizer)?;
+fn make_factory(vocabulary: &dyn Vocabulary) -> Result<ParserFactory, String> {
+    let environment = token_environment(vocabulary)?;
     let mut factory = ParserFactory::new_simple(&environment).map_err(|e| e.to_string())?;
     factory.quiet();
     *factory.limits_mut() = limits();

@@ -6,8 +6,8 @@
 //! `llguidance`'s and stays inside of this folder.
 
 mod compile;
+mod environment;
 mod state;
-mod vocabulary;
 
-pub(super) use compile::Grammars;
-pub(super) use state::GrammarState;
+pub use compile::Grammars;
+pub use state::GrammarState;

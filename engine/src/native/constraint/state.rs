@@ -9,7 +9,7 @@ const REASON_CHARS_MAX: usize = 400;
 
 /// The parser of one sequence. It moves with the chosen tokens alone: what the
 /// cache holds, and whether it was lost, does not matter to it.
-pub(in crate::native) struct GrammarState {
+pub struct GrammarState {
     matcher: Matcher,
     param: &'static str,
     /// The tokens that may come next, in order of their ids.

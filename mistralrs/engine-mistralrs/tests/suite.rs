@@ -1,0 +1,31 @@
+//! The engine keeps what every engine must: the real model, a GGUF file with
+//! Q4_1 matrices and a head that is its embedding in Q8_0.
+
+use engine::Engine as _;
+use engine::conformance::{self, Fixture};
+use engine_mistralrs::MistralOptions;
+use model::{BaseModel, ModelConfig};
+
+use crate::support::{open, package, real_model};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite() {
+    let config = BaseModel::open(&real_model()).unwrap().config;
+    let options = MistralOptions {
+        running_max: 3,
+        waiting_max: 6,
+        context_length_max: Some(512),
+        ..MistralOptions::default()
+    };
+    let wider = ModelConfig {
+        hidden_size: config.hidden_size + 32,
+        ..config.clone()
+    };
+    let fixture = Fixture {
+        adapters: [package(&config, 1, 1e-3), package(&config, 2, 1e-3)],
+        misfit: package(&wider, 3, 1e-3),
+    };
+    let engine = open(real_model(), options).await;
+    conformance::run(&engine, &fixture).await.unwrap();
+    engine.shutdown().await;
+}
