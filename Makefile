@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features check-cuda bench bench-serving bench-peers fuzz fmt
+.PHONY: help demo test serve build model deps check-features check-cuda test-arm64 bench bench-serving bench-peers fuzz fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,9 @@ check-features: model ## Checks the optional cargo features, and tests those tha
 
 check-cuda: ## Compiles the code for NVIDIA GPUs; needs none
 	@scripts/check-cuda.sh
+
+test-arm64: ## Runs the kernels' tests for 64-bit Arm, emulated
+	@scripts/test-arm64.sh
 
 bench: build ## Measures the engine's speed on this machine
 	@$(BIN)/flywheel bench --model $(MODEL)
