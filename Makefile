@@ -8,7 +8,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 .PHONY: help demo test serve build model deps check-features check-cuda test-arm64 build-mistralrs test-mistralrs bench bench-serving bench-peers proofs fuzz fmt
 
 help: ## Lists the commands
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
 
 demo: build ## Turns the whole wheel once on the real model (KEEP=1 leaves it running)
 	@$(BIN)/flywheel demo --model $(MODEL) $(if $(KEEP),--keep)
