@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features build-mistralrs test-mistralrs bench bench-serving bench-peers fuzz fmt
+.PHONY: help demo test serve build model deps check-features check-cuda test-arm64 build-mistralrs test-mistralrs bench bench-serving bench-peers fuzz fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -30,8 +30,14 @@ deps: ## Installs the system packages for building and testing
 test: deps model ## Runs everything that CI runs
 	@scripts/check.sh
 
-check-features: ## Type-checks the optional cargo features
+check-features: model ## Checks the optional cargo features, and tests those that this machine can run
 	@scripts/features.sh
+
+test-arm64: ## Runs the kernels' tests for 64-bit Arm, emulated
+	@scripts/test-arm64.sh
+
+check-cuda: ## Compiles the code for NVIDIA GPUs; needs none
+	@scripts/check-cuda.sh
 
 build-mistralrs: model ## Builds flywheel-mistralrs: the gateway with the engine mistralrs too
 	@echo "==> Building (the first time takes a quarter of an hour)"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Type-checks each optional part, and tests those that are cheap to test: the cargo
+#!/usr/bin/env bash
+# Checks each optional part, and tests those that are cheap to test: the cargo
 # features, and `mistralrs`, a workspace of its own. Without an argument the
-# features, and the workspace where `make test-mistralrs` has built its
-# dependencies, which takes long.
+# features, and of what takes long to compile (CUDA's kernels, the dependencies of
+# mistralrs) what was compiled once before.
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
@@ -10,6 +11,10 @@ features() {
   cargo clippy --locked --release -p adapter-store --features s3 --all-targets -- -D warnings
   cargo clippy --locked --release -p hub --features hf-hub --all-targets -- -D warnings
   cargo test --locked --release -p hub --features hf-hub
+  # what runs on GPUs, on the CPU: the tests that take too long for every run
+  cargo clippy --locked --release -p gateway --features candle --all-targets -- -D warnings
+  cargo test --locked --release -p engine --test native -- --ignored candle
+  [ ! -f "$CACHE/cuda/warm" ] || scripts/check-cuda.sh
   touch "$CACHE/features-warm"
 }
 

@@ -1,6 +1,9 @@
 //! What happened to a job, and its checkpoints: numbered objects, each created
 //! once.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use ids::{JobId, UnixMillis};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -84,10 +87,18 @@ pub struct CheckpointMetrics {
     pub valid_mean_token_accuracy: Option<f64>,
 }
 
+/// The most jobs whose last event's number is remembered; with more, all are
+/// forgotten and looked up again.
+const REMEMBERED_MAX: usize = 64;
+
 /// The histories of all jobs at one place.
 #[derive(Debug, Clone)]
 pub struct History {
     place: Place,
+    /// The number of the last event that was told here, so that not all are
+    /// listed for each. Another process may have told more: numbers that are
+    /// taken are passed over.
+    last: Arc<Mutex<HashMap<JobId, u64>>>,
 }
 
 fn folder(job: &JobId, what: &str) -> Path {
@@ -103,7 +114,8 @@ impl History {
     /// The histories at `place`.
     #[must_use]
     pub fn new(place: Place) -> Self {
-        Self { place }
+        let last = Arc::default();
+        Self { place, last }
     }
 
     /// Adds an event to a job's, with the next number.
@@ -113,20 +125,46 @@ impl History {
     pub async fn tell(&self, job: &JobId, event: Event) -> Result<(), FineTuningError> {
         let message = event.message.chars().take(MESSAGE_CHARS_MAX).collect();
         let mut event = Event { message, ..event };
-        let told = self.place.names(&folder(job, "events"), EVENTS_MAX).await?;
-        if told.len() == EVENTS_MAX {
-            tracing::debug!(%job, "the job has too many events; this one is dropped");
-            return Ok(());
-        }
-        event.number = told.last().and_then(|name| name.parse().ok()).unwrap_or(0);
+        event.number = match self.remembered(job) {
+            Some(last) => last,
+            None => self.last_number(job).await?,
+        };
         for _ in 0..ATTEMPTS_MAX {
+            if event.number >= EVENTS_MAX as u64 {
+                tracing::debug!(%job, "the job has too many events; this one is dropped");
+                self.remember(job, event.number);
+                return Ok(());
+            }
             event.number += 1;
             let path = numbered(job, "events", event.number);
             if self.place.create(&path, "event", &event).await? {
+                self.remember(job, event.number);
                 return Ok(());
             }
         }
+        self.lock().remove(job);
         Err(FineTuningError::Contended(job.clone()))
+    }
+
+    async fn last_number(&self, job: &JobId) -> Result<u64, FineTuningError> {
+        let told = self.place.names(&folder(job, "events"), EVENTS_MAX).await?;
+        Ok(told.last().and_then(|name| name.parse().ok()).unwrap_or(0))
+    }
+
+    fn remembered(&self, job: &JobId) -> Option<u64> {
+        self.lock().get(job).copied()
+    }
+
+    fn remember(&self, job: &JobId, number: u64) {
+        let mut last = self.lock();
+        if last.len() >= REMEMBERED_MAX && !last.contains_key(job) {
+            last.clear();
+        }
+        last.insert(job.clone(), number);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, u64>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A job's events before the one numbered `before`, newest first, at most
@@ -196,5 +234,62 @@ impl History {
             );
         }
         Ok((page, has_more))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    fn history() -> (History, History) {
+        let place = Place::with(Arc::new(InMemory::new()));
+        (History::new(place.clone()), History::new(place))
+    }
+
+    fn event() -> Event {
+        Event {
+            number: 0,
+            at: UnixMillis(1),
+            level: Level::Info,
+            kind: EventKind::Message,
+            message: "m".to_owned(),
+            data: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn two_processes_number_one_after_another() {
+        let (one, other) = history();
+        let job = JobId::new("ftjob-1").unwrap();
+        for teller in [&one, &one, &other, &one, &other, &one] {
+            teller.tell(&job, event()).await.unwrap();
+        }
+        let (events, more) = one.events(&job, None, 100).await.unwrap();
+        let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
+        assert_eq!((numbers, more), (vec![6, 5, 4, 3, 2, 1], false));
+    }
+
+    #[tokio::test]
+    async fn events_and_what_is_remembered_of_them_are_bounded() {
+        let (history, other) = history();
+        let job = JobId::new("ftjob-1").unwrap();
+        history.remember(&job, EVENTS_MAX as u64 - 1);
+        for _ in 0..3 {
+            history.tell(&job, event()).await.unwrap();
+        }
+        let (events, _) = history.events(&job, None, 10).await.unwrap();
+        assert_eq!(events.len(), 1, "the last that there is room for");
+        assert_eq!(events[0].number, EVENTS_MAX as u64);
+        // another that knows only what is kept finds it full too
+        other.tell(&job, event()).await.unwrap();
+        assert_eq!(other.events(&job, None, 10).await.unwrap().0.len(), 1);
+        for number in 0..2 * REMEMBERED_MAX {
+            let job = JobId::new(format!("ftjob-{number}")).unwrap();
+            history.tell(&job, event()).await.unwrap();
+            assert!(history.lock().len() <= REMEMBERED_MAX);
+        }
     }
 }

@@ -76,6 +76,7 @@ fn native(config: &EngineConfig, keys: usize) -> NativeOptions {
     };
     let waiting_max = config.waiting_max.unwrap_or(default.waiting_max);
     NativeOptions {
+        device: config.device.unwrap_or(default.device),
         threads: config.threads.unwrap_or(default.threads),
         running_max: config.running_max.unwrap_or(default.running_max),
         waiting_max,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::native::THREADS_MAX;
+use engine::native::{Device, THREADS_MAX};
 use ids::{BasisPoints, ModelName};
 use model::FolderFormat;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,9 @@ use crate::TrainerError;
 use crate::evaluate::GateConfig;
 use crate::recipe::{self, Stage, StageConfig};
 use crate::retention::StorageConfig;
+use crate::tensors::{Compute, Place};
 use crate::train::TrainConfig;
+use crate::trial::TrialConfig;
 
 /// The longest configuration file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -33,7 +35,11 @@ pub struct Config {
     /// The public model name whose stable version is the incumbent; by
     /// default the only one that serves this base.
     pub model_name: Option<ModelName>,
-    /// Threads that compute; 0 takes as many as there are CPUs.
+    /// What computes: `cpu`, or `cuda:0` where the feature `cuda` is built in.
+    pub device: Device,
+    /// What numbers enter products: `f32`, or on a GPU `bf16`.
+    pub compute: Compute,
+    /// Threads that compute on the CPU; 0 takes as many as there are CPUs.
     pub threads: usize,
     /// Added to the process's niceness, so that serving comes first.
     pub nice: u8,
@@ -45,6 +51,8 @@ pub struct Config {
     pub training: TrainConfig,
     /// The stages of a run; none is one stage of the votes' pairs.
     pub stage: Vec<StageConfig>,
+    /// A smaller base on which the data is tried first; none tries nothing.
+    pub trial: Option<TrialConfig>,
     /// How to evaluate.
     pub eval: EvalConfig,
     /// What a candidate must reach.
@@ -179,6 +187,13 @@ impl Config {
 
     fn check(&self) -> Result<(), TrainerError> {
         self.stages()?;
+        if self.device == Device::Cpu {
+            Place::open(self.device, self.compute)?;
+        }
+        if let Some(problem) = self.trial.as_ref().and_then(TrialConfig::problem) {
+            let key = "trial";
+            return Err(TrainerError::Config { key, problem });
+        }
         if self.threads > THREADS_MAX {
             let problem = format!("{} is more than {THREADS_MAX}", self.threads);
             return Err(TrainerError::Config {
@@ -249,9 +264,14 @@ mod tests {
         for bad in [
             "epochs = 4",
             "threads = 100000",
+            "device = \"gpu\"",
+            "compute = \"bf16\"",
+            "compute = \"f16\"",
             "[training]\nepochs = 0",
             "[training]\nlearning_rate = -1.0",
             "[schedule]\ncron = \"every now and then\"",
+            "[trial]\naccuracy_min = 0.5",
+            "[trial]\nmodel = \"small.gguf\"\naccuracy_min = 1.5",
             "[publish]\ninitial_basis_points = 10001",
         ] {
             assert!(Config::parse(bad).is_err(), "{bad} was taken");

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::trial::TrialFailure;
+
 /// The trainer's errors. A candidate that the gate refuses is no error.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainerError {
@@ -62,6 +64,9 @@ pub enum TrainerError {
     /// The run fell apart; the last good adapter was kept.
     #[error(transparent)]
     Unstable(#[from] Instability),
+    /// The data failed on the smaller base that it was tried on.
+    #[error(transparent)]
+    Trial(#[from] TrialFailure),
     /// There is nothing to train or to judge with.
     #[error("not enough data: {0}")]
     NotEnoughData(String),

@@ -7,43 +7,28 @@
 use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
-use model::quant::QuantMatrix;
 use model::{ModelConfig, Projection, Weights};
 
 use crate::TrainerError;
-use crate::ops::attention::{Heads, TreeAttention};
+use crate::operations::{Norm, Operations};
 use crate::ops::dropout::Dropout;
-use crate::ops::head::{Target, TargetLogProbs};
-use crate::ops::linear::{GroupLinear, Part};
-use crate::ops::norm::RmsNorm;
-use crate::ops::rope::RopeTable;
-use crate::ops::swiglu::SwiGlu;
+use crate::ops::fused::FusedOperations;
 use crate::ops::tensor;
 use crate::pack::{Pack, Tree};
-use crate::parameters::{GROUPS, ParameterView, Parameters};
+use crate::parameters::{ParameterView, Parameters};
+use crate::tensors::{Place, TensorOperations};
 
-/// Index of each group in [`GROUPS`].
+/// Index of each group in `parameters::GROUPS`.
 const QKV: usize = 0;
 const OUT: usize = 1;
 const GATE_UP: usize = 2;
 const DOWN: usize = 3;
 
-/// The frozen weights, shared with whoever serves them.
+/// The frozen weights, and what computes with them.
 pub struct FrozenModel {
     config: ModelConfig,
-    token_embedding: QuantMatrix,
-    head: QuantMatrix,
     head_is_embedding: bool,
-    output_norm: Arc<[f32]>,
-    layers: Vec<FrozenLayer>,
-    rope: Arc<RopeTable>,
-}
-
-struct FrozenLayer {
-    attn_norm: Arc<[f32]>,
-    ffn_norm: Arc<[f32]>,
-    /// The matrices of each of [`GROUPS`].
-    groups: [Vec<QuantMatrix>; 4],
+    operations: Box<dyn Operations>,
 }
 
 /// A forward and backward pass.
@@ -70,27 +55,32 @@ impl FrozenModel {
         config: &ModelConfig,
         positions_max: usize,
     ) -> Result<Self, TrainerError> {
+        Self::on(&Place::cpu(), weights, config, positions_max)
+    }
+
+    /// The same where training computes; on another device than the CPU the
+    /// weights are copied to it.
+    ///
+    /// # Errors
+    /// Also what the device fails with, which may have no room.
+    pub fn on(
+        place: &Place,
+        weights: &Weights,
+        config: &ModelConfig,
+        positions_max: usize,
+    ) -> Result<Self, TrainerError> {
         check_trainable(weights, config)?;
-        let layers = weights.layers.iter().map(|layer| FrozenLayer {
-            attn_norm: layer.attn_norm.as_slice().into(),
-            ffn_norm: layer.ffn_norm.as_slice().into(),
-            groups: GROUPS.map(|group| {
-                group
-                    .iter()
-                    .map(|&projection| layer.projection(projection).clone())
-                    .collect()
-            }),
-        });
-        let order = config.architecture.rope_order;
-        let rope = RopeTable::new(order, config.head_dim, config.rope.theta, positions_max);
+        let operations: Box<dyn Operations> = match place.tensors() {
+            None => Box::new(FusedOperations::new(weights, config, positions_max)),
+            Some(on) => {
+                let on = on.clone();
+                Box::new(TensorOperations::new(on, weights, config, positions_max)?)
+            }
+        };
         Ok(Self {
             config: config.clone(),
-            token_embedding: weights.token_embedding.clone(),
-            head: weights.head().clone(),
             head_is_embedding: weights.output.is_none(),
-            output_norm: weights.output_norm.as_slice().into(),
-            layers: layers.collect(),
-            rope: Arc::new(rope),
+            operations,
         })
     }
 
@@ -120,11 +110,27 @@ impl FrozenModel {
         parameters: &ParameterView,
         with_gradient: bool,
     ) -> Result<Tensor, TrainerError> {
-        let mut x = self.embed(&pack.tree.tokens)?; // [rows, hidden]
-        for index in 0..self.layers.len() {
+        let mut x = self.operations.embed(&pack.tree.tokens)?; // [rows, hidden]
+        for index in 0..self.config.layer_count {
             x = self.layer(index, &x, &pack.tree, parameters)?;
         }
         self.target_log_probs(&x, pack, with_gradient)
+    }
+
+    /// The log-probability of every target, without a graph, and whether greedy
+    /// decoding would take it.
+    pub(crate) fn scored(
+        &self,
+        pack: &Pack,
+        parameters: &ParameterView,
+    ) -> Result<(Vec<f32>, Vec<bool>), TrainerError> {
+        let by = &self.operations;
+        let mut x = by.embed(&pack.tree.tokens)?; // [rows, hidden]
+        for index in 0..self.config.layer_count {
+            x = self.layer(index, &x, &pack.tree, parameters)?;
+        }
+        let hidden = by.norm(Norm::Output, &x)?;
+        Ok(by.scored(&hidden, &pack.targets)?)
     }
 
     /// Adds the gradients of Σ slope · log-probability to `sums`, one vector
@@ -156,9 +162,9 @@ impl FrozenModel {
         let tree = &pass.pack.tree;
         let mut still = pass.parameters.view(false);
         still.dropout = pass.dropout;
-        let mut inputs = Vec::with_capacity(self.layers.len());
-        let mut x = self.embed(&tree.tokens)?; // [rows, hidden]
-        for index in 0..self.layers.len() {
+        let mut inputs = Vec::with_capacity(self.config.layer_count);
+        let mut x = self.operations.embed(&tree.tokens)?; // [rows, hidden]
+        for index in 0..self.config.layer_count {
             let next = self.layer(index, &x, tree, &still)?;
             inputs.push(std::mem::replace(&mut x, next));
         }
@@ -188,19 +194,17 @@ impl FrozenModel {
         tree: &Arc<Tree>,
         view: &ParameterView,
     ) -> Result<Tensor, TrainerError> {
-        let layer = &self.layers[index];
-        let apply = |kind, x: &Tensor| layer.apply(index, kind, x, view);
+        let by = &self.operations;
+        let apply = |kind, x: &Tensor| by.linear(index, kind, x, view);
         let rows = tree.tokens.len();
         let width = self.config.hidden_size;
-        let normed = x.apply_op1(self.norm(&layer.attn_norm))?;
+        let normed = by.norm(Norm::Attention(index), x)?;
         let qkv = apply(QKV, &normed)?; // q, k, v one after another
-        let attended = qkv.apply_op1(self.attention(tree))?; // [rows, heads·dim]
+        let attended = by.attention(&qkv, tree)?; // [rows, heads·dim]
         let x = (x + apply(OUT, &attended)?.reshape((rows, width))?)?;
-        let normed = x.apply_op1(self.norm(&layer.ffn_norm))?;
+        let normed = by.norm(Norm::FeedForward(index), &x)?;
         let gate_up = apply(GATE_UP, &normed)?; // gate, then up
-        let gated = gate_up.apply_op1(SwiGlu {
-            width: self.config.ffn_size,
-        })?;
+        let gated = by.gated(&gate_up)?;
         Ok((x + apply(DOWN, &gated)?.reshape((rows, width))?)?)
     }
 
@@ -211,40 +215,9 @@ impl FrozenModel {
         pack: &Pack,
         with_gradient: bool,
     ) -> Result<Tensor, TrainerError> {
-        let hidden = x.apply_op1(self.norm(&self.output_norm))?;
-        let targets: Arc<[Target]> = Arc::clone(&pack.targets);
-        let head = TargetLogProbs::new(self.head.clone(), targets, with_gradient);
-        Ok(hidden.apply_op1(head)?)
-    }
-
-    fn embed(&self, tokens: &[u32]) -> Result<Tensor, TrainerError> {
-        let width = self.config.hidden_size;
-        let mut rows = vec![0.0; tokens.len() * width];
-        for (&token, row) in tokens.iter().zip(rows.chunks_exact_mut(width)) {
-            self.token_embedding
-                .dequantize_rows(token as usize..token as usize + 1, row);
-        }
-        Ok(tensor(rows, (tokens.len(), width))?)
-    }
-
-    fn norm(&self, weight: &Arc<[f32]>) -> RmsNorm {
-        RmsNorm {
-            weight: Arc::clone(weight),
-            eps: self.config.rms_eps,
-        }
-    }
-
-    fn attention(&self, tree: &Arc<Tree>) -> TreeAttention {
-        let heads = Heads {
-            query: self.config.head_count,
-            key_value: self.config.kv_head_count,
-            dim: self.config.head_dim,
-        };
-        TreeAttention {
-            heads,
-            rope: Arc::clone(&self.rope),
-            tree: Arc::clone(tree),
-        }
+        let by = &self.operations;
+        let hidden = by.norm(Norm::Output, x)?;
+        Ok(by.target_log_probs(&hidden, &pack.targets, with_gradient)?)
     }
 }
 
@@ -252,7 +225,8 @@ impl FrozenModel {
 fn weighted(log_probs: &Tensor, slopes: &mut Slopes<'_>) -> Result<Tensor, TrainerError> {
     let slopes = slopes(&log_probs.to_vec1::<f32>()?)?;
     let len = slopes.len();
-    Ok((log_probs * tensor(slopes, len)?)?.sum_all()?)
+    let slopes = tensor(slopes, len)?.to_device(log_probs.device())?;
+    Ok((log_probs * slopes)?.sum_all()?)
 }
 
 /// Refuses what the forward pass above leaves out: it is LLaMA's.
@@ -271,28 +245,4 @@ fn check_trainable(weights: &Weights, config: &ModelConfig) -> Result<(), Traine
         key: "model",
         problem,
     })
-}
-
-impl FrozenLayer {
-    fn apply(
-        &self,
-        index: usize,
-        kind: usize,
-        x: &Tensor,
-        view: &ParameterView,
-    ) -> Result<Tensor, TrainerError> {
-        let adapted = view.group(index, kind);
-        let parts = self.groups[kind]
-            .iter()
-            .enumerate()
-            .map(|(i, weight)| Part {
-                weight: weight.clone(),
-                low_rank: adapted.and_then(|(_, layout)| layout[i].clone()),
-                mask: view.dropout.map(|dropout| dropout.mask(index, kind, i)),
-            });
-        let group = GroupLinear {
-            parts: parts.collect(),
-        };
-        Ok(group.apply(x, adapted.map(|(parameters, _)| parameters))?)
-    }
 }

@@ -8,16 +8,20 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use ids::UnixMillis;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::TrainerError;
+use crate::progress::Progress;
 use crate::train::StepMetrics;
 
 /// The event log starts anew, with the old one kept beside it, at this size.
 const EVENTS_BYTES_MAX: u64 = 64 << 20;
+/// How often progress is an event; each step is in the status.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// What the trainer does now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +32,8 @@ pub enum State {
     Waiting,
     /// Reading feedback and making pairs.
     Collecting,
+    /// Trying the data on the smaller base.
+    Trying,
     /// Training.
     Training,
     /// Letting candidate and incumbent answer.
@@ -42,6 +48,7 @@ pub enum State {
 
 /// The status file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// What happens now.
     pub state: State,
@@ -57,6 +64,10 @@ pub struct Status {
     pub tokens_per_second: Option<f64>,
     /// Seconds that training will still take.
     pub eta_seconds: Option<f64>,
+    /// What the process has resident.
+    pub memory_bytes: Option<u64>,
+    /// The most that it had.
+    pub memory_peak_bytes: Option<u64>,
     /// `published`, `refused`, `unchanged` or `failed`, once the run has ended.
     pub outcome: Option<String>,
     /// The version that was published.
@@ -73,6 +84,8 @@ pub struct Status {
 pub struct Journal {
     root: PathBuf,
     status: Mutex<Status>,
+    /// When progress was an event.
+    progress_told: Mutex<Option<UnixMillis>>,
 }
 
 impl Journal {
@@ -86,6 +99,7 @@ impl Journal {
         Ok(Self {
             root,
             status: Mutex::default(),
+            progress_told: Mutex::default(),
         })
     }
 
@@ -164,24 +178,31 @@ impl Journal {
         m: &StepMetrics,
         now: UnixMillis,
     ) -> Result<(), TrainerError> {
-        let rate = m.num_tokens as f64 / m.seconds.max(1e-3);
-        let eta = m.seconds / m.step.max(1) as f64 * (m.steps.saturating_sub(m.step)) as f64;
-        tracing::info!(
-            "step {}/{} loss {:.4} margin {:.3} accuracy {:.2} {rate:.0} tok/s, {eta:.0} s to go",
-            m.step,
-            m.steps,
-            m.loss,
-            m.rewards_margins,
-            m.rewards_accuracies
-        );
+        let progress = Progress::of(m);
+        tracing::info!("{}", progress.text());
         self.update(now, |status| {
             (status.step, status.steps) = (m.step, m.steps);
             status.loss = Some(m.loss);
-            status.tokens_per_second = Some(rate);
-            status.eta_seconds = Some(eta);
+            status.tokens_per_second = Some(progress.tokens_per_second);
+            status.eta_seconds = Some(progress.seconds_left);
+            status.memory_bytes = progress.memory_bytes;
+            status.memory_peak_bytes = progress.memory_peak_bytes;
         })?;
+        if self.is_progress_due(now) || m.step == m.steps {
+            self.event(now, "progress", json!(progress))?;
+        }
         let line = serde_json::to_string(m).unwrap_or_default();
         append(&folder.join("steps.jsonl"), &line)
+    }
+
+    fn is_progress_due(&self, now: UnixMillis) -> bool {
+        let told = self.progress_told.lock();
+        let mut told = told.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let due = told.is_none_or(|told| now.since(told) >= PROGRESS_EVERY);
+        if due {
+            *told = Some(now);
+        }
+        due
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Status> {
@@ -248,7 +269,41 @@ mod tests {
             (status.run_id.as_deref(), status.outcome),
             (Some("run-1"), None)
         );
-        let events = std::fs::read_to_string(data.path().join("trainer/events.jsonl")).unwrap();
-        assert_eq!(events.lines().count(), 2);
+        assert!(status.memory_bytes > Some(0) && status.memory_peak_bytes >= status.memory_bytes);
+        assert_eq!(events(data.path()), ["run_started", "progress", "state"]);
+    }
+
+    fn events(data: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(data.join("trainer/events.jsonl")).unwrap();
+        let event = |line: &str| -> String {
+            let event: Value = serde_json::from_str(line).unwrap();
+            event["event"].as_str().unwrap().to_owned()
+        };
+        text.lines().map(event).collect()
+    }
+
+    #[test]
+    fn progress_is_an_event_now_and_then_and_at_the_end() {
+        let data = tempfile::tempdir().unwrap();
+        let journal = Journal::open(data.path()).unwrap();
+        let folder = journal.begin("run-1", UnixMillis(0)).unwrap();
+        for step in 1..=30 {
+            let metrics = StepMetrics {
+                step,
+                steps: 30,
+                seconds: step as f64,
+                ..StepMetrics::default()
+            };
+            // a second a step: the first, the 11th, the 21st and the last
+            let now = UnixMillis(1000 * step as i64);
+            journal.step(&folder, &metrics, now).unwrap();
+        }
+        let told = events(data.path());
+        assert_eq!(told.iter().filter(|event| *event == "progress").count(), 4);
+        let text = std::fs::read_to_string(data.path().join("trainer/events.jsonl")).unwrap();
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let detail: Progress = serde_json::from_value(last["detail"].clone()).unwrap();
+        assert_eq!((detail.step, detail.seconds_left), (30, 0.0));
+        assert!(detail.memory_peak_bytes > Some(0));
     }
 }

@@ -8,6 +8,7 @@
 mod calendar;
 mod checkpoints;
 mod config;
+mod curves;
 pub mod data;
 mod error;
 pub mod evaluate;
@@ -21,23 +22,30 @@ mod lease;
 mod loss;
 mod memory;
 mod mixture;
+mod operations;
 mod ops;
 mod pack;
 mod parameters;
 mod pipeline;
+mod planned;
 mod prepared;
+mod progress;
 mod publish;
 mod recipe;
 mod report;
 mod retention;
+mod rows;
 mod services;
 mod sidecar;
 mod stage_data;
+mod stage_files;
 mod stages;
+mod tensors;
 #[cfg(test)]
 mod tests;
 mod thumbs;
 pub mod train;
+mod trial;
 
 pub use checkpoints::CheckpointFile;
 pub use config::{Config, DatasetConfig, EvalConfig, PublishConfig, Schedule};
@@ -53,12 +61,15 @@ pub use ops::head::Target;
 pub use pack::Sequence;
 pub use parameters::Parameters;
 pub use pipeline::{RunOutcome, resume, run_once};
+pub use progress::Progress;
 pub use recipe::{FileSource, Stage, StageConfig, StageKind};
-pub use report::{Decision, Report, TrainingReport, Votes};
+pub use report::{Decision, Report, StageReport, TrainingReport, Votes};
 pub use retention::StorageConfig;
 pub use services::Services;
 pub use sidecar::{Stop, again, once, sidecar};
-pub use stage_data::StageReport;
+pub use stage_files::FilesReport;
+pub use tensors::{Compute, Place};
+pub use trial::{TrialConfig, TrialFailure, TrialReport};
 
 /// Runs blocking work on a thread of its own.
 async fn blocking<R: Send + 'static>(

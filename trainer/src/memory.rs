@@ -226,7 +226,7 @@ pub(crate) fn measured() -> Option<(u64, u64)> {
 }
 
 /// The line `KEY N kB` of a file of the kernel's, in bytes.
-fn kib_of(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn kib_of(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(key))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     kib.checked_mul(1024)

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use adapter_store::AdapterFiles;
-use feedback::pairs::{self, PreferencePair, Split};
+use feedback::pairs::{self, Dataset, PreferencePair, Split};
 use feedback::{EventId, TRAINER_GROUP};
 use ids::{DatasetDigest, UnixMillis};
 use serde_json::json;
@@ -21,13 +21,14 @@ use crate::evaluate::{Subject, page, verdict};
 use crate::incumbent::Incumbent;
 use crate::journal::{Journal, State, replace};
 use crate::lease::HeldLease;
-use crate::prepared::Prepared;
-use crate::recipe::StageKind;
-use crate::report::{Decision, Report, TrainingReport};
+use crate::prepared::{Prepared, dataset_digest};
+use crate::recipe::{Stage, StageKind};
+use crate::report::{Decision, Report, StageReport, TrainingReport};
 use crate::services::Services;
-use crate::stage_data::StageReport;
+use crate::stage_files::StageFiles;
 use crate::stages::{TrainedRecipe, train_stages};
-use crate::{TrainerError, publish, thumbs};
+use crate::trial::{self, TrialReport};
+use crate::{TrainerError, curves, publish, stage_files, thumbs};
 
 /// Events taken at a time.
 const CLAIM_MAX: usize = 500;
@@ -115,14 +116,20 @@ async fn run(
         dataset.upvoted.len(),
         rated.len()
     );
-    if !force && last_dataset(journal) == Some(dataset.digest) {
-        services.feedback.ack(TRAINER_GROUP, &claimed).await?;
-        return Ok(RunOutcome::Unchanged(dataset.digest));
-    }
     let stages = config.stages()?;
-    let wants_pairs = stages.iter().any(|stage| stage.kind == StageKind::Dpo);
-    if wants_pairs && dataset.train.len() < config.dataset.train_pairs_min {
-        let (found, min) = (dataset.train.len(), config.dataset.train_pairs_min);
+    let (dataset, stages, files) = read_files(services, dataset, stages, &folder).await?;
+    let digest = dataset_digest(dataset.digest, &files);
+    if !force && last_dataset(journal) == Some(digest) {
+        services.feedback.ack(TRAINER_GROUP, &claimed).await?;
+        return Ok(RunOutcome::Unchanged(digest));
+    }
+    // every stage of pairs has those of the votes, and its own files'
+    let of_files = stages.iter().zip(&files);
+    let of_files = of_files.filter(|(stage, _)| stage.kind == StageKind::Dpo);
+    let fewest = of_files.map(|(_, files)| files.report.kept - files.report.held_out);
+    let fewest = fewest.min().map(|pairs| pairs + dataset.train.len());
+    if let Some(found) = fewest.filter(|found| *found < config.dataset.train_pairs_min) {
+        let min = config.dataset.train_pairs_min;
         let problem = format!("{found} pairs to train on are fewer than {min}");
         return Err(TrainerError::NotEnoughData(problem));
     }
@@ -132,6 +139,7 @@ async fn run(
         rated,
         claimed,
         stages,
+        files,
     };
     prepared.keep(&folder)?;
     finish(services, lease, &folder, prepared, stop).await
@@ -147,8 +155,8 @@ async fn finish(
 ) -> Result<RunOutcome, TrainerError> {
     let (config, journal, clock) = (&services.config, &services.journal, &services.clock);
     let prepared = Arc::new(prepared);
-    let (run_id, dataset) = (&prepared.run_id, &prepared.dataset);
-    write_held_out(services, &dataset.held_out)?;
+    let (run_id, held_out) = (&prepared.run_id, prepared.held_out());
+    write_held_out(services, &held_out)?;
 
     // 2. What must be beaten.
     let incumbent = Incumbent::read(
@@ -159,16 +167,16 @@ async fn finish(
     )
     .await?;
 
-    // 3. Train: a fresh adapter on everything, over the served weights.
-    journal.enter(State::Training, clock.now())?;
-    let trained = train_stages(services, folder, &prepared, &stop).await;
+    // 3. Train: a fresh adapter on everything, over the served weights, once
+    //    the data has proven itself on a smaller base, if one is named.
+    let trained = train(services, folder, &prepared, &stop).await;
     if let Err(error) = &trained
         && !matches!(error, TrainerError::Stopped)
     {
         // it would fail again, and is not gone on with; its folder stays
         Prepared::forget(folder)?;
     }
-    let trained = trained?;
+    let (trial, trained) = trained?;
     let peft = trained.adapter.to_peft(&services.base.config)?;
     let files = AdapterFiles::new(peft.config_json, peft.safetensors);
 
@@ -177,12 +185,12 @@ async fn finish(
     let subject = Subject {
         incumbent: incumbent.files.as_ref(),
         candidate: &files,
-        held_out: &dataset.held_out,
+        held_out: &held_out,
         prompts: &[],
     };
     let evaluation = services.assessor().assess(&subject).await?;
     let refusals = verdict(&evaluation, &config.gate);
-    let training = training_report(&prepared, &trained);
+    let training = training_report(&prepared, trial, &trained);
     let report = Report {
         run_id: run_id.clone(),
         at: clock.now(),
@@ -215,13 +223,42 @@ async fn finish(
         .feedback
         .ack(TRAINER_GROUP, &prepared.claimed)
         .await?;
-    let last = json!({ "dataset": dataset.digest, "run_id": run_id });
+    let last = json!({ "dataset": prepared.digest(), "run_id": run_id });
     replace(
         &journal.root().join("last_run.json"),
         last.to_string().as_bytes(),
     )?;
     Prepared::forget(folder)?;
     Ok(RunOutcome::Judged(Box::new(report)))
+}
+
+async fn train(
+    services: &Services,
+    folder: &Path,
+    prepared: &Arc<Prepared>,
+    stop: &Arc<AtomicBool>,
+) -> Result<(Option<TrialReport>, TrainedRecipe), TrainerError> {
+    let trial = trial::run(services, folder, prepared, stop).await?;
+    let now = services.clock.now();
+    services.journal.enter(State::Training, now)?;
+    let trained = train_stages(services, folder, prepared, stop).await?;
+    Ok((trial, trained))
+}
+
+/// What the stages' files come to, on a thread of its own.
+async fn read_files(
+    services: &Services,
+    dataset: Dataset,
+    stages: Vec<Stage>,
+    folder: &Path,
+) -> Result<(Dataset, Vec<Stage>, Vec<StageFiles>), TrainerError> {
+    let (base, config) = (Arc::clone(&services.base), Arc::clone(&services.config));
+    let folder = folder.to_owned();
+    crate::blocking(move || {
+        let files = stage_files::prepare(&base, &config, &dataset, &stages, &folder)?;
+        Ok((dataset, stages, files))
+    })
+    .await
 }
 
 /// Takes all events that wait.
@@ -242,7 +279,11 @@ async fn claim(services: &Services, consumer: &str) -> Result<Vec<EventId>, Trai
     Ok(claimed)
 }
 
-fn training_report(prepared: &Prepared, trained: &TrainedRecipe) -> TrainingReport {
+fn training_report(
+    prepared: &Prepared,
+    trial: Option<TrialReport>,
+    trained: &TrainedRecipe,
+) -> TrainingReport {
     let dataset = &prepared.dataset;
     let sum = |of: fn(&StageReport) -> f64| trained.stages.iter().map(of).sum::<f64>();
     let seconds = sum(|stage| stage.seconds);
@@ -250,10 +291,10 @@ fn training_report(prepared: &Prepared, trained: &TrainedRecipe) -> TrainingRepo
     let last = trained.stages.last();
     let praised = dataset.upvoted.iter();
     TrainingReport {
-        dataset: dataset.digest,
+        dataset: prepared.digest(),
         rows: dataset.report.clone(),
         train_pairs: dataset.train.len(),
-        held_out_pairs: dataset.held_out.len(),
+        held_out_pairs: prepared.held_out().len(),
         retained: praised.filter(|row| row.split == Split::Train).count(),
         too_long: trained.stages.iter().map(|stage| stage.too_long).sum(),
         votes: publish::votes(dataset),
@@ -261,6 +302,7 @@ fn training_report(prepared: &Prepared, trained: &TrainedRecipe) -> TrainingRepo
             .map(|stage| stage.stage.training.clone())
             .unwrap_or_default(),
         stages: trained.stages.clone(),
+        trial,
         epoch: last.map_or(0, |stage| stage.epoch),
         tokens,
         seconds,
@@ -275,7 +317,12 @@ fn training_report(prepared: &Prepared, trained: &TrainedRecipe) -> TrainingRepo
 pub(crate) fn write_report(folder: &Path, report: &Report) -> Result<(), TrainerError> {
     let json = serde_json::to_string_pretty(report).unwrap_or_default();
     replace(&folder.join("report.json"), json.as_bytes())?;
-    replace(&folder.join("report.html"), page(report).as_bytes())?;
+    let stages = report.training.as_ref().map_or(0, |t| t.stages.len());
+    let curves = curves::of_run(folder, stages);
+    replace(
+        &folder.join("report.html"),
+        page(report, &curves).as_bytes(),
+    )?;
     replace(&folder.join("report.txt"), report.text().as_bytes())
 }
 

@@ -5,14 +5,17 @@
 use std::path::{Path, PathBuf};
 
 use feedback::EventId;
-use feedback::pairs::Dataset;
+use feedback::pairs::{Dataset, PreferencePair};
+use ids::{DatasetDigest, Sha256Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 use crate::checkpoints::CheckpointFile;
 use crate::journal::{Journal, replace};
 use crate::recipe::{STAGES_MAX, Stage};
+use crate::stage_files::StageFiles;
 use crate::thumbs::RatedAnswer;
+use crate::trial;
 
 /// The file's name in the run's folder.
 const FILE_NAME: &str = "prepared.json";
@@ -30,9 +33,44 @@ pub(crate) struct Prepared {
     pub(crate) claimed: Vec<EventId>,
     /// How to train.
     pub(crate) stages: Vec<Stage>,
+    /// What each stage's files came to; missing in runs of versions that read
+    /// them only to train.
+    #[serde(default)]
+    pub(crate) files: Vec<StageFiles>,
+}
+
+/// Names the votes' rows and the rows of all stages' files.
+pub(crate) fn dataset_digest(votes: DatasetDigest, files: &[StageFiles]) -> DatasetDigest {
+    let digests: Vec<DatasetDigest> = files.iter().filter_map(|f| f.report.digest).collect();
+    if digests.is_empty() {
+        return votes;
+    }
+    let mut parts: Vec<(&str, &[u8])> = vec![("votes", votes.0.as_bytes())];
+    parts.extend(
+        digests
+            .iter()
+            .map(|digest| ("files", &digest.0.as_bytes()[..])),
+    );
+    DatasetDigest(Sha256Digest::of_parts(&parts))
 }
 
 impl Prepared {
+    /// Names everything that is learned.
+    pub(crate) fn digest(&self) -> DatasetDigest {
+        dataset_digest(self.dataset.digest, &self.files)
+    }
+
+    /// The pairs that a candidate is judged by.
+    pub(crate) fn held_out(&self) -> Vec<PreferencePair> {
+        let of_files = self.files.iter().flat_map(|files| &files.held_out);
+        self.dataset
+            .held_out
+            .iter()
+            .chain(of_files)
+            .cloned()
+            .collect()
+    }
+
     /// Writes it into the run's folder.
     pub(crate) fn keep(&self, folder: &Path) -> Result<(), TrainerError> {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
@@ -58,9 +96,11 @@ impl Prepared {
     pub(crate) fn abandon(journal: &Journal) -> Result<(), TrainerError> {
         for folder in folders(journal)? {
             Self::forget(&folder)?;
-            CheckpointFile::new(&folder, 0).forget()?;
-            for stage in 1..=STAGES_MAX {
-                CheckpointFile::new(&folder.join(format!("stage-{stage}")), 0).forget()?;
+            for folder in [folder.join(trial::FOLDER), folder] {
+                CheckpointFile::new(&folder, 0).forget()?;
+                for stage in 1..=STAGES_MAX {
+                    CheckpointFile::new(&folder.join(format!("stage-{stage}")), 0).forget()?;
+                }
             }
         }
         Ok(())

@@ -36,6 +36,7 @@ pub(crate) async fn publish(
         ("seed", json!(training.recipe.seed)),
         ("recipe", json!(training.recipe)),
         ("stages", json!(training.stages)),
+        ("trial", json!(training.trial)),
         ("tokens", json!(training.tokens)),
         ("gate", json!(report.gate)),
         ("rows", json!(training.rows)),

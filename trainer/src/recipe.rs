@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 
+use model::BaseModel;
+use model::lora::{LoraAdapter, LoraConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
@@ -20,14 +22,16 @@ const FILES_MAX: usize = 64;
 const IMITATION_DROPOUT: f64 = 0.1;
 
 /// What a stage learns from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StageKind {
     /// Plain text, packed to the context.
     Cpt,
     /// Conversations: their answers are imitated.
     Sft,
-    /// Preference pairs of the votes, with the loss that `training` names.
+    /// Preference pairs of the votes and of files, with the loss that
+    /// `training` names.
+    #[default]
     Dpo,
     /// Thumbs without a counterpart.
     Kto,
@@ -39,7 +43,7 @@ pub enum StageKind {
 pub struct StageConfig {
     /// What it learns from.
     pub kind: StageKind,
-    /// Further material of a `cpt` or `sft` stage.
+    /// Material beside the votes; a `kto` stage has none.
     #[serde(default)]
     pub file: Vec<FileSource>,
     /// What of the material is trained.
@@ -50,20 +54,22 @@ pub struct StageConfig {
     pub training: toml::Table,
 }
 
-/// A file of training material: text for `cpt`; for `sft` JSON lines of
-/// `{"messages": […]}` or of `{"question", "thinking", "answer"}`.
+/// A file of training material in any format that `data` reads: texts for
+/// `cpt`, conversations, reasoning or preferences for `sft`, preferences for
+/// `dpo`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSource {
     /// Where it is.
     pub path: PathBuf,
-    /// What it counts as in the mixture.
-    #[serde(default)]
-    pub category: Category,
+    /// What it counts as in the mixture; by default reasoning rows are
+    /// reasoning, and all others dialogue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<Category>,
 }
 
 /// A stage with everything that holds for it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// What it learns from.
     pub kind: StageKind,
@@ -73,6 +79,22 @@ pub struct Stage {
     pub mixture: Mixture,
     /// How.
     pub training: TrainConfig,
+}
+
+/// The adapter that training begins with where it continues none.
+///
+/// # Errors
+/// When the recipe's modules do not fit the base.
+pub(crate) fn fresh_adapter(
+    base: &BaseModel,
+    config: &TrainConfig,
+) -> Result<LoraAdapter, TrainerError> {
+    let mut lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
+    lora.use_rslora = config.lora.use_rslora;
+    lora.dropout = config.lora.dropout as f32;
+    lora.target.clone_from(&config.lora.target);
+    lora.base_model_name_or_path = Some(base.name.clone());
+    Ok(LoraAdapter::new_random(&base.config, &lora, config.seed)?)
 }
 
 /// The stages of a file.
@@ -135,10 +157,8 @@ fn resolve(
         merged.lora.dropout = IMITATION_DROPOUT;
     }
     merged.check().map_err(|e| at(e.to_string()))?;
-    if !imitates && !stage.file.is_empty() {
-        return Err(at(
-            "pairs and thumbs come from the votes, not from files".to_owned()
-        ));
+    if stage.kind == StageKind::Kto && !stage.file.is_empty() {
+        return Err(at("thumbs come from the votes, not from files".to_owned()));
     }
     if stage.file.len() > FILES_MAX {
         return Err(at(format!("has more than {FILES_MAX} files")));
@@ -217,7 +237,7 @@ mod tests {
                 label_smoothing: 0.1
             }
         );
-        assert_eq!(sft.file[0].category, Category::Reasoning);
+        assert_eq!(sft.file[0].category, Some(Category::Reasoning));
     }
 
     #[test]
@@ -227,7 +247,7 @@ mod tests {
             "[[stage]]\nkind = \"rlhf\"".to_owned(),
             format!("{stage}[stage.training]\nepochs = 0"),
             format!("{stage}[stage.training]\nepoch = 1"),
-            format!("{stage}[[stage.file]]\npath = \"x\""),
+            "[[stage]]\nkind = \"kto\"\n[[stage.file]]\npath = \"x\"".to_owned(),
             format!("{stage}[stage.mixture]\nreasoning = -1.0"),
             format!("{stage}{stage}[stage.training.lora]\nrank = 4"),
             stage.repeat(STAGES_MAX + 1),

@@ -7,8 +7,11 @@ use ids::{AdapterDigest, BaseDigest, DatasetDigest, Sha256Digest, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Evaluation, GateConfig, Refusal};
-use crate::stage_data::StageReport;
-use crate::train::TrainConfig;
+use crate::mixture::Drawn;
+use crate::recipe::Stage;
+use crate::stage_files::FilesReport;
+use crate::train::{EpochMetrics, TrainConfig};
+use crate::trial::TrialReport;
 
 /// What came of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,54 @@ pub struct Report {
     pub training: Option<TrainingReport>,
 }
 
+/// What a stage trained.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// The stage as it was trained.
+    pub stage: Stage,
+    /// Examples trained and validated with.
+    pub examples: [usize; 2],
+    /// Examples left out for their length.
+    pub too_long: usize,
+    /// What its files came to.
+    #[serde(default)]
+    pub files: FilesReport,
+    /// What the mixture came to.
+    pub drawn: Option<Drawn>,
+    /// The epoch whose adapter was taken.
+    pub epoch: usize,
+    /// What is held out, after that epoch; none without anything held out.
+    #[serde(default)]
+    pub held_out: Option<EpochMetrics>,
+    /// Unpadded policy tokens.
+    pub tokens: u64,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+impl StageReport {
+    /// One line: the examples, and the mixture that was really drawn.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let [trained, validated] = self.examples;
+        let mut text = format!("{trained} trained, {validated} to validate");
+        let files = &self.files;
+        if files.kept + files.refused > 0 {
+            let (kept, refused) = (files.kept, files.refused);
+            let _ = write!(text, "; {kept} rows of files, {refused} lines refused");
+        }
+        if let Some(drawn) = &self.drawn {
+            let names = ["reasoning", "dialogue", "general"];
+            let parts = names.iter().zip(drawn.drawn).zip(drawn.shares);
+            let parts: Vec<String> = parts
+                .map(|((name, count), share)| format!("{name} {count} ({:.0}%)", 100.0 * share))
+                .collect();
+            let _ = write!(text, "; drawn: {}", parts.join(", "));
+        }
+        text
+    }
+}
+
 /// The votes that a dataset was made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Votes {
@@ -72,7 +123,7 @@ pub struct Votes {
 /// How a candidate was trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingReport {
-    /// The dataset.
+    /// The dataset: the votes' rows, and where stages have files theirs too.
     pub dataset: DatasetDigest,
     /// What was made of the votes.
     pub rows: DatasetReport,
@@ -91,6 +142,9 @@ pub struct TrainingReport {
     /// All stages, with what each really trained.
     #[serde(default)]
     pub stages: Vec<StageReport>,
+    /// The trial of the data on a smaller base, where there was one.
+    #[serde(default)]
+    pub trial: Option<TrialReport>,
     /// The epoch whose adapter was taken.
     pub epoch: usize,
     /// Unpadded policy tokens.
@@ -169,6 +223,13 @@ impl Report {
                 t.tokens, t.seconds, t.tokens_per_second
             );
             line("training", speed);
+            if let Some(trial) = &t.trial {
+                line("tried before on", trial.name.clone());
+            }
+            for (number, stage) in (1..).zip(&t.stages) {
+                let kind = format!("{:?}", stage.stage.kind).to_lowercase();
+                line(&format!("stage {number}, {kind}"), stage.text());
+            }
         }
         for reason in &self.reasons {
             line("refused because", reason.clone());

@@ -23,6 +23,9 @@ pub struct StorageConfig {
     pub versions_max: usize,
     /// The most bytes of trained versions; 0 is no limit.
     pub bytes_max: u64,
+    /// Days for which the folder of a job that has ended is kept, with its
+    /// checkpoint; 0 removes it at once.
+    pub job_days: u32,
     /// A run does not begin with less than this free in the data folder.
     pub free_bytes_min: u64,
 }
@@ -32,6 +35,7 @@ impl Default for StorageConfig {
         Self {
             versions_max: 24,
             bytes_max: 0,
+            job_days: 7,
             free_bytes_min: 512 << 20,
         }
     }
@@ -147,6 +151,7 @@ mod tests {
             versions_max,
             bytes_max,
             free_bytes_min: 0,
+            ..StorageConfig::default()
         }
     }
 

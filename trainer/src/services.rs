@@ -13,6 +13,7 @@ use store::{Backend, Durability, RedisCredentials, Secret, StoreOptions, StoreUr
 use crate::config::Config;
 use crate::jobs::Tuning;
 use crate::journal::Journal;
+use crate::tensors::Place;
 use crate::{TrainerError, evaluate::Assessor};
 
 /// The environment's names of who this process is to Redis.
@@ -27,6 +28,8 @@ pub struct Services {
     pub config: Arc<Config>,
     /// The served base.
     pub base: Arc<BaseModel>,
+    /// Where training computes.
+    pub place: Place,
     /// Votes and answers.
     pub feedback: Arc<dyn FeedbackStore>,
     /// Rollouts, aliases, the lease.
@@ -47,6 +50,7 @@ impl Services {
     /// # Errors
     /// Whatever cannot be opened.
     pub async fn open(config: Config) -> Result<Self, TrainerError> {
+        let place = Place::open(config.device, config.compute)?;
         let model = Config::required("model", config.model.as_deref())?.to_owned();
         let data = Config::required("data", config.data.as_deref())?.to_owned();
         std::fs::create_dir_all(&data).map_err(TrainerError::file(&data))?;
@@ -78,6 +82,7 @@ impl Services {
         let control = control::open(&backend).await?;
         Ok(Self {
             base: Arc::new(base),
+            place,
             feedback: feedback::open(&backend).await?,
             tuning: Tuning::open(&data, &control)?,
             control,
@@ -95,6 +100,7 @@ impl Services {
             eval: self.config.eval.clone(),
             training: self.config.training.clone(),
             threads: self.config.threads,
+            place: self.place.clone(),
             cache: Some(self.journal.root().join("answers")),
         }
     }

@@ -87,6 +87,9 @@ pub async fn sidecar(services: &Services, stop: &Stop) -> Result<(), TrainerErro
             () = stop.wait() => return Ok(()),
             due = due(services, &calendar) => due,
         };
+        if let Err(error) = jobs::forget(services).await {
+            tracing::warn!(%error, "folders of old jobs were not removed");
+        }
         if let Due::Job(job) = due {
             failures = match work(services, *job, stop).await {
                 Ok(()) => 0,
@@ -116,14 +119,18 @@ pub async fn sidecar(services: &Services, stop: &Stop) -> Result<(), TrainerErro
 }
 
 /// Says that a run failed; whether its time counts as served all the same:
-/// there was nothing to train, or it failed too often.
+/// there was nothing to train, the same data would fail again, or it failed too
+/// often.
 fn tell_failure(
     services: &Services,
     error: &TrainerError,
     failures: u32,
 ) -> Result<bool, TrainerError> {
     tracing::error!(%error, failures, "the run failed");
-    if matches!(error, TrainerError::NotEnoughData(_)) {
+    if matches!(
+        error,
+        TrainerError::NotEnoughData(_) | TrainerError::Trial(_)
+    ) {
         return Ok(true);
     }
     if failures < services.config.schedule.attempts_max {

@@ -1,30 +1,29 @@
-//! The examples of one stage, in tokens: from the votes, and from files.
-
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+//! The examples of one stage, in tokens: from the votes and from the rows of
+//! files, drawn in the mixture that the stage asks for. What a row of a file
+//! may be is `data`'s to know.
 
 use feedback::Message;
 use feedback::pairs::Split;
 use model::BaseModel;
-use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
+use crate::data::{Format, Kind, Row, SourcedRow};
 use crate::examples::{encode, encode_answer};
 use crate::mixture::{Category, Drawn};
 use crate::pack::Sequence;
 use crate::prepared::Prepared;
-use crate::recipe::{FileSource, Stage, StageKind};
+use crate::recipe::{Stage, StageKind};
+use crate::rows;
+use crate::stage_files::StageRows;
 use crate::thumbs::RatedAnswer;
 use crate::train::{Examples, Items, PlainExample, RatedExample};
 
-/// The longest file of material.
-const FILE_BYTES_MAX: u64 = 1 << 30;
-/// The longest line of one.
-const LINE_BYTES_MAX: usize = 1 << 20;
-/// Every so many examples of imitation validate, where there are that many.
+/// Every so many conversations of imitation one validates, where there are that
+/// many.
 const VALIDATION_EVERY: usize = 20;
 
 /// What a stage trains, and what was left out.
+#[derive(Debug)]
 pub(crate) struct StageData {
     pub(crate) examples: Examples,
     /// Examples left out for their length.
@@ -33,85 +32,87 @@ pub(crate) struct StageData {
     pub(crate) drawn: Option<Drawn>,
 }
 
-/// One line of a file of conversations.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Chat {
-        messages: Vec<Message>,
-    },
-    Reasoning {
-        question: String,
-        #[serde(default)]
-        thinking: String,
-        answer: String,
-    },
-}
-
 impl StageData {
     /// Collects and encodes.
     ///
     /// # Errors
-    /// When a file cannot be read, or a text not be encoded.
+    /// When a text cannot be encoded.
     pub(crate) fn collect(
         base: &BaseModel,
         prepared: &Prepared,
         stage: &Stage,
+        rows: &StageRows,
     ) -> Result<Self, TrainerError> {
         let tokens_max = stage.training.sequence_tokens_max;
-        let (mut examples, mut too_long) = encode(base, &prepared.dataset, tokens_max)?;
-        let drawn = match stage.kind {
-            StageKind::Dpo => None,
+        match stage.kind {
+            StageKind::Dpo => {
+                let (mut examples, too_long) = encode(base, &prepared.dataset, tokens_max)?;
+                add_pairs(base, rows, &mut examples)?;
+                Ok(Self::of(examples, too_long))
+            }
             StageKind::Kto => {
-                let (train, validation, long) = rated(base, &prepared.rated, tokens_max)?;
+                let (mut examples, _) = encode(base, &prepared.dataset, tokens_max)?;
+                let (train, validation, too_long) = rated(base, &prepared.rated, tokens_max)?;
                 (examples.train, examples.validation) = (train, validation);
-                too_long = long;
-                None
+                Ok(Self::of(examples, too_long))
             }
-            StageKind::Sft => {
-                let (pools, long) = conversations(base, prepared, stage)?;
-                too_long = long;
-                let sizes = [pools[0].len(), pools[1].len(), pools[2].len()];
-                let (indices, drawn) = stage.mixture.draw(sizes, stage.training.seed);
-                let picked = pools
-                    .iter()
-                    .zip(&indices)
-                    .flat_map(|(pool, indices)| indices.iter().map(|&index| pool[index].clone()));
-                imitate(&mut examples, picked.collect());
-                Some(drawn)
-            }
+            StageKind::Sft => Ok(Pools::fill(base, prepared, stage, rows)?.draw(stage)),
             StageKind::Cpt => {
-                let windows = texts(base, &stage.file, tokens_max)?;
-                imitate(&mut examples, windows);
-                too_long = 0;
-                None
+                let windows = texts(base, &rows.train, tokens_max)?;
+                Ok(Self::of(imitate((0..).zip(windows)), 0))
             }
-        };
-        Ok(Self {
+        }
+    }
+
+    fn of(examples: Examples, too_long: usize) -> Self {
+        Self {
             examples,
             too_long,
-            drawn,
-        })
+            drawn: None,
+        }
     }
 }
 
-/// Sets examples to imitate, of which every twentieth validates. What the
+/// Adds the pairs of files to those of the votes.
+fn add_pairs(
+    base: &BaseModel,
+    rows: &StageRows,
+    examples: &mut Examples,
+) -> Result<(), TrainerError> {
+    let both = [
+        (&rows.train, &mut examples.train),
+        (&rows.held_out, &mut examples.validation),
+    ];
+    for (rows, into) in both {
+        let Items::Pairs(into) = into else { continue };
+        for row in rows {
+            into.extend(rows::pair(base, row)?);
+        }
+    }
+    Ok(())
+}
+
+/// Examples to imitate, each with the number of its conversation, of which
+/// every twentieth validates: a conversation's turns stay together. What the
 /// votes praise is among them and need not be retained besides.
-fn imitate(examples: &mut Examples, sequences: Vec<Sequence>) {
+fn imitate(sequences: impl Iterator<Item = (usize, Sequence)>) -> Examples {
     let (mut train, mut validation) = (Vec::new(), Vec::new());
-    for (index, sequence) in sequences.into_iter().enumerate() {
-        let into = if index % VALIDATION_EVERY == VALIDATION_EVERY - 1 {
-            &mut validation
-        } else {
-            &mut train
+    let (mut conversations, mut last) = (0, None);
+    for (conversation, sequence) in sequences {
+        if last.replace(conversation) != Some(conversation) {
+            conversations += 1;
+        }
+        let into = match conversations % VALIDATION_EVERY {
+            0 => &mut validation,
+            _ => &mut train,
         };
         into.push(PlainExample { sequence });
     }
-    *examples = Examples {
+    Examples {
         train: Items::Plain(train),
         validation: Items::Plain(validation),
         retained: Vec::new(),
-    };
+    }
 }
 
 fn rated(
@@ -138,103 +139,122 @@ fn rated(
     Ok((Items::Rated(train), Items::Rated(validation), long))
 }
 
-/// Conversations by category: the votes' good answers are dialogue.
-fn conversations(
-    base: &BaseModel,
-    prepared: &Prepared,
-    stage: &Stage,
-) -> Result<([Vec<Sequence>; 3], usize), TrainerError> {
-    let tokens_max = stage.training.sequence_tokens_max;
-    let mut pools: [Vec<Sequence>; 3] = Default::default();
-    let mut long = 0;
-    let mut add = |category: Category, prompt: &[Message], answer: &str| {
-        let sequence = encode_answer(base, prompt, answer)?;
-        if sequence.tokens.len() > tokens_max {
-            long += 1;
-        } else {
-            let pool = Category::ALL.iter().position(|c| *c == category);
-            pools[pool.unwrap_or_default()].push(sequence);
+/// Answers to imitate, by category, each with its conversation's number.
+#[derive(Default)]
+struct Pools {
+    of: [Vec<(usize, Sequence)>; 3],
+    conversations: usize,
+    too_long: usize,
+}
+
+impl Pools {
+    /// The votes' good answers are dialogue; what a file's are it may say.
+    fn fill(
+        base: &BaseModel,
+        prepared: &Prepared,
+        stage: &Stage,
+        rows: &StageRows,
+    ) -> Result<Self, TrainerError> {
+        let mut pools = Self::default();
+        let tokens_max = stage.training.sequence_tokens_max;
+        let dataset = &prepared.dataset;
+        let pairs = dataset
+            .train
+            .iter()
+            .map(|pair| (&pair.prompt, &pair.chosen));
+        let praised = dataset.upvoted.iter().filter(|e| e.split == Split::Train);
+        let praised = praised.map(|example| (&example.prompt, &example.answer));
+        for (prompt, answer) in pairs.chain(praised) {
+            pools.conversations += 1;
+            pools.vote(base, prompt, answer, tokens_max)?;
         }
-        Ok::<_, TrainerError>(())
-    };
-    let dataset = &prepared.dataset;
-    for pair in &dataset.train {
-        add(Category::Dialogue, &pair.prompt, &pair.chosen)?;
-    }
-    for praised in dataset.upvoted.iter().filter(|e| e.split == Split::Train) {
-        add(Category::Dialogue, &praised.prompt, &praised.answer)?;
-    }
-    for file in &stage.file {
-        lines(&file.path, |line, text| {
-            for (prompt, answer) in turns(&file.path, line, text)? {
-                add(file.category, &prompt, &answer)?;
+        let mut last = None;
+        for row in &rows.train {
+            let place = (&row.file, row.line);
+            if last.replace(place) != Some(place) {
+                pools.conversations += 1;
             }
-            Ok(())
-        })?;
-    }
-    Ok((pools, long))
-}
-
-/// The assistant's turns of one line, each with what came before it. All of a
-/// conversation's turns are learned; what they share is computed once.
-fn turns(
-    path: &Path,
-    line: usize,
-    text: &str,
-) -> Result<Vec<(Vec<Message>, String)>, TrainerError> {
-    let wrong = |problem: String| TrainerError::Content {
-        path: path.to_owned(),
-        line,
-        problem,
-    };
-    let message = |role: &str, content: &str| Message {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    };
-    let messages = match serde_json::from_str(text).map_err(|e| wrong(e.to_string()))? {
-        Line::Chat { messages } => messages,
-        Line::Reasoning {
-            question,
-            thinking,
-            answer,
-        } => {
-            let answer = match thinking.trim() {
-                "" => answer,
-                thinking => format!("<think>\n{thinking}\n</think>\n\n{answer}"),
-            };
-            vec![message("user", &question), message("assistant", &answer)]
+            if let Some(sequence) = rows::answer(base, &row.row)? {
+                pools.push(category(stage, row), sequence);
+            }
         }
-    };
-    let turns: Vec<(Vec<Message>, String)> = (1..messages.len())
-        .filter(|&i| messages[i].role == "assistant" && !messages[i].content.trim().is_empty())
-        .map(|i| (messages[..i].to_vec(), messages[i].content.clone()))
-        .collect();
-    if turns.is_empty() {
-        return Err(wrong(
-            "has no answer of the assistant's after a prompt".to_owned(),
-        ));
+        Ok(pools)
     }
-    Ok(turns)
+
+    fn vote(
+        &mut self,
+        base: &BaseModel,
+        prompt: &[Message],
+        answer: &str,
+        tokens_max: usize,
+    ) -> Result<(), TrainerError> {
+        let sequence = encode_answer(base, prompt, answer)?;
+        match sequence.tokens.len() > tokens_max {
+            true => self.too_long += 1,
+            false => self.push(Category::Dialogue, sequence),
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, category: Category, sequence: Sequence) {
+        let pool = match category {
+            Category::Reasoning => 0,
+            Category::Dialogue => 1,
+            Category::General => 2,
+        };
+        self.of[pool].push((self.conversations, sequence));
+    }
+
+    /// What the mixture takes of them.
+    fn draw(self, stage: &Stage) -> StageData {
+        let sizes = self.of.each_ref().map(Vec::len);
+        let (indices, drawn) = stage.mixture.draw(sizes, stage.training.seed);
+        let picked = self.of.iter().zip(&indices);
+        let picked =
+            picked.flat_map(|(pool, indices)| indices.iter().map(|&index| pool[index].clone()));
+        StageData {
+            examples: imitate(picked),
+            too_long: self.too_long,
+            drawn: Some(drawn),
+        }
+    }
 }
 
-/// Plain text, end to end with an end token between files, cut to the context.
-/// Each window begins with the last token of the one before, so that every
-/// token but the very first is predicted once.
+/// What the row's file counts as, or what the row itself is.
+fn category(stage: &Stage, row: &SourcedRow) -> Category {
+    let mut files = stage.file.iter();
+    let file = files.find(|file| Some(&file.path) == row.file.as_ref());
+    let of_kind = || match row.row.kind() {
+        Kind::Reasoning => Category::Reasoning,
+        Kind::Chat | Kind::Preference | Kind::Text => Category::Dialogue,
+    };
+    file.and_then(|file| file.category).unwrap_or_else(of_kind)
+}
+
+/// Texts end to end with an end token behind each document, cut to the context:
+/// a line of JSON is a document, and so is a whole file of plain text, whose
+/// rows are its paragraphs. Each window begins with the last token of the one
+/// before, so that every token but the very first is predicted once.
 fn texts(
     base: &BaseModel,
-    files: &[FileSource],
+    rows: &[SourcedRow],
     tokens_max: usize,
 ) -> Result<Vec<Sequence>, TrainerError> {
     let mut stream: Vec<u32> = base.tokenizer.bos().into_iter().collect();
-    for file in files {
-        let mut text = String::new();
-        let open = std::fs::File::open(&file.path).map_err(TrainerError::file(&file.path))?;
-        open.take(FILE_BYTES_MAX + 1)
-            .read_to_string(&mut text)
-            .map_err(TrainerError::file(&file.path))?;
-        check_size(&file.path, text.len() as u64)?;
-        stream.extend(base.tokenizer.encode(&text, false)?);
-        stream.push(base.tokenizer.eos());
+    let mut rows = rows.iter().peekable();
+    while let Some(row) = rows.next() {
+        let Row::Text { text } = &row.row else {
+            continue;
+        };
+        let plain = |row: &SourcedRow| row.file.as_deref().is_some_and(Format::is_plain_text);
+        let goes_on = plain(row) && rows.peek().is_some_and(|next| next.file == row.file);
+        if goes_on {
+            let paragraph = format!("{text}\n\n");
+            stream.extend(base.tokenizer.encode(&paragraph, false)?);
+        } else {
+            stream.extend(base.tokenizer.encode(text, false)?);
+            stream.push(base.tokenizer.eos());
+        }
     }
     let step = tokens_max.saturating_sub(1).max(1);
     let window = |start: usize| Sequence {
@@ -245,120 +265,38 @@ fn texts(
     Ok((0..last).step_by(step).map(window).collect())
 }
 
-fn check_size(path: &Path, bytes: u64) -> Result<(), TrainerError> {
-    if bytes <= FILE_BYTES_MAX {
-        return Ok(());
-    }
-    Err(TrainerError::Content {
-        path: path.to_owned(),
-        line: 1,
-        problem: format!("the file is longer than {FILE_BYTES_MAX} bytes"),
-    })
-}
-
-/// Calls `each` with the number and text of every line that is not empty.
-fn lines(
-    path: &Path,
-    mut each: impl FnMut(usize, &str) -> Result<(), TrainerError>,
-) -> Result<(), TrainerError> {
-    let file = std::fs::File::open(path).map_err(TrainerError::file(path))?;
-    check_size(
-        path,
-        file.metadata().map_err(TrainerError::file(path))?.len(),
-    )?;
-    let mut reader = BufReader::new(file);
-    let mut text = String::new();
-    for line in 1.. {
-        text.clear();
-        let read = (&mut reader)
-            .take(LINE_BYTES_MAX as u64 + 1)
-            .read_line(&mut text)
-            .map_err(TrainerError::file(path))?;
-        if read == 0 {
-            return Ok(());
-        }
-        if read > LINE_BYTES_MAX {
-            return Err(TrainerError::Content {
-                path: path.to_owned(),
-                line,
-                problem: format!("the line is longer than {LINE_BYTES_MAX} bytes"),
-            });
-        }
-        if !text.trim().is_empty() {
-            each(line, &text)?;
-        }
-    }
-    Ok(())
-}
-
-/// What a stage trained, for the report.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StageReport {
-    /// The stage as it was trained.
-    pub stage: Stage,
-    /// Examples trained and validated with.
-    pub examples: [usize; 2],
-    /// Examples left out for their length.
-    pub too_long: usize,
-    /// What the mixture came to.
-    pub drawn: Option<Drawn>,
-    /// The epoch whose adapter was taken.
-    pub epoch: usize,
-    /// Unpadded policy tokens.
-    pub tokens: u64,
-    /// Seconds of training.
-    pub seconds: f64,
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    #[test]
-    fn every_turn_of_the_assistant_is_learned_with_what_came_before() {
-        let path = Path::new("x.jsonl");
-        let chat = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"},{"role":"assistant","content":"d"}]}"#;
-        let turns_of = turns(path, 1, chat).unwrap();
-        let seen: Vec<(usize, &str)> = turns_of
-            .iter()
-            .map(|(prompt, answer)| (prompt.len(), answer.as_str()))
-            .collect();
-        assert_eq!(seen, [(1, "b"), (3, "d")]);
-        let reasoning = r#"{"question":"2+2?","thinking":"two twos","answer":"4"}"#;
-        let (prompt, answer) = &turns(path, 1, reasoning).unwrap()[0];
-        assert_eq!(prompt[0].content, "2+2?");
-        assert_eq!(answer, "<think>\ntwo twos\n</think>\n\n4");
-        for bad in [
-            "{}",
-            "not json",
-            r#"{"messages":[]}"#,
-            r#"{"messages":[{"role":"user","content":"a"}]}"#,
-            r#"{"messages":[{"role":"assistant","content":"a"}]}"#,
-        ] {
-            let error = turns(path, 7, bad).unwrap_err();
-            assert!(
-                matches!(error, TrainerError::Content { line: 7, .. }),
-                "{bad}: {error}"
-            );
-        }
-    }
+    use super::*;
+    use crate::data::{DataOptions, check_files};
 
     #[test]
     fn text_is_cut_to_the_context_and_every_token_is_predicted_once() {
         let base = crate::tests::tiny();
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.txt");
-        std::fs::write(
-            &path,
-            "the quick brown fox jumps over the lazy dog ".repeat(9),
-        )
-        .unwrap();
-        let file = FileSource {
-            path,
-            category: Category::default(),
+        let of = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
         };
-        let windows = texts(base, &[file.clone(), file], 16).unwrap();
+        // one file of several rows, and two documents of another
+        let paragraph = |word: &str| format!("{word} ").repeat(900);
+        let long = ["alpha", "beta", "gamma"].map(paragraph).join("\n\n");
+        let documents = "{\"text\": \"one fine day\"}\n{\"text\": \"quite another story\"}\n";
+        let files = [of("a.txt", &long), of("b.jsonl", documents)];
+        let options = DataOptions {
+            base: Some(base),
+            tokens_max: 16,
+            whole_texts: true,
+            ..DataOptions::default()
+        };
+        let checked = check_files(&files, &options).unwrap();
+        assert_eq!(checked.report.refused, 0);
+        assert!(checked.rows.len() > 3, "the long file is several rows");
+        let windows = texts(base, &checked.rows, 16).unwrap();
         assert!(windows.len() > 2 && windows.iter().all(|w| w.tokens.len() <= 16));
         for pair in windows.windows(2) {
             assert_eq!(pair[0].tokens.last(), pair[1].tokens.first());
@@ -371,24 +309,57 @@ mod tests {
             .flat_map(|w| &w.tokens[1..])
             .filter(|&&t| t == base.tokenizer.eos())
             .count();
-        assert_eq!(ends, 2);
+        assert_eq!(ends, 3, "one behind each document");
     }
 
     #[test]
-    fn long_lines_are_refused_with_their_number() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.jsonl");
-        let long = "x".repeat(LINE_BYTES_MAX + 1);
-        std::fs::write(&path, format!("1\n\n{long}\n")).unwrap();
-        let mut seen = Vec::new();
-        let result = lines(&path, |line, _| {
-            seen.push(line);
-            Ok(())
-        });
-        assert!(matches!(
-            result.unwrap_err(),
-            TrainerError::Content { line: 3, .. }
-        ));
-        assert_eq!(seen, [1]);
+    fn a_conversation_is_trained_or_validates_as_a_whole() {
+        let sequence = |token: u32| Sequence {
+            tokens: vec![token; 3],
+            completion_start: 1,
+        };
+        // 40 conversations of three answers each
+        let sequences = (0..120u32).map(|i| ((i / 3) as usize, sequence(i / 3)));
+        let examples = imitate(sequences);
+        let tokens = |items: &Items| -> Vec<u32> {
+            (0..items.len())
+                .map(|i| items.sequences(i)[0].tokens[0])
+                .collect()
+        };
+        assert_eq!(tokens(&examples.validation), [19, 19, 19, 39, 39, 39]);
+        assert_eq!(examples.train.len(), 114);
+    }
+
+    #[test]
+    fn a_file_may_say_what_it_counts_as() {
+        let config = crate::Config::parse(
+            "[[stage]]\nkind = \"sft\"\n[[stage.file]]\npath = \"a\"\n\
+             [[stage.file]]\npath = \"b\"\ncategory = \"general\"\n",
+        );
+        let stage = &config.unwrap().stages().unwrap()[0];
+        let row = |file: &str, row| SourcedRow {
+            file: Some(Path::new(file).to_owned()),
+            line: 1,
+            row,
+            tokens: None,
+        };
+        let (prompt, answer) = (Vec::new(), "a".to_owned());
+        let chat = Row::Chat {
+            prompt: prompt.clone(),
+            answer: answer.clone(),
+        };
+        let reasoning = Row::Reasoning {
+            prompt,
+            thinking: "t".to_owned(),
+            answer,
+        };
+        for (row, expected) in [
+            (row("a", chat.clone()), Category::Dialogue),
+            (row("a", reasoning.clone()), Category::Reasoning),
+            (row("b", chat), Category::General),
+            (row("b", reasoning), Category::General),
+        ] {
+            assert_eq!(category(stage, &row), expected);
+        }
     }
 }

@@ -9,19 +9,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use model::lora::{LoraAdapter, LoraConfig};
+use model::lora::LoraAdapter;
 use serde_json::json;
 
 use crate::checkpoints::CheckpointFile;
+use crate::curves::{self, Curves};
 use crate::journal::{append, replace};
-use crate::memory::{Demand, MemoryPlan, measured, plan_memory};
+use crate::planned::planned;
 use crate::prepared::Prepared;
-use crate::recipe::Stage;
+use crate::recipe::{Stage, fresh_adapter};
+use crate::report::StageReport;
 use crate::services::Services;
-use crate::stage_data::{StageData, StageReport};
+use crate::stage_data::StageData;
+use crate::stage_files::{FilesReport, StageRows};
 use crate::train::{
-    Curve, EpochMetrics, Job, Observer, StepMetrics, TrainConfig, Trained, parameter_report,
-    train_with,
+    Curve, EpochMetrics, Job, Observer, StepMetrics, Trained, parameter_report, train_with,
 };
 use crate::{FrozenModel, Parameters, TrainerError};
 
@@ -50,13 +52,14 @@ pub(crate) async fn train_stages(
         }
         let start = match adapter.take() {
             Some(before) => before,
-            None => fresh(services, stage)?,
+            None => fresh_adapter(&services.base, &stage.training)?,
         };
         let work = Work {
             services: services.clone(),
             folder,
             stage: stage.clone(),
             prepared: Arc::clone(prepared),
+            files: prepared.files.get(index).map(|files| files.report.clone()),
         };
         let stop = Arc::clone(stop);
         let threads = services.config.threads;
@@ -77,20 +80,6 @@ fn stage_folder(folder: &Path, index: usize, stages: usize) -> PathBuf {
         1 => folder.to_owned(),
         _ => folder.join(format!("stage-{}", index + 1)),
     }
-}
-
-fn fresh(services: &Services, stage: &Stage) -> Result<LoraAdapter, TrainerError> {
-    let config = &stage.training;
-    let mut lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
-    lora.use_rslora = config.lora.use_rslora;
-    lora.dropout = config.lora.dropout as f32;
-    lora.target = config.lora.target.clone();
-    lora.base_model_name_or_path = Some(services.base.name.clone());
-    Ok(LoraAdapter::new_random(
-        &services.base.config,
-        &lora,
-        config.seed,
-    )?)
 }
 
 /// The adapter of a stage that is done.
@@ -127,6 +116,8 @@ struct Work {
     folder: PathBuf,
     stage: Stage,
     prepared: Arc<Prepared>,
+    /// What its files came to when the run was prepared.
+    files: Option<FilesReport>,
 }
 
 impl Work {
@@ -136,17 +127,16 @@ impl Work {
         stop: &AtomicBool,
     ) -> Result<(Trained, StageReport), TrainerError> {
         let (base, config) = (&self.services.base, &self.stage.training);
-        let data = StageData::collect(base, &self.prepared, &self.stage)?;
-        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
+        let rows = self.rows()?;
+        let data = StageData::collect(base, &self.prepared, &self.stage, &rows)?;
+        let (place, positions_max) = (&self.services.place, config.sequence_tokens_max);
+        let model = FrozenModel::on(place, &base.weights, &base.config, positions_max)?;
         let parameters = parameter_report(&model, &Parameters::from_adapter(start)?);
         tracing::info!("{:?}: {parameters}", self.stage.kind);
         if let Some(drawn) = &data.drawn {
             tracing::info!("mixture: {}", json!(drawn));
         }
-        let config = &self.planned(
-            &data,
-            start.modules.values().map(|m| m.a.len() + m.b.len()).sum(),
-        )?;
+        let config = &planned(&self.services, &self.folder, start, &data.examples, config)?;
         let job = Job {
             model: &model,
             base: base.digest,
@@ -155,11 +145,14 @@ impl Work {
             config,
         };
         let mut checkpoints = CheckpointFile::new(&self.folder, config.checkpoint_every_steps);
-        let mut observer = Progress {
+        let mut observer = Teller {
             services: &self.services,
             folder: &self.folder,
+            curves: Curves::default(),
+            best: None,
         };
         let result = train_with(job, &mut checkpoints, &mut observer, stop);
+        observer.draw();
         if let Err(failed) = &result
             && let Some(adapter) = &failed.last_good
             && let Err(error) = self.keep(adapter, "last_good")
@@ -172,8 +165,10 @@ impl Work {
             stage: self.stage.clone(),
             examples: [data.examples.train.len(), data.examples.validation.len()],
             too_long: data.too_long,
+            files: rows.report(),
             drawn: data.drawn,
             epoch: trained.epoch,
+            held_out: observer.best.take(),
             tokens: trained.tokens,
             seconds: trained.seconds,
         };
@@ -183,34 +178,18 @@ impl Work {
         Ok((trained, report))
     }
 
-    /// The recipe with what its memory was planned to be. A stage that goes on
-    /// keeps its plan, since packs decide the last bit of a sum.
-    fn planned(&self, data: &StageData, parameters: usize) -> Result<TrainConfig, TrainerError> {
-        let config = &self.stage.training;
-        let path = self.folder.join("memory.json");
-        let before = std::fs::read(&path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<MemoryPlan>(&bytes).ok());
-        if let Some(plan) = before {
-            return Ok(plan.apply(config));
+    /// The rows of the stage's files, as long as they are still those that the
+    /// run was prepared with.
+    fn rows(&self) -> Result<StageRows, TrainerError> {
+        let (base, votes) = (&self.services.base, &self.prepared.dataset);
+        let rows = StageRows::read(base, &self.services.config, votes, &self.stage)?;
+        match &self.files {
+            Some(files) if files.digest != rows.report.digest => Err(TrainerError::Config {
+                key: "stage.file",
+                problem: "the files have other rows than when the run was prepared".to_owned(),
+            }),
+            _ => Ok(rows),
         }
-        let Some((resident_bytes, limit_bytes)) = measured() else {
-            tracing::warn!("the system does not say how much memory there is");
-            return Ok(config.clone());
-        };
-        let demand = Demand {
-            model: &self.services.base.config,
-            parameters,
-            resident_bytes,
-            limit_bytes,
-        };
-        let plan = plan_memory(&demand, &data.examples, config)?;
-        tracing::info!("memory: {}", plan.text());
-        let now = self.services.clock.now();
-        self.services.journal.event(now, "memory", json!(plan))?;
-        let json = serde_json::to_vec_pretty(&plan).unwrap_or_default();
-        replace(&path, &json)?;
-        Ok(plan.apply(config))
     }
 
     /// Writes an adapter into a folder of the stage's.
@@ -227,43 +206,62 @@ impl Work {
 }
 
 /// Writes a stage's progress down as it happens.
-struct Progress<'a> {
+struct Teller<'a> {
     services: &'a Services,
     folder: &'a Path,
+    curves: Curves,
+    /// What is held out, after the best epoch so far.
+    best: Option<EpochMetrics>,
 }
 
-impl Progress<'_> {
+impl Teller<'_> {
     fn warn(result: Result<(), TrainerError>) {
         // Progress that cannot be told is no reason to throw a run away.
         if let Err(error) = result {
             tracing::warn!(%error, "progress was not written");
         }
     }
+
+    fn draw(&self) {
+        if let Some(svg) = self.curves.svg() {
+            let path = self.folder.join(curves::FILE_NAME);
+            Self::warn(replace(&path, svg.as_bytes()));
+        }
+    }
 }
 
-impl Observer for Progress<'_> {
+impl Observer for Teller<'_> {
     fn step(&mut self, metrics: &StepMetrics) {
         let now = self.services.clock.now();
         Self::warn(self.services.journal.step(self.folder, metrics, now));
+        self.curves.step(metrics);
     }
 
     fn epoch(&mut self, metrics: &EpochMetrics) {
         tracing::info!(
-            "epoch {}: held-out accuracy {:.2}, margin {:.3}, loss {:.4}",
+            "epoch {}: held-out accuracy {:.2}, margin {:.3}, exact match {:.2}, loss {:.4}",
             metrics.epoch,
             metrics.accuracy,
             metrics.margin,
+            metrics.exact_match,
             metrics.loss
         );
         let now = self.services.clock.now();
         Self::warn(self.services.journal.event(now, "epoch", json!(metrics)));
         let line = json!(metrics).to_string();
         Self::warn(append(&self.folder.join("epochs.jsonl"), &line));
+        if metrics.best {
+            self.best = Some(metrics.clone());
+        }
+        self.curves.epoch(metrics);
+        self.draw();
     }
 
     fn resumed(&mut self, curve: &Curve) {
         let write = |name: &str, text: &str| replace(&self.folder.join(name), text.as_bytes());
         Self::warn(write("steps.jsonl", &curve.steps));
         Self::warn(write("epochs.jsonl", &curve.epochs));
+        self.curves = Curves::of(curve);
+        self.best = curve.best();
     }
 }

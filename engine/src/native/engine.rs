@@ -10,18 +10,16 @@ use std::time::Instant;
 use async_trait::async_trait;
 use ids::AdapterDigest;
 use model::kernels::{PAGE_TOKENS, Team};
-use model::quant::Precision;
 use model::{BaseModel, ModelError, TokenCost};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::adapters::{AdapterRegistry, CLAIM_GRACE};
+use super::backend::Placement;
 use super::background::Background;
 use super::blocks::BlockManager;
-use super::cache::KvCache;
 use super::completion::events_max;
 use super::constraint::Grammars;
-use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, Mode};
 use super::loading::Loader;
 use super::options::NativeOptions;
@@ -39,7 +37,7 @@ use crate::vocabulary::Vocabulary;
 /// Stack of the engine's thread; grammars recurse on it.
 const STACK_BYTES: usize = 8 << 20;
 
-/// Serves one base model on this machine's CPU.
+/// Serves one base model on one device.
 pub struct NativeEngine {
     model: Arc<BaseModel>,
     info: BaseInfo,
@@ -58,14 +56,12 @@ impl NativeEngine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] if the cache has no room, or threads are too many
-    /// or cannot be started.
+    /// [`EngineError::Failed`] if there is no such device, the cache has no room,
+    /// or threads are too many or cannot be started.
     pub fn start(model: Arc<BaseModel>, options: NativeOptions) -> Result<Self, EngineError> {
-        if options.precision != Precision::F32 {
-            model.weights.pack();
-        }
-        let layout = kv_layout(&model, options.kv_cache);
-        let pages = options.kv_pages(layout)?;
+        let placement = Placement::open(options.device, options.precision, options.kv_cache)?;
+        let page_bytes = placement.page_bytes(&model);
+        let pages = options.kv_pages(page_bytes)?;
         let cache_tokens = pages.saturating_mul(PAGE_TOKENS);
         let context_length = options
             .context_length_max
@@ -78,8 +74,7 @@ impl NativeEngine {
             model: Arc::clone(&model),
             inbox: Arc::clone(&inbox),
             gauges: Arc::clone(&gauges),
-            forward: Forward::new(Arc::clone(&model), context_length, options.precision),
-            cache: KvCache::new(layout),
+            backend: placement.backend(&model, context_length, pages)?,
             scheduler: Scheduler::new(
                 BlockManager::new(pages, options.prefix_cache),
                 options.running_max as usize,
@@ -101,7 +96,7 @@ impl NativeEngine {
         let loader = Loader {
             model: Arc::clone(&model),
             adapters: Arc::clone(&adapters),
-            precision: options.precision,
+            placement,
             wait_max: options.adapter_wait_max,
             background,
             turn: tokio::sync::Mutex::default(),
@@ -112,7 +107,7 @@ impl NativeEngine {
             info,
             running_max: options.running_max.max(1),
             kv_tokens_max: cache_tokens as u64,
-            kv_bytes_max: pages.saturating_mul(layout.page_bytes()) as u64,
+            kv_bytes_max: (pages as u64).saturating_mul(page_bytes),
             inbox,
             gauges,
             adapters,

@@ -14,7 +14,7 @@ use model::{Activation, BaseModel, LayerWeights, Projection};
 use super::blocks::PageId;
 use super::cache::KvCache;
 use super::lora::DeviceAdapter;
-use super::rope::RopeTable;
+use super::rope::RopeTables;
 
 /// Consecutive new tokens of one sequence.
 pub(super) struct Chunk<'a> {
@@ -31,17 +31,35 @@ pub(super) struct Chunk<'a> {
 /// A model ready to run.
 pub(super) struct Forward {
     model: Arc<BaseModel>,
-    rope: RopeTable,
-    /// RoPE of the layers with a sliding window, where it is another.
-    local_rope: Option<RopeTable>,
+    rope: RopeTables,
     precision: Precision,
     scratch: Cell<Scratch>,
 }
 
 /// The rows of a batch that use one adapter.
-struct Group<'a> {
-    rows: Range<usize>,
-    adapter: &'a DeviceAdapter,
+pub(super) struct Group<'a> {
+    pub(super) rows: Range<usize>,
+    pub(super) adapter: &'a DeviceAdapter,
+}
+
+/// The rows of chunks by adapter; neighbours with the same one are together.
+pub(super) fn groups<'a>(chunks: &[Chunk<'a>]) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    let mut end = 0;
+    for chunk in chunks {
+        let rows = end..end + chunk.tokens.len();
+        end = rows.end;
+        let Some(adapter) = chunk.adapter else {
+            continue;
+        };
+        match groups.last_mut() {
+            Some(last) if last.rows.end == rows.start && std::ptr::eq(last.adapter, adapter) => {
+                last.rows.end = rows.end;
+            }
+            _ => groups.push(Group { rows, adapter }),
+        }
+    }
+    groups
 }
 
 /// A batch on its way through the layers.
@@ -109,29 +127,11 @@ pub(super) fn kv_layout(model: &BaseModel, format: KvFormat) -> KvLayout {
 impl Forward {
     /// A model for sequences of at most `context_length` tokens.
     pub(super) fn new(model: Arc<BaseModel>, context_length: usize, precision: Precision) -> Self {
-        let config = &model.config;
-        let table = |layer| {
-            let shape = (config.architecture.rope_order, config.head_dim);
-            let factors = model.weights.rope_factors.as_deref();
-            RopeTable::new(shape, config.rope_of(layer), factors, context_length)
-        };
-        let of_kind = |local: bool| {
-            let mut layers = 0..config.layer_count;
-            layers.find(|&layer| (config.rope_of(layer) != config.rope) == local)
-        };
         Self {
-            rope: table(of_kind(false).unwrap_or(0)),
-            local_rope: of_kind(true).map(table),
+            rope: RopeTables::new(&model, context_length),
             model,
             precision,
             scratch: Cell::default(),
-        }
-    }
-
-    fn rope_of(&self, layer: usize) -> &RopeTable {
-        match &self.local_rope {
-            Some(local) if self.model.config.window_of(layer).is_some() => local,
-            _ => &self.rope,
         }
     }
 
@@ -167,28 +167,15 @@ impl Forward {
         if scale != 1.0 {
             state.iter_mut().for_each(|v| *v *= scale);
         }
-        let mut groups: Vec<Group<'a>> = Vec::new();
-        let mut positions = Vec::with_capacity(n);
-        for chunk in chunks {
-            let rows = positions.len()..positions.len() + chunk.tokens.len();
-            positions.extend((chunk.first_position..).take(chunk.tokens.len()));
-            let Some(adapter) = chunk.adapter else {
-                continue;
-            };
-            match groups.last_mut() {
-                Some(last)
-                    if last.rows.end == rows.start && std::ptr::eq(last.adapter, adapter) =>
-                {
-                    last.rows.end = rows.end;
-                }
-                _ => groups.push(Group { rows, adapter }),
-            }
-        }
+        let positions = chunks
+            .iter()
+            .flat_map(|chunk| (chunk.first_position..).take(chunk.tokens.len()))
+            .collect();
         Batch {
             n,
             chunks,
             positions,
-            groups,
+            groups: groups(chunks),
             state,
         }
     }
@@ -218,7 +205,7 @@ impl Forward {
         add_to_rows(v, weights.v_bias.as_deref());
         self.norm_if(q, weights.q_norm.as_deref());
         self.norm_if(k, weights.k_norm.as_deref());
-        let (rope, scale) = (self.rope_of(layer), config.attention_scale);
+        let (rope, scale) = (self.rope.of(config, layer), config.attention_scale);
         for_rows(q, q_size, |i, row| {
             rope.turn(row, batch.positions[i], scale)
         });

@@ -21,10 +21,9 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc;
 
 use super::adapters::{AdapterRegistry, NoRoom};
+use super::backend::Placement;
 use super::blocks::BlockManager;
-use super::cache::KvCache;
 use super::completion::events_max;
-use super::forward::{Forward, kv_layout};
 use super::inbox::{Inbox, QueueLimits};
 use super::lora::DeviceAdapter;
 use super::request::Submission;
@@ -84,6 +83,7 @@ struct Fuzz {
     known: BTreeMap<Question, Answer>,
     open: Vec<Open>,
     stems: Vec<Vec<u32>>,
+    kv_cache: KvFormat,
     seen: Seen,
 }
 
@@ -124,9 +124,17 @@ fn version(model: &BaseModel, seed: u64) -> Version {
     Version { digest, adapter }
 }
 
+fn placement(kv_cache: KvFormat) -> Placement {
+    Placement::Cpu {
+        precision: Precision::Int8,
+        kv_cache,
+    }
+}
+
 fn laid_out(model: &BaseModel, version: &Version) -> DeviceAdapter {
     let Version { digest, adapter } = version;
-    DeviceAdapter::new(*digest, adapter, &model.config, Precision::Int8)
+    let placement = placement(KvFormat::default());
+    placement.lay_out(*digest, adapter, &model.config).unwrap()
 }
 
 impl Machine {
@@ -142,8 +150,9 @@ impl Machine {
             model: Arc::clone(model),
             inbox: Arc::clone(&inbox),
             gauges: Arc::new(Gauges::default()),
-            forward: Forward::new(Arc::clone(model), context_length, Precision::Int8),
-            cache: KvCache::new(kv_layout(model, kv_cache)),
+            backend: placement(kv_cache)
+                .backend(model, context_length, PAGES)
+                .unwrap(),
             scheduler: Scheduler::new(blocks, 6, 40),
             requests: BTreeMap::new(),
             next_request: 0,
@@ -253,6 +262,7 @@ impl Fuzz {
             known: BTreeMap::new(),
             open: Vec::new(),
             stems,
+            kv_cache,
             seen: Seen::default(),
         }
     }
@@ -408,7 +418,8 @@ impl Fuzz {
         // what was cancelled before the step is gone after it
         assert_eq!(worker.requests.len(), self.open.len());
         assert!(worker.scheduler.kv_cache_usage() <= 1.0);
-        assert!(worker.cache.byte_len() <= (PAGES * worker.cache.layout().page_bytes()) as u64);
+        let kv_bytes_max = PAGES as u64 * placement(self.kv_cache).page_bytes(&self.model);
+        assert!(worker.backend.kv_byte_len() <= kv_bytes_max);
         let adapters = &self.machine.adapters;
         assert!(adapters.bytes() <= adapters.budget());
         let mut leases = self

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ids::AdapterDigest;
+use model::BaseModel;
 use model::lora::PeftReader;
-use model::quant::Precision;
-use model::{BaseModel, ModelError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::adapters::{AdapterRegistry, AdapterReservation};
+use super::backend::Placement;
 use super::background::Background;
 use super::lora::DeviceAdapter;
 use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
@@ -28,7 +28,7 @@ pub(super) struct Loader {
     pub(super) model: Arc<BaseModel>,
     pub(super) adapters: Arc<AdapterRegistry>,
     /// That of the engine, which decides how factors are kept.
-    pub(super) precision: Precision,
+    pub(super) placement: Placement,
     /// How long a load waits for sequences to let go of others' memory.
     pub(super) wait_max: Duration,
     /// Where versions are checked and laid out.
@@ -51,8 +51,8 @@ impl Loader {
         }
         // while it is laid out it is not in the budget: one load at a time
         // bounds what that can be
-        let (model, precision) = (Arc::clone(&self.model), self.precision);
-        let lay_out = move || lay_out(&package, &model, precision);
+        let (model, placement) = (Arc::clone(&self.model), self.placement.clone());
+        let lay_out = move || lay_out(&package, &model, &placement);
         let adapter = self.background.run(lay_out).await??;
         let reservation = self.reserve(adapter.byte_len(), deadline).await?;
         Ok(reservation.complete(adapter))
@@ -78,13 +78,13 @@ impl Loader {
 fn lay_out(
     package: &AdapterPackage,
     model: &BaseModel,
-    precision: Precision,
+    placement: &Placement,
 ) -> Result<DeviceAdapter, EngineError> {
     // both take about as long, and where nothing runs there is a CPU for each
     let (digest, laid_out) = std::thread::scope(|scope| {
         let digest = || AdapterDigest::of_files(&package.config_json, &package.safetensors);
         let digest = std::thread::Builder::new().spawn_scoped(scope, digest);
-        let laid_out = read(package, model, precision);
+        let laid_out = read(package, model, placement);
         let digest = digest.map(std::thread::ScopedJoinHandle::join);
         (digest, laid_out)
     });
@@ -96,19 +96,20 @@ fn lay_out(
         let reason = format!("its files have the digest {digest}, not {}", package.digest);
         return Err(EngineError::AdapterRejected(reason));
     }
-    laid_out.map_err(|error| EngineError::AdapterRejected(error.to_string()))
+    laid_out
 }
 
 fn read(
     package: &AdapterPackage,
     model: &BaseModel,
-    precision: Precision,
-) -> Result<DeviceAdapter, ModelError> {
+    placement: &Placement,
+) -> Result<DeviceAdapter, EngineError> {
     let AdapterPackage {
         digest,
         config_json,
         safetensors,
     } = package;
-    let files = PeftReader::open(config_json, safetensors, &model.config)?;
-    DeviceAdapter::read(*digest, &files, &model.config, precision)
+    let files = PeftReader::open(config_json, safetensors, &model.config)
+        .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
+    placement.read(*digest, &files, &model.config)
 }

@@ -1,4 +1,4 @@
-//! An adapter laid out for the kernels.
+//! An adapter laid out for what computes with it.
 
 use ids::AdapterDigest;
 use model::kernels::{Arena, Factor, FactorFormat, LowRankPair};
@@ -6,11 +6,23 @@ use model::lora::{LoraAdapter, LoraPair, ModuleId, PeftReader};
 use model::quant::Precision;
 use model::{ModelConfig, ModelError, Projection};
 
+#[cfg(feature = "candle")]
+use super::candle::AdapterTensors;
+
 /// A resident adapter's matrices, immutable.
 pub(super) struct DeviceAdapter {
     pub(super) digest: AdapterDigest,
     pub(super) rank: usize,
-    pairs: Vec<[Option<LowRankPair>; Projection::ALL.len()]>,
+    factors: Factors,
+}
+
+/// Factors for our own kernels, by layer and projection.
+type Pairs = Vec<[Option<LowRankPair>; Projection::ALL.len()]>;
+
+enum Factors {
+    Cpu(Pairs),
+    #[cfg(feature = "candle")]
+    Candle(AdapterTensors),
 }
 
 /// An adapter on its way into one block of memory.
@@ -18,7 +30,8 @@ struct Layout<'a> {
     config: &'a ModelConfig,
     format: FactorFormat,
     arena: Arena,
-    adapter: DeviceAdapter,
+    rank: usize,
+    pairs: Pairs,
 }
 
 impl<'a> Layout<'a> {
@@ -26,7 +39,6 @@ impl<'a> Layout<'a> {
     /// 8 bits beside 8-bit activations, a quarter of the memory to hold and to
     /// read.
     fn new(
-        digest: AdapterDigest,
         config: &'a ModelConfig,
         precision: Precision,
         ranks: impl Iterator<Item = (ModuleId, usize)>,
@@ -47,11 +59,8 @@ impl<'a> Layout<'a> {
             config,
             format,
             arena: Arena::with_capacity(bytes.sum()),
-            adapter: DeviceAdapter {
-                digest,
-                rank: 0,
-                pairs: layers.map(|_| Default::default()).collect(),
-            },
+            rank: 0,
+            pairs: layers.map(|_| Default::default()).collect(),
         }
     }
 
@@ -63,25 +72,33 @@ impl<'a> Layout<'a> {
             a: Factor::new((pair.rank, cols), &pair.a, format, arena),
             b: Factor::new((rows, pair.rank), &pair.b, format, arena),
         };
-        self.adapter.rank = self.adapter.rank.max(pair.rank);
-        self.adapter.pairs[id.layer][id.projection as usize] = Some(factors);
+        self.rank = self.rank.max(pair.rank);
+        self.pairs[id.layer][id.projection as usize] = Some(factors);
+    }
+
+    fn finish(self, digest: AdapterDigest) -> DeviceAdapter {
+        DeviceAdapter {
+            digest,
+            rank: self.rank,
+            factors: Factors::Cpu(self.pairs),
+        }
     }
 }
 
 impl DeviceAdapter {
-    /// Lays out the parts of an adapter as they are read.
+    /// Lays out the parts of an adapter for our own kernels, as they are read.
     pub(super) fn read(
         digest: AdapterDigest,
         files: &PeftReader<'_>,
         config: &ModelConfig,
         precision: Precision,
     ) -> Result<Self, ModelError> {
-        let mut layout = Layout::new(digest, config, precision, files.ranks());
+        let mut layout = Layout::new(config, precision, files.ranks());
         files.for_each(|id, pair| layout.add(id, &pair))?;
-        Ok(layout.adapter)
+        Ok(layout.finish(digest))
     }
 
-    /// Lays out an adapter that was checked against `config`.
+    /// Lays out an adapter that was checked against `config` for our own kernels.
     pub(super) fn new(
         digest: AdapterDigest,
         adapter: &LoraAdapter,
@@ -89,24 +106,53 @@ impl DeviceAdapter {
         precision: Precision,
     ) -> Self {
         let ranks = adapter.modules.iter().map(|(id, pair)| (*id, pair.rank));
-        let mut layout = Layout::new(digest, config, precision, ranks);
+        let mut layout = Layout::new(config, precision, ranks);
         for (id, pair) in &adapter.modules {
             layout.add(*id, pair);
         }
-        layout.adapter
+        layout.finish(digest)
+    }
+
+    /// An adapter whose factors are tensors.
+    #[cfg(feature = "candle")]
+    pub(super) fn in_candle(digest: AdapterDigest, tensors: AdapterTensors) -> Self {
+        Self {
+            digest,
+            rank: tensors.rank(),
+            factors: Factors::Candle(tensors),
+        }
     }
 
     /// Bytes of memory.
     pub(super) fn byte_len(&self) -> u64 {
-        let pairs = self.pairs.iter().flatten().flatten();
-        pairs
-            .map(|pair| (pair.a.byte_len() + pair.b.byte_len()) as u64)
-            .sum()
+        match &self.factors {
+            Factors::Cpu(pairs) => {
+                let pairs = pairs.iter().flatten().flatten();
+                pairs
+                    .map(|pair| (pair.a.byte_len() + pair.b.byte_len()) as u64)
+                    .sum()
+            }
+            #[cfg(feature = "candle")]
+            Factors::Candle(tensors) => tensors.byte_len(),
+        }
     }
 
-    /// The factors of a module, if it is adapted.
+    /// The factors of a module for our own kernels, if it is adapted.
     pub(super) fn pair(&self, layer: usize, projection: Projection) -> Option<&LowRankPair> {
-        self.pairs[layer][projection as usize].as_ref()
+        match &self.factors {
+            Factors::Cpu(pairs) => pairs[layer][projection as usize].as_ref(),
+            #[cfg(feature = "candle")]
+            Factors::Candle(_) => None,
+        }
+    }
+
+    /// The factors as tensors, if they are.
+    #[cfg(feature = "candle")]
+    pub(super) fn tensors(&self) -> Option<&AdapterTensors> {
+        match &self.factors {
+            Factors::Cpu(_) => None,
+            Factors::Candle(tensors) => Some(tensors),
+        }
     }
 }
 

@@ -1,16 +1,22 @@
-//! The native engine: the base model's forward pass on this machine's CPU,
-//! many sequences in one batch, each with its own adapter.
+//! The native engine: the base model's forward pass on this machine's CPU or,
+//! with the cargo feature `cuda`, on a GPU; many sequences in one batch, each with
+//! its own adapter.
 //!
 //! One thread owns the device and its cache (`worker`); everything else
 //! talks to it through a bounded inbox. What runs next is `scheduler`'s
-//! decision and has no tensor in it; `forward` has no queue in it.
+//! decision and has no tensor in it; what computes is behind `backend`, and has
+//! no queue in it: `forward` by our own kernels, `candle` by candle's.
 
 mod adapters;
+mod backend;
 mod background;
 mod blocks;
 mod cache;
+#[cfg(feature = "candle")]
+mod candle;
 pub(crate) mod completion;
 pub(crate) mod constraint;
+mod device;
 mod engine;
 mod forward;
 #[cfg(test)]
@@ -37,10 +43,11 @@ mod synthetic;
 mod text;
 mod worker;
 
+pub use device::{Device, UnknownDevice};
 pub use engine::NativeEngine;
 pub use model::FolderFormat;
 pub use model::TokenCost;
 pub use model::kernels::{KvFormat, MachineLimits};
 pub use open::OpenError;
 pub use options::{NativeOptions, THREADS_MAX};
-pub use scoring::{TokenScore, logits, logits_with_cache, score};
+pub use scoring::{TokenScore, logits, logits_on, logits_with_cache, score};

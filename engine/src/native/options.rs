@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use model::FolderFormat;
-use model::kernels::{KvFormat, KvLayout, PAGE_TOKENS, TEAM_THREADS_MAX};
+use model::kernels::{KvFormat, PAGE_TOKENS, TEAM_THREADS_MAX};
 use model::quant::Precision;
 
+use super::device::Device;
 use super::inbox::QueueLimits;
 use crate::api::EngineError;
 
@@ -15,8 +16,8 @@ pub const THREADS_MAX: usize = TEAM_THREADS_MAX;
 /// Limits of the native engine.
 #[derive(Debug, Clone)]
 pub struct NativeOptions {
-    /// Threads that compute, at most [`THREADS_MAX`]; 0 takes as many as there
-    /// are CPUs.
+    /// Threads that compute on the CPU, at most [`THREADS_MAX`]; 0 takes as many
+    /// as there are CPUs.
     pub threads: usize,
     /// The most sequences in a batch.
     pub running_max: u32,
@@ -44,6 +45,8 @@ pub struct NativeOptions {
     /// The most prompt tokens of one step. Beside running streams there are
     /// fewer, as many as take about as long as the streams' own part of the step.
     pub prefill_chunk_tokens: u32,
+    /// What computes.
+    pub device: Device,
     /// How products are computed.
     pub precision: Precision,
     /// What the matrices of a published folder are quantized to.
@@ -75,16 +78,15 @@ impl NativeOptions {
         }
     }
 
-    /// Pages of the key-value cache, at least one.
+    /// Pages of the key-value cache of `page_bytes` each, at least one.
     ///
     /// # Errors
     /// [`EngineError::Failed`] if not one fits in `kv_bytes_max`.
-    pub(super) fn kv_pages(&self, layout: KvLayout) -> Result<usize, EngineError> {
+    pub(super) fn kv_pages(&self, page_bytes: u64) -> Result<usize, EngineError> {
         let pages = (self.kv_tokens_max as usize / PAGE_TOKENS).max(1);
         let Some(bytes_max) = self.kv_bytes_max else {
             return Ok(pages);
         };
-        let page_bytes = layout.page_bytes() as u64;
         match usize::try_from(bytes_max / page_bytes).unwrap_or(usize::MAX) {
             0 => Err(EngineError::Failed(format!(
                 "kv_bytes_max is {bytes_max}, and one page of the key-value cache takes {page_bytes} bytes"
@@ -110,6 +112,7 @@ impl Default for NativeOptions {
             adapter_wait_max: Duration::from_secs(30),
             queue_wait_max: Duration::from_secs(60),
             prefill_chunk_tokens: 128,
+            device: Device::Cpu,
             precision: Precision::Int8,
             quantize: FolderFormat::default(),
         }

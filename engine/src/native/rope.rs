@@ -1,6 +1,41 @@
 //! Rotary position embedding.
 
-use model::{RopeConfig, RopeOrder};
+use model::{BaseModel, ModelConfig, RopeConfig, RopeOrder};
+
+/// The tables of a model's layers.
+pub(super) struct RopeTables {
+    pub(super) global: RopeTable,
+    /// That of the layers with a sliding window, where it is another.
+    pub(super) local: Option<RopeTable>,
+}
+
+impl RopeTables {
+    /// Tables for sequences of at most `context_length` tokens.
+    pub(super) fn new(model: &BaseModel, context_length: usize) -> Self {
+        let config = &model.config;
+        let table = |layer| {
+            let shape = (config.architecture.rope_order, config.head_dim);
+            let factors = model.weights.rope_factors.as_deref();
+            RopeTable::new(shape, config.rope_of(layer), factors, context_length)
+        };
+        let of_kind = |local: bool| {
+            let mut layers = 0..config.layer_count;
+            layers.find(|&layer| (config.rope_of(layer) != config.rope) == local)
+        };
+        Self {
+            global: table(of_kind(false).unwrap_or(0)),
+            local: of_kind(true).map(table),
+        }
+    }
+
+    /// The table of a layer.
+    pub(super) fn of(&self, config: &ModelConfig, layer: usize) -> &RopeTable {
+        match &self.local {
+            Some(local) if config.window_of(layer).is_some() => local,
+            _ => &self.global,
+        }
+    }
+}
 
 /// Sines and cosines for every position up to a limit.
 pub(super) struct RopeTable {
@@ -38,6 +73,18 @@ impl RopeTable {
             dims: rope.dims,
             angles,
         }
+    }
+
+    /// Elements of a head that are turned.
+    #[cfg(feature = "candle")]
+    pub(super) fn dims(&self) -> usize {
+        self.dims
+    }
+
+    /// `[positions][dims / 2]`, cosine and sine.
+    #[cfg(feature = "candle")]
+    pub(super) fn angles(&self) -> &[(f32, f32)] {
+        &self.angles
     }
 
     /// Turns all heads of a row at a position, and multiplies them by `scale`.

@@ -1,4 +1,5 @@
-//! The engine's thread: it alone runs the model and owns the cache.
+//! The engine's thread: it alone runs the model and owns the cache, whatever
+//! computes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use model::{BaseModel, kernels};
 
-use super::cache::KvCache;
-use super::forward::{Chunk, Forward};
+use super::backend::Backend;
+use super::forward::Chunk;
 use super::inbox::{Inbox, Mode};
 use super::pace::StepShape;
 use super::request::{RequestId, RequestState, Submission};
@@ -37,8 +38,7 @@ pub(super) struct Worker {
     pub(super) model: Arc<BaseModel>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) gauges: Arc<Gauges>,
-    pub(super) forward: Forward,
-    pub(super) cache: KvCache,
+    pub(super) backend: Box<dyn Backend>,
     pub(super) scheduler: Scheduler,
     pub(super) requests: BTreeMap<RequestId, RequestState>,
     pub(super) next_request: u64,
@@ -68,8 +68,10 @@ impl Worker {
         let plan = self.scheduler.schedule();
         self.note_started();
         let shape = self.scheduler.shape(&plan);
-        let mut logits = self.run_model(&plan);
-        self.postprocess(&plan, &mut logits);
+        match self.run_model(&plan) {
+            Ok(mut logits) => self.postprocess(&plan, &mut logits),
+            Err(error) => self.fail_planned(&plan, &error),
+        }
         self.publish();
         shape
     }
@@ -112,9 +114,9 @@ impl Worker {
 
     /// Computes the planned tokens; the logits of those sequences that are
     /// complete, in the plan's order.
-    fn run_model(&mut self, plan: &[Planned]) -> Vec<f32> {
+    fn run_model(&mut self, plan: &[Planned]) -> Result<Vec<f32>, EngineError> {
         if plan.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let chunk = |planned: &Planned| {
             let sequence = &self.scheduler.running[planned.index];
@@ -128,7 +130,21 @@ impl Worker {
             }
         };
         let chunks: Vec<Chunk<'_>> = plan.iter().map(chunk).collect();
-        self.forward.run(&mut self.cache, &chunks)
+        self.backend.run(&chunks)
+    }
+
+    /// Ends the requests of a batch that could not be computed. What was
+    /// computed before stays findable; what was not is known to nobody.
+    fn fail_planned(&mut self, plan: &[Planned], error: &EngineError) {
+        tracing::error!(%error, sequences = plan.len(), "a batch failed");
+        for planned in plan {
+            let request = self.scheduler.running[planned.index].request;
+            if let Some(request) = self.requests.remove(&request) {
+                request.fail(error.clone());
+            }
+        }
+        self.scheduler
+            .remove(|sequence| !self.requests.contains_key(&sequence.request));
     }
 
     /// Chooses the next token of every sequence that has logits, tells its
@@ -199,7 +215,7 @@ impl Worker {
         store(&gauges.prefix_queries, counters.prefix_queries);
         store(&gauges.prefix_hits, counters.prefix_hits);
         store(&gauges.preemptions, counters.preemptions);
-        store(&gauges.kv_bytes, self.cache.byte_len());
+        store(&gauges.kv_bytes, self.backend.kv_byte_len());
         gauges.steps.fetch_add(1, Ordering::Relaxed);
         self.inbox.set_scheduled(self.scheduler.waiting.by_tenant());
     }

@@ -16,11 +16,11 @@ fn folder(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn open(name: &str) -> Arc<BaseModel> {
+pub(crate) fn open(name: &str) -> Arc<BaseModel> {
     Arc::new(BaseModel::open(&folder(name).join("model.gguf")).unwrap())
 }
 
-fn adapter(name: &str, model: &BaseModel) -> LoraAdapter {
+pub(crate) fn adapter(name: &str, model: &BaseModel) -> LoraAdapter {
     let read = |file: &str| std::fs::read(folder(name).join("adapter").join(file)).unwrap();
     let (config, tensors) = (
         read("adapter_config.json"),
@@ -30,7 +30,7 @@ fn adapter(name: &str, model: &BaseModel) -> LoraAdapter {
 }
 
 /// The tokens, and the logits called `key`.
-fn expected(name: &str, key: &str) -> (Vec<u32>, Vec<f32>) {
+pub(crate) fn expected(name: &str, key: &str) -> (Vec<u32>, Vec<f32>) {
     let file = std::fs::read(folder(name).join("logits.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&file).unwrap();
     let words = |name: &str| {
@@ -51,7 +51,7 @@ fn expected(name: &str, key: &str) -> (Vec<u32>, Vec<f32>) {
     )
 }
 
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter()
         .zip(b)

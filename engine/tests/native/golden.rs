@@ -99,14 +99,14 @@ fn divergence(stored: &Value, logits: &[f32]) -> f64 {
     kl + rest_p * (rest_p / rest_q).ln()
 }
 
-fn mean_divergence(precision: Precision, kv_cache: KvFormat) -> (f64, f64) {
-    let model = model();
+/// Our divergence, of logits computed so from tokens, and llama.cpp's.
+pub(crate) fn mean_divergence(logits: impl Fn(&[u32]) -> Vec<f32>) -> (f64, f64) {
+    let vocab_size = model().config.vocab_size;
     let golden = golden("kl_transformers.json");
     let mut all = Vec::new();
     for row in golden["rows"].as_array().unwrap() {
-        let tokens = ids(&row["tokens"]);
-        let logits = native::logits_with_cache(&model, None, &tokens, precision, kv_cache);
-        let rows: Vec<&[f32]> = logits.chunks_exact(model.config.vocab_size).collect();
+        let logits = logits(&ids(&row["tokens"]));
+        let rows: Vec<&[f32]> = logits.chunks_exact(vocab_size).collect();
         for position in row["positions"].as_array().unwrap() {
             let at = usize::try_from(position["at"].as_u64().unwrap()).unwrap();
             all.push(divergence(position, rows[at]));
@@ -118,13 +118,15 @@ fn mean_divergence(precision: Precision, kv_cache: KvFormat) -> (f64, f64) {
 
 #[test]
 fn the_divergence_from_transformers_is_no_more_than_llama_cpps() {
-    let (ours, llama_cpps) = mean_divergence(Precision::Int8, KvFormat::F32);
+    let (ours, llama_cpps) =
+        mean_divergence(|tokens| native::logits(&model(), None, tokens, Precision::Int8));
     assert!(ours <= 1.1 * llama_cpps, "{ours} against {llama_cpps}");
 }
 
 #[test]
 fn in_f32_nothing_but_rounding_differs_from_transformers() {
-    let (ours, _) = mean_divergence(Precision::F32, KvFormat::F32);
+    let (ours, _) =
+        mean_divergence(|tokens| native::logits(&model(), None, tokens, Precision::F32));
     assert!(ours < 1e-5, "{ours}");
 }
 
@@ -132,7 +134,10 @@ fn in_f32_nothing_but_rounding_differs_from_transformers() {
 /// 0.0032 with its own in f16.
 #[test]
 fn with_the_cache_in_eight_bits_the_divergence_stays_in_bounds() {
-    let (ours, llama_cpps) = mean_divergence(Precision::Int8, KvFormat::Q8_0);
+    let (model, kv_cache) = (model(), KvFormat::Q8_0);
+    let (ours, llama_cpps) = mean_divergence(|tokens| {
+        native::logits_with_cache(&model, None, tokens, Precision::Int8, kv_cache)
+    });
     println!("{ours:.6} nats, llama.cpp {llama_cpps:.6}");
     assert!(ours <= llama_cpps, "{ours} against {llama_cpps}");
 }

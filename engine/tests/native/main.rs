@@ -8,6 +8,7 @@
 )]
 
 mod architectures;
+mod candle;
 mod conformance;
 mod constraint;
 mod folders;

@@ -252,6 +252,7 @@ mod tests {
         for (text, needle) in [
             ("modle = 'x'", "modle"),
             ("[engine]\nthreds = 2", "threds"),
+            ("[engine]\ndevice = 'gpu'", "cuda:0"),
             ("[engine]\nengine = 'vllm'", "vllm"),
             ("[engine]\nisq = 'q4k'", "engine.isq"),
             (

@@ -93,7 +93,9 @@ pub struct EngineConfig {
     /// What computes the answers.
     #[serde(default)]
     pub engine: EngineKind,
-    /// Threads that compute, at most [`engine::native::THREADS_MAX`].
+    /// Where: `cpu`, or `cuda:0` where the feature `cuda` is built in.
+    pub device: Option<engine::native::Device>,
+    /// Threads that compute on the CPU, at most [`engine::native::THREADS_MAX`].
     pub threads: Option<usize>,
     /// The most sequences in a batch.
     pub running_max: Option<u32>,
@@ -139,6 +141,7 @@ impl EngineConfig {
         let foreign = match self.engine {
             EngineKind::Native => vec![("isq", self.isq.is_some())],
             EngineKind::Mistralrs => vec![
+                ("device", self.device.is_some()),
                 ("threads", self.threads.is_some()),
                 ("kv_tokens_max", self.kv_tokens_max.is_some()),
                 ("kv_bytes_max", self.kv_bytes_max.is_some()),

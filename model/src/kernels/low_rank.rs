@@ -401,7 +401,7 @@ mod tests {
             (3..103, 33, 1),
             (110..117, 5, 2),
         ];
-        let modules: Vec<(usize, Range<usize>, Module)> = groups
+        let mut modules: Vec<(usize, Range<usize>, Module)> = groups
             .iter()
             .flat_map(|(rows, rank, seed)| {
                 let of = |o: usize| {
@@ -414,6 +414,7 @@ mod tests {
                 [of(0), of(1)]
             })
             .collect();
+        modules.sort_by_key(|(output, ..)| *output);
         let terms: Vec<LowRankTerm<'_>> = modules
             .iter()
             .map(|(output, rows, module)| LowRankTerm {

@@ -103,6 +103,12 @@ impl QuantMatrix {
         self.0.format
     }
 
+    /// The file's bytes, row by row.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
     /// Bytes in the file.
     #[must_use]
     pub fn byte_len(&self) -> usize {

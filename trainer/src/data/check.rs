@@ -10,7 +10,7 @@ use super::lines::{Limits, ROWS_MAX, for_each_line};
 use super::near::NearDuplicates;
 use super::overlap::EvaluationSet;
 use super::report::{DataReport, FileReport};
-use super::row::{Problem, Row, SourcedRow};
+use super::row::{Kind, Problem, Row, SourcedRow};
 use crate::TrainerError;
 
 /// Bytes of a plain text after which a blank line begins the next row; at twice
@@ -27,6 +27,10 @@ pub struct DataOptions<'a> {
     pub tokens_max: usize,
     /// The format, where it is not to be told from the first row of each file.
     pub format: Option<Format>,
+    /// The kinds of rows that are of use; without them all are.
+    pub kinds: Option<&'a [Kind]>,
+    /// Texts are counted, and not cut to `tokens_max`.
+    pub whole_texts: bool,
     /// Prompts that must not be trained.
     pub evaluation: EvaluationSet,
 }
@@ -172,6 +176,10 @@ impl Reader<'_> {
     ) -> Result<Vec<SourcedRow>, Problem> {
         let mut checked = Vec::with_capacity(rows.len());
         for row in rows {
+            let (kind, wanted) = (row.kind(), self.options.kinds);
+            if wanted.is_some_and(|kinds| !kinds.contains(&kind)) {
+                return Err(Problem::OtherKind { kind });
+            }
             check_content(&row)?;
             if self.options.evaluation.holds(&row) {
                 return Err(Problem::InEvaluation);
@@ -273,6 +281,10 @@ fn fit(row: Row, options: &DataOptions<'_>) -> Result<Vec<(Row, Option<usize>)>,
     };
     let tokens_max = options.tokens_max;
     if let Row::Text { text } = row {
+        if options.whole_texts {
+            let tokens = text_tokens(base, &text)?;
+            return Ok(vec![(Row::Text { text }, Some(tokens))]);
+        }
         let mut pieces = Vec::new();
         cut(base, &text, tokens_max, &mut pieces)?;
         return Ok(pieces);
@@ -309,6 +321,12 @@ fn template_problem(error: ModelError) -> Problem {
     }
 }
 
+/// With the end mark that is trained behind a text.
+fn text_tokens(base: &BaseModel, text: &str) -> Result<usize, Problem> {
+    let encoded = base.tokenizer.encode(text, false);
+    Ok(encoded.map_err(template_problem)?.len() + 1)
+}
+
 /// Halves a text at white space near its middle until each piece fits.
 fn cut(
     base: &BaseModel,
@@ -316,9 +334,7 @@ fn cut(
     tokens_max: usize,
     pieces: &mut Vec<(Row, Option<usize>)>,
 ) -> Result<(), Problem> {
-    let encoded = base.tokenizer.encode(text, false);
-    // The end mark is trained behind each piece.
-    let tokens = encoded.map_err(template_problem)?.len() + 1;
+    let tokens = text_tokens(base, text)?;
     if tokens <= tokens_max {
         let text = text.to_owned();
         pieces.push((Row::Text { text }, Some(tokens)));

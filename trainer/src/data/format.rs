@@ -44,7 +44,7 @@ impl Format {
     }
 
     /// Whether the whole file is text, not JSON lines.
-    pub(super) fn is_plain_text(path: &Path) -> bool {
+    pub(crate) fn is_plain_text(path: &Path) -> bool {
         let extension = path.extension().and_then(|e| e.to_str());
         extension.is_some_and(|e| matches!(e.to_ascii_lowercase().as_str(), "txt" | "md"))
     }

@@ -132,6 +132,12 @@ pub enum Problem {
         /// What may be read.
         bytes_max: usize,
     },
+    /// A row of a kind that nothing is learned from here.
+    #[error("a row of kind {kind:?} is of no use to this stage")]
+    OtherKind {
+        /// Which kind.
+        kind: Kind,
+    },
     /// More tokens than a sequence may have.
     #[error("{tokens} tokens are more than {tokens_max}")]
     TooLong {

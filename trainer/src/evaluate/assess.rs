@@ -20,7 +20,7 @@ use super::{
 use crate::config::EvalConfig;
 use crate::examples::{encode_pairs, encode_task_pair, held_out_prompts};
 use crate::train::{PairScore, Scores, TrainConfig, score};
-use crate::{FrozenModel, Parameters, TrainerError};
+use crate::{FrozenModel, Parameters, Place, TrainerError};
 
 /// The score of each task's pair, for tasks that have one.
 type TaskPairs = Vec<Option<PairScore>>;
@@ -52,6 +52,8 @@ pub struct Assessor {
     pub training: TrainConfig,
     /// Threads that compute; 0 takes as many as there are CPUs.
     pub threads: usize,
+    /// Where log-probabilities are computed.
+    pub place: Place,
     /// Where answers are kept for the next evaluation.
     pub cache: Option<PathBuf>,
 }
@@ -139,8 +141,9 @@ impl Assessor {
             return Ok(None);
         }
         let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
+        let place = self.place.clone();
         crate::compute(self.threads, move || {
-            let model = FrozenModel::new(&base.weights, &base.config, tokens_max)?;
+            let model = FrozenModel::on(&place, &base.weights, &base.config, tokens_max)?;
             let of = |adapter: Option<&LoraAdapter>| {
                 let parameters = adapter.map(Parameters::from_adapter).transpose()?;
                 score(&model, parameters.as_ref(), &encoded, rows)
@@ -246,8 +249,9 @@ impl Assessor {
             return Ok(std::array::from_fn(|_| vec![None; count]));
         }
         let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
+        let place = self.place.clone();
         crate::compute(self.threads, move || {
-            let model = FrozenModel::new(&base.weights, &base.config, tokens_max)?;
+            let model = FrozenModel::on(&place, &base.weights, &base.config, tokens_max)?;
             let of = |adapter: Option<&LoraAdapter>| -> Result<TaskPairs, TrainerError> {
                 let parameters = adapter.map(Parameters::from_adapter).transpose()?;
                 let scores = score(&model, parameters.as_ref(), &encoded, rows)?;

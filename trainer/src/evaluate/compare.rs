@@ -33,8 +33,8 @@ pub enum Metric {
     Schema,
     /// Tasks whose most frequent sampled answer is right.
     SelfConsistency,
-    /// Of a task's samples, the share that is right as most are, or wrong as
-    /// most are.
+    /// Of a task's samples, ten or more, the share that is right as most are, or
+    /// wrong as most are.
     Stability,
     /// Pairs whose better answer is the more likely one per token.
     PreferenceAccuracy,

@@ -22,7 +22,7 @@ pub struct GateConfig {
     /// the replay set.
     pub replay_points_lost_max: f64,
     /// Most share of held-out answers that are empty or go round in circles,
-    /// above the incumbent's.
+    /// above the incumbent's; and of answers to the replay set, above the base's.
     pub degenerate_share_max: f64,
     /// Fewest held-out prompts or pairs to judge by.
     pub held_out_min: usize,
@@ -33,10 +33,10 @@ pub struct GateConfig {
     /// incumbent.
     pub points_lost_max: f64,
     /// Most factor by which answers to the replay set may be longer or shorter
-    /// than the base's.
+    /// than the base's, all together.
     pub length_factor_max: f64,
     /// Most share of held-out answers that decline to answer, above the
-    /// incumbent's.
+    /// incumbent's; and of answers to the replay set, above the base's.
     pub declined_share_max: f64,
     /// Refuse when chosen answers lost likelihood; otherwise it is only told.
     pub refuse_displacement: bool,
@@ -53,7 +53,8 @@ impl Default for GateConfig {
             held_out_min: 1,
             goal_points_gain_min: 0.1,
             points_lost_max: 2.0,
-            length_factor_max: 10.0,
+            // two candidates that the demo published came to 0.67 and 0.77
+            length_factor_max: 3.0,
             declined_share_max: 0.1,
             refuse_displacement: false,
         }
@@ -193,7 +194,7 @@ impl fmt::Display for Refusal {
             }
             Self::Degenerate { found, max } => write!(
                 f,
-                "{:.1}% more answers than the incumbent's are empty or repeat themselves, above {:.1}%",
+                "{:.1}% more answers than before are empty or repeat themselves, above {:.1}%",
                 percent(found),
                 percent(max)
             ),
@@ -206,7 +207,7 @@ impl fmt::Display for Refusal {
             ),
             Self::Declines { found, max } => write!(
                 f,
-                "{:.1}% more answers than the incumbent's decline to answer, above {:.1}%",
+                "{:.1}% more answers than before decline to answer, above {:.1}%",
                 percent(found),
                 percent(max)
             ),
@@ -304,6 +305,23 @@ fn replay_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
     let (ratio, max) = (replay.length_ratio, gate.length_factor_max);
     if ratio > 0.0 && (ratio > max || ratio * max < 1.0) {
         refusals.push(Refusal::LengthDrift { ratio, max });
+    }
+    let share = |after: usize, before: usize| {
+        after.saturating_sub(before) as f64 / replay.prompts.max(1) as f64
+    };
+    let (found, max) = (
+        share(replay.degenerate, replay.degenerate_base),
+        gate.degenerate_share_max,
+    );
+    if found > max {
+        refusals.push(Refusal::Degenerate { found, max });
+    }
+    let (found, max) = (
+        share(replay.declined, replay.declined_base),
+        gate.declined_share_max,
+    );
+    if found > max {
+        refusals.push(Refusal::Declines { found, max });
     }
 }
 
@@ -513,22 +531,30 @@ mod tests {
     fn strange_answers_and_foreign_adapters_do_not_get_out() {
         let gate = GateConfig::default();
         type Spoil = fn(&mut Evaluation);
-        let spoils: [(Spoil, &str); 4] = [
+        let spoils: [(Spoil, &str); 6] = [
             (
                 |e| e.foreign_base = Some(BaseDigest(ids::Sha256Digest::of(b"another"))),
                 "another base",
             ),
             (
-                |e| e.replay.iter_mut().for_each(|r| r.length_ratio = 11.0),
+                |e| e.replay.iter_mut().for_each(|r| r.length_ratio = 3.1),
                 "as long",
             ),
             (
-                |e| e.replay.iter_mut().for_each(|r| r.length_ratio = 0.09),
+                |e| e.replay.iter_mut().for_each(|r| r.length_ratio = 0.32),
                 "as long",
             ),
             (
                 |e| e.held_out.iter_mut().for_each(|h| h.declined = 3),
                 "decline",
+            ),
+            (
+                |e| e.replay.iter_mut().for_each(|r| r.declined = 13),
+                "decline",
+            ),
+            (
+                |e| e.replay.iter_mut().for_each(|r| r.degenerate = 7),
+                "repeat",
             ),
         ];
         for (spoil, word) in spoils {
@@ -538,6 +564,33 @@ mod tests {
             assert_eq!(refusals.len(), 1, "{word}: {refusals:?}");
             assert!(refusals[0].to_string().contains(word), "{}", refusals[0]);
         }
+    }
+
+    #[test]
+    fn answers_may_become_somewhat_longer_or_shorter() {
+        let gate = GateConfig::default();
+        for (ratio, passes) in [
+            (0.0, true), // not measured
+            (1.0, true),
+            (2.9, true),
+            (0.35, true),
+            (3.1, false),
+            (0.33, false),
+        ] {
+            let mut evaluation = good();
+            evaluation
+                .replay
+                .iter_mut()
+                .for_each(|r| r.length_ratio = ratio);
+            assert_eq!(verdict(&evaluation, &gate).is_empty(), passes, "{ratio}");
+        }
+        // what the base does too is no fault of the candidate's
+        let mut evaluation = good();
+        if let Some(replay) = &mut evaluation.replay {
+            (replay.degenerate, replay.degenerate_base) = (60, 60);
+            (replay.declined, replay.declined_base) = (60, 60);
+        }
+        assert_eq!(verdict(&evaluation, &gate), []);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::train::PairScore;
 
 /// How samples are drawn for self-consistency and stability.
 const SAMPLE_TEMPERATURE: f32 = 0.7;
+/// Repeats without which nothing is said of a task's stability.
+const REPEATS_MIN: usize = 10;
 /// Answers that are timed, one at a time.
 const TIMED_MAX: usize = 8;
 
@@ -161,6 +163,9 @@ impl Table<'_> {
         }
         let part = Part::Value(share(majority_is_right(task, samples)));
         self.put(index, Metric::SelfConsistency, part);
+        if samples.len() < REPEATS_MIN {
+            return;
+        }
         let right = samples.iter().filter(|s| right(task, &s.text)).count();
         let same = right.max(samples.len() - right) as f64 / samples.len() as f64;
         self.put(index, Metric::Stability, Part::Value(same));
@@ -220,15 +225,23 @@ mod tests {
             (["a", "b", "c", "Oslo", "Oslo"], 1.0, 0.6),
             (["Oslo"; 5], 1.0, 1.0),
         ] {
-            let tasks = [task()];
-            let mut table = Table {
-                tasks: &tasks,
-                measured: Measured::new(),
-            };
-            table.samples(0, &tasks[0], &answers(&texts));
-            let of = |metric| table.measured[&("goal".to_owned(), metric)][0];
-            assert_eq!(of(Metric::SelfConsistency), Some(Part::Value(is_right)));
-            assert_eq!(of(Metric::Stability), Some(Part::Value(stable)));
+            // the same five once, twice and four times: 5, 10 and 20 repeats
+            for times in [1, 2, 4] {
+                let tasks = [task()];
+                let mut table = Table {
+                    tasks: &tasks,
+                    measured: Measured::new(),
+                };
+                table.samples(0, &tasks[0], &answers(&texts.repeat(times)));
+                let of = |metric| {
+                    let parts = table.measured.get(&("goal".to_owned(), metric))?;
+                    parts[0]
+                };
+                assert_eq!(of(Metric::SelfConsistency), Some(Part::Value(is_right)));
+                // five are too few to speak of stability
+                let stable = (times > 1).then_some(Part::Value(stable));
+                assert_eq!(of(Metric::Stability), stable);
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! verdict. Knows no store and publishes nothing.
 
 mod assess;
+mod bars;
 mod compare;
 mod gate;
 mod generate;

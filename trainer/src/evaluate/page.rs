@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use super::bars::bars;
 use super::compare::{Comparison, Row};
 use crate::report::Report;
 
@@ -15,9 +16,9 @@ const ROW_HEIGHT: f64 = 26.0;
 const LABEL_WIDTH: f64 = 300.0;
 const PLOT_WIDTH: f64 = 420.0;
 
-/// The page.
+/// The page, with pictures of the training that are SVG elements already.
 #[must_use]
-pub fn page(report: &Report) -> String {
+pub fn page(report: &Report, curves: &[(String, String)]) -> String {
     let decision = report.decision.as_str();
     let mut html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{run}</title>\
@@ -31,10 +32,15 @@ pub fn page(report: &Report) -> String {
         }
         html.push_str("</ul>");
     }
+    html.push_str("<h2>Before and after</h2>");
+    html.push_str(&bars(&report.evaluation));
     if let Some(tasks) = &report.evaluation.tasks {
         html.push_str("<h2>Tasks</h2>");
         html.push_str(&picture(tasks));
         html.push_str(&table(tasks));
+    }
+    for (name, svg) in curves {
+        let _ = write!(html, "<h2>{}</h2>{svg}", escape(name));
     }
     let _ = writeln!(
         html,

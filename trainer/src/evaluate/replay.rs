@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generate::{Answer, Generator};
 use super::matching::contains;
+use super::refusing::declines;
 use crate::TrainerError;
 
 /// The most prompts of a replay set.
@@ -42,6 +43,12 @@ pub struct Replay {
     pub degenerate: usize,
     /// Of all prompts, the base's.
     pub degenerate_base: usize,
+    /// Of all prompts, the candidate's answers that decline to answer.
+    #[serde(default)]
+    pub declined: usize,
+    /// The base's.
+    #[serde(default)]
+    pub declined_base: usize,
     /// Length of the candidate's answers by that of the base's, in characters;
     /// 0 where it was not measured.
     #[serde(default)]
@@ -143,6 +150,9 @@ fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[
         let circles = |answer: &Answer| usize::from(rollout::is_degenerate(&answer.text));
         replay.degenerate += circles(&after[index]);
         replay.degenerate_base += circles(&base[index]);
+        let declined = |answer: &Answer| usize::from(declines(&answer.text));
+        replay.declined += declined(&after[index]);
+        replay.declined_base += declined(&base[index]);
         if !right(&base[index]) {
             continue;
         }
@@ -196,11 +206,12 @@ mod tests {
             finish: FinishReason::Stop,
         };
         let base = ["Paris.", "It is Four.", "z"].map(answer);
-        let after = ["Lyon", "4", "y"].map(answer);
+        let after = ["Lyon", "4", "I cannot help with that."].map(answer);
         let replay = judge(&prompts, &base, &base, &after);
         assert_eq!((replay.base_right, replay.candidate_right), (2, 1));
         assert!((replay.points_lost() - 50.0).abs() < 1e-9);
         assert_eq!(replay.lost, ["capital of France?"]);
+        assert_eq!((replay.declined, replay.declined_base), (1, 0));
     }
 
     #[test]

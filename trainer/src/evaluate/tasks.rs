@@ -53,7 +53,8 @@ pub struct Task {
     pub claim: Option<String>,
     /// The better and the worse of two given answers.
     pub pair: Option<(String, String)>,
-    /// How often it is sampled for self-consistency and stability; 0 never.
+    /// How often it is sampled for self-consistency, and from ten on for
+    /// stability; 0 never.
     pub samples: u32,
 }
 
@@ -225,9 +226,21 @@ mod tests {
     #[test]
     fn the_shipped_examples_are_read() {
         let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/evaluation"));
-        for (name, set) in [("example.toml", GOAL), ("sycophancy.jsonl", "sycophancy")] {
-            let tasks = read_tasks(&folder.join(name)).unwrap().tasks;
-            assert!(tasks.iter().any(|task| task.set == set), "{name}");
+        for (name, set, count) in [
+            ("example.toml", GOAL, 4),
+            ("regression.jsonl", "regression", 60),
+            ("sycophancy.jsonl", "sycophancy", 30),
+        ] {
+            let mut tasks = read_tasks(&folder.join(name)).unwrap().tasks;
+            tasks.retain(|task| task.set == set);
+            let prompts: std::collections::HashSet<&str> = tasks
+                .iter()
+                .map(|t| t.messages[0].content.as_str())
+                .collect();
+            assert!(prompts.len() >= count, "{name}: {}", prompts.len());
+            assert_eq!(prompts.len(), tasks.len(), "{name}: no task twice");
+            let claims = tasks.iter().filter(|task| task.claim.is_some()).count();
+            assert_eq!(claims > 0, set == "sycophancy", "{name}");
         }
     }
 

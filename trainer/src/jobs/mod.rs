@@ -5,6 +5,7 @@
 //! any time: it stops after the step that it is in, and a resumed one goes on
 //! from its checkpoint.
 
+mod forget;
 mod rows;
 mod telling;
 mod work;
@@ -18,12 +19,16 @@ use fine_tuning::{
 use ids::JobId;
 use tokio::task::JoinHandle;
 
+pub(crate) use forget::forget;
+
 use crate::TrainerError;
 use crate::lease::HeldLease;
 use crate::services::Services;
 
 /// The folder of files and histories in the data folder, which the gateway has too.
 const FOLDER: &str = "fine-tuning";
+/// The folder of jobs' checkpoints in the trainer's folder.
+const JOBS_FOLDER: &str = "jobs";
 /// Who changes jobs, in the audit log.
 const ACTOR: &str = "flywheel-trainer";
 

@@ -1,27 +1,25 @@
 //! A job's files as examples, and what is held out of them.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use feedback::Message;
-use feedback::pairs::{PreferencePair, Provenance, Source, Split};
+use feedback::pairs::PreferencePair;
 use fine_tuning::Method;
-use ids::{DatasetDigest, RaterId, Sha256Digest};
+use ids::DatasetDigest;
 
 use super::Refused;
 use crate::TrainerError;
 use crate::config::Config;
 use crate::data::{Checked, DataOptions, Format, Row, SourcedRow, check_files};
 use crate::evaluate::HeldOutPrompt;
-use crate::examples::{chat_message, encode_answer};
+use crate::examples::chat_message;
 use crate::journal::replace;
-use crate::train::{Examples, Items, PairExample, PlainExample};
+use crate::rows::{self, HoldOut};
+use crate::train::{Examples, Items, PlainExample};
 
 /// Refused rows that the job's owner is told of.
 const PROBLEMS_TOLD_MAX: usize = 10;
-/// The rater of a pair from a file.
-const RATER: &str = "training-file";
 
 /// What a job learns, and what it is judged by.
 pub(super) struct Rows {
@@ -90,7 +88,11 @@ pub(super) fn read(
             return Ok(Err(refused("validation_file", code, problem)));
         }
         Some(held_out) => (training, held_out),
-        None => split(training, config),
+        None => HoldOut {
+            salt: &config.dataset.split_salt,
+            share: config.dataset.held_out,
+        }
+        .split(training),
     };
     if train.is_empty() || held_out.is_empty() {
         let problem = "the training file has too few rows that can be used";
@@ -105,7 +107,10 @@ pub(super) fn read(
             validation: items(base, &held_out, method)?,
             retained: Vec::new(),
         },
-        pairs: held_out.iter().filter_map(|row| pair(&row.row)).collect(),
+        pairs: held_out
+            .iter()
+            .filter_map(|row| rows::held_out_pair(&row.row))
+            .collect(),
         prompts: held_out.iter().filter_map(|row| prompt(&row.row)).collect(),
         left_out,
     }))
@@ -127,84 +132,26 @@ fn problems(checked: &Checked, name: &str) -> Option<String> {
     ))
 }
 
-/// Holds the configured share out, by each prompt's hash, and one at least
-/// where there are two.
-fn split(rows: Vec<SourcedRow>, config: &Config) -> (Vec<SourcedRow>, Vec<SourcedRow>) {
-    let salt = config.dataset.split_salt.as_bytes();
-    let share = u64::from(config.dataset.held_out.get());
-    let place = |row: &SourcedRow| {
-        let messages = row.row.prompt().iter();
-        let mut parts: Vec<(&str, &[u8])> = vec![("salt", salt)];
-        parts.extend(messages.map(|message| (message.role.as_str(), message.content.as_bytes())));
-        let digest = Sha256Digest::of_parts(&parts);
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest.as_bytes()[..8]);
-        u64::from_be_bytes(first)
-    };
-    let least = rows.iter().map(place).min_by_key(|place| place % 10_000);
-    let is_alone = rows.iter().map(place).all(|place| Some(place) == least);
-    let is_held = |row: &SourcedRow| {
-        let place = place(row);
-        !is_alone && (place % 10_000 < share || Some(place) == least)
-    };
-    let (held_out, train) = rows.into_iter().partition(is_held);
-    (train, held_out)
-}
-
 fn items(
     base: &model::BaseModel,
     rows: &[SourcedRow],
     method: Method,
 ) -> Result<Items, TrainerError> {
-    let mut pairs = Vec::new();
-    let mut plain = Vec::new();
-    for row in rows {
-        match &row.row {
-            Row::Preference {
-                prompt,
-                chosen,
-                rejected,
-            } => pairs.push(PairExample {
-                id: format!("line-{}", row.line),
-                chosen: encode_answer(base, prompt, chosen)?,
-                rejected: encode_answer(base, prompt, rejected)?,
-            }),
-            Row::Chat { prompt, answer } => plain.push(PlainExample {
-                sequence: encode_answer(base, prompt, answer)?,
-            }),
-            // of other formats, which were refused
-            Row::Text { .. } | Row::Reasoning { .. } => {}
-        }
-    }
     Ok(match method {
-        Method::Supervised => Items::Plain(plain),
-        Method::Dpo => Items::Pairs(pairs),
-    })
-}
-
-fn pair(row: &Row) -> Option<PreferencePair> {
-    let Row::Preference {
-        prompt,
-        chosen,
-        rejected,
-    } = row
-    else {
-        return None;
-    };
-    Some(PreferencePair {
-        prompt: prompt.clone(),
-        chosen: chosen.clone(),
-        rejected: rejected.clone(),
-        split: Split::HeldOut,
-        tags: BTreeMap::new(),
-        provenance: Provenance {
-            inferences: Vec::new(),
-            votes: Vec::new(),
-            rater: RaterId::new(RATER).ok()?,
-            source: Source::Demonstration,
-            adapter: None,
-            weight: 1.0,
-        },
+        Method::Supervised => {
+            let answers = rows.iter().map(|row| rows::answer(base, &row.row));
+            let plain = answers.filter_map(Result::transpose);
+            let plain = plain.map(|sequence| sequence.map(|sequence| PlainExample { sequence }));
+            Items::Plain(plain.collect::<Result<_, _>>()?)
+        }
+        Method::Dpo => {
+            let pairs = rows.iter().map(|row| rows::pair(base, row));
+            Items::Pairs(
+                pairs
+                    .filter_map(Result::transpose)
+                    .collect::<Result<_, _>>()?,
+            )
+        }
     })
 }
 
@@ -219,47 +166,4 @@ fn prompt(row: &Row) -> Option<HeldOutPrompt> {
         messages: messages.collect(),
         expect: answer.clone(),
     })
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn row(question: &str) -> SourcedRow {
-        SourcedRow {
-            file: None,
-            line: 1,
-            row: Row::Chat {
-                prompt: vec![Message {
-                    role: "user".to_owned(),
-                    content: question.to_owned(),
-                }],
-                answer: "a".to_owned(),
-            },
-            tokens: None,
-        }
-    }
-
-    #[test]
-    fn the_split_is_by_prompt_and_never_empty_on_either_side() {
-        let config = Config::default();
-        let rows: Vec<SourcedRow> = (0..40).map(|i| row(&i.to_string())).collect();
-        let (train, held_out) = split(rows.clone(), &config);
-        assert_eq!(train.len() + held_out.len(), 40);
-        assert!(
-            !held_out.is_empty() && held_out.len() < 20,
-            "{}",
-            held_out.len()
-        );
-        assert_eq!(split(rows, &config), (train, held_out));
-        let (train, held_out) = split(vec![row("a"), row("b"), row("b")], &config);
-        assert!(!train.is_empty() && !held_out.is_empty());
-        let (train, held_out) = split(vec![row("a"), row("a")], &config);
-        assert_eq!(
-            (train.len(), held_out.len()),
-            (2, 0),
-            "one prompt cannot be split"
-        );
-    }
 }

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::apply;
+use crate::progress::Progress;
 use crate::services::Services;
-use crate::train::{EpochMetrics, Observer, StepMetrics};
+use crate::train::{Curve, EpochMetrics, Observer, StepMetrics};
 
 /// Reports that wait to be written; more are dropped.
 const REPORTS_MAX: usize = 256;
@@ -68,6 +69,10 @@ impl Observer for Teller {
         let last = Box::new(self.last.clone());
         self.report(Report::Epoch(last, metrics.clone()));
     }
+
+    fn resumed(&mut self, curve: &Curve) {
+        self.best = curve.best();
+    }
 }
 
 async fn write(services: Services, id: JobId, mut reports: mpsc::Receiver<Report>) {
@@ -95,8 +100,7 @@ async fn write(services: Services, id: JobId, mut reports: mpsc::Receiver<Report
 }
 
 async fn progress(services: &Services, id: &JobId, step: &StepMetrics, now: UnixMillis) {
-    let left = step.steps.saturating_sub(step.step) as f64;
-    let seconds = step.seconds / step.step.max(1) as f64 * left;
+    let seconds = Progress::of(step).seconds_left;
     let progress = Transition::Progress {
         estimated_finish: now.plus(Duration::from_secs_f64(seconds.clamp(0.0, 1e9))),
         trained_tokens: step.num_tokens,
@@ -107,6 +111,7 @@ async fn progress(services: &Services, id: &JobId, step: &StepMetrics, now: Unix
 }
 
 fn step_event(step: &StepMetrics, now: UnixMillis) -> Event {
+    let progress = Progress::of(step);
     Event {
         number: 0,
         at: now,
@@ -121,6 +126,10 @@ fn step_event(step: &StepMetrics, now: UnixMillis) -> Event {
             "total_steps": step.steps,
             "train_loss": step.loss,
             "train_mean_token_accuracy": step.rewards_accuracies,
+            "tokens_per_second": progress.tokens_per_second,
+            "seconds_left": progress.seconds_left,
+            "memory_bytes": progress.memory_bytes,
+            "memory_peak_bytes": progress.memory_peak_bytes,
         })),
     }
 }

@@ -1,6 +1,6 @@
 //! The work on one job, top to bottom.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -8,15 +8,17 @@ use adapter_store::{AdapterFiles, Lineage, Source};
 use control::{AuditEntry, Expected};
 use fine_tuning::{FineTuningError, Job, Level, Method, Transition};
 use ids::{AdapterDigest, AliasName};
-use model::lora::{LoraAdapter, LoraConfig};
+use model::lora::LoraAdapter;
 use serde_json::json;
 
 use super::rows::{Rows, Sent, read};
 use super::telling::Teller;
-use super::{ACTOR, Ended, Refused, tell};
+use super::{ACTOR, Ended, JOBS_FOLDER, Refused, tell};
 use crate::checkpoints::CheckpointFile;
 use crate::evaluate::{Evaluation, GateConfig, Subject, verdict};
 use crate::lease::HeldLease;
+use crate::planned::planned;
+use crate::recipe::fresh_adapter;
 use crate::services::Services;
 use crate::train::{EpochMetrics, Job as Training, TrainConfig, Trained, train_with};
 use crate::{FrozenModel, TrainerError};
@@ -37,7 +39,7 @@ pub(super) async fn run(
 ) -> Result<Ended, TrainerError> {
     // 1. Its files.
     let id = &job.id;
-    let folder = services.journal.root().join("jobs").join(id.as_str());
+    let folder = services.journal.root().join(JOBS_FOLDER).join(id.as_str());
     std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
     tell(services, id, Level::Info, "Validating the files").await;
     let rows = match rows(services, job, &folder).await? {
@@ -168,20 +170,15 @@ async fn train(
         Some(files) => {
             LoraAdapter::from_peft(&files.config_json, &files.safetensors, &base.config)?
         }
-        None => {
-            let mut lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
-            lora.use_rslora = config.lora.use_rslora;
-            lora.dropout = config.lora.dropout as f32;
-            lora.target.clone_from(&config.lora.target);
-            lora.base_model_name_or_path = Some(base.name.clone());
-            LoraAdapter::new_random(&base.config, &lora, config.seed)?
-        }
+        None => fresh_adapter(&base, config)?,
     };
     let (mut teller, writing) = Teller::start(services, &job.id);
     let (rows, config, stop) = (Arc::clone(rows), config.clone(), Arc::clone(stop));
-    let folder: PathBuf = folder.to_owned();
+    let (folder, services_there) = (folder.to_owned(), services.clone());
     let outcome = crate::compute(services.config.threads, move || {
-        let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
+        let (place, positions_max) = (&services_there.place, config.sequence_tokens_max);
+        let model = FrozenModel::on(place, &base.weights, &base.config, positions_max)?;
+        let config = planned(&services_there, &folder, &start, &rows.examples, &config)?;
         let training = Training {
             model: &model,
             base: base.digest,

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use model::ModelConfig;
 use rayon::prelude::*;
 
 use super::gemm::{Extent, Threads, multiply, plain, transposed};
@@ -48,6 +49,16 @@ struct Gradients {
     dq: Vec<f32>,
     dk_path: Vec<f32>,
     dv_path: Vec<f32>,
+}
+
+impl Heads {
+    pub(crate) fn of(config: &ModelConfig) -> Self {
+        Self {
+            query: config.head_count,
+            key_value: config.kv_head_count,
+            dim: config.head_dim,
+        }
+    }
 }
 
 impl TreeAttention {

@@ -27,6 +27,20 @@ pub struct Target {
     pub token: u32,
 }
 
+/// The targets of each distinct row, in the order of first appearance.
+pub(crate) fn by_row(targets: &[Target]) -> Vec<(usize, Vec<usize>)> {
+    let mut place: HashMap<usize, usize> = HashMap::new();
+    let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
+    for (index, target) in targets.iter().enumerate() {
+        let at = *place.entry(target.row).or_insert_with(|| {
+            rows.push((target.row, Vec::new()));
+            rows.len() - 1
+        });
+        rows[at].1.push(index);
+    }
+    rows
+}
+
 /// `log p(token | row)` for each target.
 pub(crate) struct TargetLogProbs {
     pub(crate) head: QuantMatrix,
@@ -50,42 +64,36 @@ impl TargetLogProbs {
         }
     }
 
-    /// The targets of each distinct row, in the order of first appearance.
-    fn by_row(&self) -> Vec<(usize, Vec<usize>)> {
-        let mut place: HashMap<usize, usize> = HashMap::new();
-        let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
-        for (index, target) in self.targets.iter().enumerate() {
-            let at = *place.entry(target.row).or_insert_with(|| {
-                rows.push((target.row, Vec::new()));
-                rows.len() - 1
-            });
-            rows[at].1.push(index);
-        }
-        rows
+    /// Log-probabilities of the hidden states, and of each target whether it is
+    /// its row's likeliest token, the one that greedy decoding takes.
+    pub(crate) fn scored(&self, hidden: &[f32]) -> (Vec<f32>, Vec<bool>) {
+        let is_likeliest = vec![false; self.targets.len()];
+        let found = self.computed(hidden, is_likeliest);
+        (found.log_probs, found.is_likeliest)
     }
 
-    fn forward(&self, hidden: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let width = self.head.cols();
-        let mut log_probs = vec![0.0; self.targets.len()];
-        let kept = if self.keep_directions {
-            self.targets.len() * width
-        } else {
-            0
+    fn computed(&self, hidden: &[f32], is_likeliest: Vec<bool>) -> Computed {
+        let kept = match self.keep_directions {
+            true => self.targets.len() * self.head.cols(),
+            false => 0,
         };
-        let mut directions = vec![0.0; kept];
-        for chunk in self.by_row().chunks(CHUNK_ROWS) {
-            self.chunk(hidden, chunk, &mut log_probs, &mut directions);
+        let mut into = Computed {
+            log_probs: vec![0.0; self.targets.len()],
+            directions: vec![0.0; kept],
+            is_likeliest,
+        };
+        for chunk in by_row(&self.targets).chunks(CHUNK_ROWS) {
+            self.chunk(hidden, chunk, &mut into);
         }
-        (log_probs, directions)
+        into
     }
 
-    fn chunk(
-        &self,
-        hidden: &[f32],
-        chunk: &[(usize, Vec<usize>)],
-        log_probs: &mut [f32],
-        directions: &mut [f32],
-    ) {
+    fn chunk(&self, hidden: &[f32], chunk: &[(usize, Vec<usize>)], into: &mut Computed) {
+        let Computed {
+            log_probs,
+            directions,
+            is_likeliest,
+        } = into;
         let (width, vocab) = (self.head.cols(), self.head.rows());
         let mut x = Vec::with_capacity(chunk.len() * width);
         for (row, _) in chunk {
@@ -97,6 +105,14 @@ impl TargetLogProbs {
         for ((_, indices), row) in chunk.iter().zip(logits.chunks_exact(vocab)) {
             for &index in indices {
                 log_probs[index] = row[self.targets[index].token as usize];
+            }
+        }
+        if !is_likeliest.is_empty() {
+            for ((_, indices), row) in chunk.iter().zip(logits.chunks_exact(vocab)) {
+                let first = likeliest(row);
+                for &index in indices {
+                    is_likeliest[index] = self.targets[index].token as usize == first;
+                }
             }
         }
         let normalizers: Vec<f32> = logits
@@ -128,6 +144,27 @@ impl TargetLogProbs {
     }
 }
 
+/// What is computed of each target.
+struct Computed {
+    log_probs: Vec<f32>,
+    /// For a backward pass; else empty.
+    directions: Vec<f32>,
+    /// Where it is asked for; else empty.
+    is_likeliest: Vec<bool>,
+}
+
+/// The first place of the greatest logit.
+fn likeliest(row: &[f32]) -> usize {
+    let greater = |best: (usize, f32), (index, &logit): (usize, &f32)| match logit > best.1 {
+        true => (index, logit),
+        false => best,
+    };
+    row.iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), greater)
+        .0
+}
+
 /// Logits to probabilities in place; gives the logarithm of the normalizer.
 fn exponentiate_and_normalize(row: &mut [f32]) -> f32 {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -151,12 +188,12 @@ impl CustomOp1 for TargetLogProbs {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (log_probs, directions) = self.forward(values(storage, layout)?);
+        let computed = self.computed(values(storage, layout)?, Vec::new());
         *self
             .directions
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = directions;
-        output(log_probs, self.targets.len())
+            .unwrap_or_else(PoisonError::into_inner) = computed.directions;
+        output(computed.log_probs, self.targets.len())
     }
 
     fn bwd(&self, hidden: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
@@ -207,6 +244,25 @@ mod tests {
         finite_differences(&[hidden], |x| {
             x[0].apply_op1(TargetLogProbs::new(head.clone(), targets.into(), true))
         });
+    }
+
+    #[test]
+    fn one_token_of_a_row_is_the_likeliest() {
+        let head =
+            QuantMatrix::quantize_from_f32(Format::F32, 50, 32, &random(1, 50 * 32)).unwrap();
+        // every token of two rows
+        let all = (0..2).flat_map(|row| (0..50).map(move |token| Target { row, token }));
+        let targets: Vec<Target> = all.collect();
+        let hidden = random(2, 2 * 32);
+        let op = TargetLogProbs::new(head, targets.into(), false);
+        let (log_probs, is_likeliest) = op.scored(&hidden);
+        for row in [0..50, 50..100] {
+            let best = row
+                .clone()
+                .max_by(|&a, &b| log_probs[a].total_cmp(&log_probs[b]));
+            let found: Vec<usize> = row.filter(|&index| is_likeliest[index]).collect();
+            assert_eq!(found, [best.unwrap()]);
+        }
     }
 
     #[test]

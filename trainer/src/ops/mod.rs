@@ -9,6 +9,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod dropout;
+pub(crate) mod fused;
 pub(crate) mod gemm;
 pub(crate) mod head;
 pub(crate) mod linear;

@@ -1,6 +1,6 @@
 //! Rotary position embedding in both pair layouts.
 
-use model::RopeOrder;
+use model::{ModelConfig, RopeOrder};
 
 /// Cosines and sines of every position up to a length.
 pub(crate) struct RopeTable {
@@ -20,6 +20,12 @@ pub(crate) enum Turn {
 }
 
 impl RopeTable {
+    /// A model's table for sequences of at most `positions` tokens.
+    pub(crate) fn of(config: &ModelConfig, positions: usize) -> Self {
+        let order = config.architecture.rope_order;
+        Self::new(order, config.head_dim, config.rope.theta, positions)
+    }
+
     pub(crate) fn new(order: RopeOrder, head_dim: usize, theta: f32, positions: usize) -> Self {
         let half = head_dim / 2;
         let frequency = |i: usize| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);
@@ -35,6 +41,11 @@ impl RopeTable {
             half,
             angles,
         }
+    }
+
+    /// `[position, half]` of (cos, sin).
+    pub(crate) fn angles(&self) -> &[(f32, f32)] {
+        &self.angles
     }
 
     /// Turns one head's values at `position` in place.

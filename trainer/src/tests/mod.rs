@@ -3,20 +3,27 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod adamw;
+mod evaluation_sets;
+mod jobs;
 mod real_model;
+mod recipe_files;
 mod recompute;
 mod resume;
+mod retention;
 mod run;
+mod stages;
+mod tensors;
 mod tiny_model;
+mod trial;
 mod trl;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use model::BaseModel;
 use model::lora::LoraAdapter;
 
-use crate::{FrozenModel, Sequence};
+use crate::{Config, FrozenModel, Sequence, Services};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(name)
@@ -67,4 +74,32 @@ fn real() -> Arc<BaseModel> {
         Arc::new(BaseModel::open(&path).unwrap())
     });
     Arc::clone(&MODEL)
+}
+
+/// Everything that a run works with, over the tiny model.
+async fn services(data: &Path, config: &str) -> Services {
+    services_of("tiny_llama/model.gguf", data, config).await
+}
+
+/// The same over another of the goldens.
+async fn services_of(model: &str, data: &Path, config: &str) -> Services {
+    let config = Config {
+        model: Some(golden(model)),
+        data: Some(data.to_owned()),
+        threads: 2,
+        ..Config::parse(config).unwrap()
+    };
+    Services::open(config).await.unwrap()
+}
+
+/// So many made-up words; those of two numbers are nothing alike.
+fn words(number: u64, count: usize) -> String {
+    use rand::{RngExt as _, SeedableRng as _};
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(number);
+    let mut word = || -> String {
+        (0..random.random_range(3..8))
+            .map(|_| random.random_range('a'..='z'))
+            .collect()
+    };
+    (0..count).map(|_| word()).collect::<Vec<_>>().join(" ")
 }

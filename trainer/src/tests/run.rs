@@ -188,6 +188,37 @@ fn validation_that_no_longer_improves_stops_the_run() {
 }
 
 #[test]
+fn answers_that_were_learned_by_heart_count_as_exact() {
+    let mut examples = examples();
+    // what validates is what is trained
+    examples.validation = examples.train.clone();
+    let config = TrainConfig {
+        epochs: 30,
+        ..config()
+    };
+    let stop = AtomicBool::new(false);
+    let mut record = Record::default();
+    let (model, digest) = (frozen(tiny()), tiny().digest);
+    let trained = train(
+        &model,
+        digest,
+        &fresh(),
+        &examples,
+        &config,
+        &mut record,
+        &stop,
+    )
+    .unwrap();
+    let exact: Vec<f64> = record.epochs.iter().map(|e| e.exact_match).collect();
+    let best = exact.iter().copied().fold(0.0, f64::max);
+    assert!(best > 0.99 && exact[0] < best, "{exact:?}");
+    // of the epochs that are best at that, the one with the greatest margin
+    let taken = &record.epochs[trained.epoch - 1];
+    let mut rivals = record.epochs.iter().filter(|e| e.exact_match >= best);
+    assert!(taken.exact_match >= best && rivals.all(|e| e.margin <= taken.margin));
+}
+
+#[test]
 fn nothing_to_train_is_refused() {
     let stop = AtomicBool::new(false);
     let (model, digest) = (frozen(tiny()), tiny().digest);

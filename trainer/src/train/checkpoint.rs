@@ -11,6 +11,7 @@ use ids::{BaseDigest, Sha256Digest};
 use super::adamw::Moments;
 use super::batch::{Examples, Items};
 use super::config::{Recompute, TrainConfig};
+use super::metrics::EpochMetrics;
 use crate::TrainerError;
 use crate::pack::Sequence;
 
@@ -72,6 +73,15 @@ pub struct Curve {
     pub epochs: String,
     /// The loss of each step, which decides whether the run diverges.
     pub losses: Vec<LossBits>,
+}
+
+impl Curve {
+    /// The validation of the best epoch so far.
+    pub(crate) fn best(&self) -> Option<EpochMetrics> {
+        let lines = self.epochs.lines().rev();
+        let mut epochs = lines.filter_map(|line| serde_json::from_str::<EpochMetrics>(line).ok());
+        epochs.find(|epoch| epoch.best)
+    }
 }
 
 /// A loss by its bits, so that it compares and is stored exactly.

@@ -1,6 +1,6 @@
 //! What a run reports, by the names that other trainers use.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Curve;
 use crate::forward::FrozenModel;
@@ -63,7 +63,7 @@ pub struct StepMetrics {
 }
 
 /// A validation after an epoch (or, as epoch 0, before the first).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
     /// Epochs done.
     pub epoch: usize,
@@ -76,6 +76,10 @@ pub struct EpochMetrics {
     /// imitated answers in the right direction.
     #[serde(rename = "eval/rewards/margins")]
     pub margin: f64,
+    /// Share of the held-out answers that are to be given which greedy decoding
+    /// gives, token by token.
+    #[serde(rename = "eval/exact_match", default)]
+    pub exact_match: f64,
     /// Mean loss of the held-out examples.
     #[serde(rename = "eval/loss")]
     pub loss: f64,

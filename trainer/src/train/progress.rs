@@ -2,6 +2,7 @@
 //! run falls apart. No tensors.
 
 use super::checkpoint::LossBits;
+use super::metrics::EpochMetrics;
 
 /// Steps whose mean loss is compared.
 const WINDOW: usize = 8;
@@ -10,6 +11,13 @@ const DIVERGED: f64 = 10.0;
 /// Losses below this are not taken for a beginning: what starts at nothing
 /// would diverge by the first fluctuation.
 const BEGINNING_MIN: f64 = 0.1;
+
+/// What epochs are compared by: the share of held-out answers that are given
+/// exactly, and where that is the same, the held-out margin. A run goes on while
+/// either rises.
+pub(crate) fn rank(metrics: &EpochMetrics) -> (f64, f64) {
+    (metrics.exact_match, metrics.margin)
+}
 
 /// The mean losses of the first and of the last steps, when the run diverges.
 pub(crate) fn diverged(losses: &[LossBits]) -> Option<(f64, f64)> {
@@ -31,6 +39,21 @@ mod tests {
 
     fn losses(values: &[f64]) -> Vec<LossBits> {
         values.iter().map(|v| LossBits(v.to_bits())).collect()
+    }
+
+    #[test]
+    fn exact_match_goes_before_the_margin_and_the_loss_does_not_count() {
+        let of = |exact_match, margin, loss| {
+            rank(&EpochMetrics {
+                exact_match,
+                margin,
+                loss,
+                ..EpochMetrics::default()
+            })
+        };
+        assert!(of(0.5, 1.0, 9.0) > of(0.4, 9.0, 0.1));
+        assert!(of(0.5, 1.1, 9.0) > of(0.5, 1.0, 0.1));
+        assert_eq!(of(0.5, 1.0, 0.1), of(0.5, 1.0, 9.0));
     }
 
     #[test]

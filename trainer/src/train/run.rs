@@ -9,12 +9,12 @@ use model::lora::LoraAdapter;
 
 use super::TrainConfig;
 use super::adamw::AdamW;
-use super::batch::{Examples, Items, epoch};
+use super::batch::{Examples, epoch};
 use super::checkpoint::{
     BestEpoch, Checkpoint, Checkpoints, Curve, LossBits, NoCheckpoints, Position, identity,
 };
 use super::metrics::{EpochMetrics, Observer, StepMetrics};
-use super::progress::diverged;
+use super::progress::{diverged, rank};
 use super::reference::ReferenceCache;
 use super::schedule::learning_rate;
 use super::step::StepInput;
@@ -409,11 +409,7 @@ impl<'a> Run<'a> {
             let (step, what) = (self.at.steps, "validation loss");
             return Err(Instability::NonFinite { step, what }.into());
         }
-        let rank = match items {
-            // what is imitated may move the right way and still be unlikely
-            Items::Plain(_) => (-metrics.loss, metrics.accuracy),
-            _ => (metrics.accuracy, -metrics.loss),
-        };
+        let rank = rank(&metrics);
         metrics.best = self.best.as_ref().is_none_or(|best| rank > best.rank);
         if metrics.best {
             self.best = Some(Best {

@@ -28,8 +28,15 @@ pub struct PairScore {
 /// The scores of a list of pairs, in its order.
 pub type Scores = Vec<PairScore>;
 
-/// For each example, the sum of each of its sequences.
-pub(crate) type Sums = Vec<Vec<f64>>;
+/// What examples score.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Sums {
+    /// For each example, the sum of each of its sequences.
+    pub(crate) of: Vec<Vec<f64>>,
+    /// For each example, whether greedy decoding gives its first sequence's
+    /// completion token by token.
+    pub(crate) is_given: Vec<bool>,
+}
 
 /// Scores every pair under the base with `parameters`, or under the bare base.
 ///
@@ -45,7 +52,7 @@ pub fn score(
         .iter()
         .map(|pair| vec![&pair.chosen, &pair.rejected])
         .collect();
-    let sums = of_groups(model, parameters, &groups, pack_rows_max)?;
+    let sums = of_groups(model, parameters, &groups, pack_rows_max)?.of;
     let score = |(pair, sums): (&PairExample, Vec<f64>)| PairScore {
         chosen: sums[0],
         rejected: sums[1],
@@ -73,13 +80,18 @@ fn of_groups(
     pack_rows_max: usize,
 ) -> Result<Sums, TrainerError> {
     let view = parameters.map(|p| p.view(false)).unwrap_or_default();
-    let mut sums: Sums = groups.iter().map(|group| vec![0.0; group.len()]).collect();
+    let mut sums = Sums {
+        of: groups.iter().map(|group| vec![0.0; group.len()]).collect(),
+        is_given: vec![false; groups.len()],
+    };
     for pack in plan(groups, pack_rows_max) {
-        let log_probs = model.log_probs(&pack, &view, false)?.to_vec1::<f32>()?;
+        let (log_probs, is_likeliest) = model.scored(&pack, &view)?;
         for group in &pack.groups {
-            for (range, into) in group.targets.iter().zip(&mut sums[group.index]) {
+            for (range, into) in group.targets.iter().zip(&mut sums.of[group.index]) {
                 *into = sum(&log_probs[range.clone()]);
             }
+            let first = group.targets.first().cloned().unwrap_or_default();
+            sums.is_given[group.index] = is_likeliest[first].iter().all(|is| *is);
         }
     }
     Ok(sums)
@@ -94,7 +106,13 @@ pub(crate) fn judge(
 ) -> EpochMetrics {
     let mut judged = Judged::default();
     let share = 1.0 / items.len().max(1) as f64;
-    for (index, (policy, reference)) in policy.iter().zip(reference).enumerate() {
+    for (index, (policy_sums, reference)) in policy.of.iter().zip(&reference.of).enumerate() {
+        let is_wanted = match items {
+            Items::Rated(rated) => rated[index].is_good,
+            Items::Pairs(_) | Items::Plain(_) => true,
+        };
+        judged.given(is_wanted, policy.is_given[index]);
+        let policy = policy_sums;
         let ratio = policy[0] - reference[0];
         match items {
             Items::Pairs(pairs) => {
@@ -132,6 +150,7 @@ struct Judged {
     loss: f64,
     shifts: (f64, usize),
     log_probs: (f64, usize),
+    given: (f64, usize),
 }
 
 impl Judged {
@@ -149,12 +168,21 @@ impl Judged {
         self.log_probs = (self.log_probs.0 + log_prob, self.log_probs.1 + tokens);
     }
 
+    /// Answers that are to be given, and those that are.
+    fn given(&mut self, is_wanted: bool, is_given: bool) {
+        if is_wanted {
+            let one = if is_given { 1.0 } else { 0.0 };
+            self.given = (self.given.0 + one, self.given.1 + 1);
+        }
+    }
+
     fn metrics(self, beta: f64) -> EpochMetrics {
         let mean = |(sum, count): (f64, usize)| sum / count.max(1) as f64;
         EpochMetrics {
             epoch: 0,
             accuracy: self.accuracy,
             margin: beta * self.moved,
+            exact_match: mean(self.given),
             loss: self.loss - mean(self.log_probs),
             chosen_shift_per_token: mean(self.shifts),
             best: false,

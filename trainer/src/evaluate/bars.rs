@@ -1,0 +1,123 @@
+//! A picture of what changed: shares before and after, as bars.
+
+use std::fmt::Write as _;
+
+use super::Evaluation;
+
+const BAR_HEIGHT: f64 = 12.0;
+const GROUP_HEIGHT: f64 = 40.0;
+const LABEL_WIDTH: f64 = 300.0;
+const BAR_WIDTH: f64 = 360.0;
+const BEFORE: &str = "#9a9a9a";
+const AFTER: &str = "#1f5fa8";
+
+/// One share before and after, 0 to 1.
+struct Group {
+    label: &'static str,
+    before: f64,
+    after: f64,
+}
+
+/// The picture; a line of text where nothing was measured.
+pub(super) fn bars(evaluation: &Evaluation) -> String {
+    let groups = groups(evaluation);
+    if groups.is_empty() {
+        return "<p>Nothing was measured.</p>".to_owned();
+    }
+    let height = GROUP_HEIGHT * groups.len() as f64;
+    let width = LABEL_WIDTH + BAR_WIDTH + 60.0;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width}\" \
+         height=\"{height}\" font-size=\"13\"><title>incumbent (grey) and candidate</title>"
+    );
+    for (number, group) in groups.iter().enumerate() {
+        let y = GROUP_HEIGHT * number as f64;
+        let _ = write!(
+            svg,
+            "<text x=\"0\" y=\"{:.1}\">{}</text>",
+            y + 20.0,
+            group.label
+        );
+        for (row, (share, colour)) in [(group.before, BEFORE), (group.after, AFTER)]
+            .into_iter()
+            .enumerate()
+        {
+            let top = y + 4.0 + row as f64 * (BAR_HEIGHT + 2.0);
+            let length = BAR_WIDTH * share.clamp(0.0, 1.0);
+            let _ = write!(
+                svg,
+                "<rect x=\"{LABEL_WIDTH}\" y=\"{top:.1}\" width=\"{length:.1}\" \
+                 height=\"{BAR_HEIGHT}\" fill=\"{colour}\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\" font-size=\"11\">{:.1}%</text>",
+                LABEL_WIDTH + length + 4.0,
+                top + 10.0,
+                100.0 * share
+            );
+        }
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
+fn groups(evaluation: &Evaluation) -> Vec<Group> {
+    let mut groups = Vec::new();
+    if let Some(held_out) = &evaluation.held_out {
+        groups.push(Group {
+            label: "held-out exact match",
+            before: held_out.share_before(),
+            after: held_out.share_after(),
+        });
+    }
+    if let Some(preference) = &evaluation.preference {
+        groups.push(Group {
+            label: "chosen answer more likely per token",
+            before: preference.accuracy_before,
+            after: preference.accuracy_after,
+        });
+    }
+    if let Some(replay) = &evaluation.replay {
+        let known = replay.base_right.max(1) as f64;
+        groups.push(Group {
+            label: "replay: what the base knows",
+            before: replay.incumbent_right as f64 / known,
+            after: replay.candidate_right as f64 / known,
+        });
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{HeldOut, Replay};
+    use super::*;
+
+    #[test]
+    fn each_share_has_two_bars() {
+        let mut evaluation = Evaluation {
+            held_out: Some(HeldOut {
+                prompts: 20,
+                exact_before: 5,
+                exact_after: 15,
+                ..HeldOut::default()
+            }),
+            preference: None,
+            replay: Some(Replay {
+                base_right: 10,
+                incumbent_right: 10,
+                candidate_right: 9,
+                ..Replay::default()
+            }),
+            tasks: None,
+            foreign_base: None,
+            finite: true,
+            changed: true,
+        };
+        let svg = bars(&evaluation);
+        assert_eq!(svg.matches("<rect").count(), 4);
+        for text in ["25.0%", "75.0%", "100.0%", "90.0%", "width=\"270.0\""] {
+            assert!(svg.contains(text), "{text}: {svg}");
+        }
+        (evaluation.held_out, evaluation.replay) = (None, None);
+        assert!(!bars(&evaluation).contains("<svg"));
+    }
+}
