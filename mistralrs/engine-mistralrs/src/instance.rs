@@ -129,7 +129,7 @@ impl Plan {
             .map_err(|error| format!("{error:#}"))
     }
 
-    fn gguf(&self, weights: &[PathBuf]) -> (Box<dyn Loader>, Box<dyn ModelPaths>) {
+    fn gguf(&self, weights: &[PathBuf]) -> Source {
         let names = weights.iter().map(|path| path.display().to_string());
         let loader = GGUFLoaderBuilder::new(
             None,
@@ -149,7 +149,7 @@ impl Plan {
         published: &PublishedModel,
         weights: &[PathBuf],
         scratch: &Path,
-    ) -> Result<(Box<dyn Loader>, Box<dyn ModelPaths>), String> {
+    ) -> Result<Source, String> {
         let config = scratch.join("config.json");
         let text = Json::Object(older(&published.config_json)).to_string();
         std::fs::write(&config, text).map_err(|error| error.to_string())?;
@@ -250,12 +250,12 @@ impl Plan {
             let encoding = text_only.encode_fast(text, false);
             Ok(encoding.map_err(|e| e.to_string())?.get_ids().to_vec())
         });
-        let prompts = Prompts::Foreign(Foreign {
+        let prompts = Prompts::Foreign(Box::new(Foreign {
             template: self.base.template().map_err(|error| error.to_string())?,
             encode,
             encode_text,
             specials,
-        });
+        }));
         Ok((Arc::new(words), prompts))
     }
 }
@@ -269,6 +269,9 @@ impl Instance {
         sent.map_err(|_| EngineError::Stopped)
     }
 }
+
+/// What reads a model, and where from.
+type Source = (Box<dyn Loader>, Box<dyn ModelPaths>);
 
 type Shared = Arc<tokio::sync::Mutex<dyn Pipeline + Send + Sync>>;
 

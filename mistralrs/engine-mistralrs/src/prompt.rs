@@ -21,7 +21,7 @@ pub(crate) enum Prompts {
     /// architectures; mistralrs guesses one way to cut texts for all of them.
     Known(Arc<BaseModel>),
     /// By the tokenizer that mistralrs read.
-    Foreign(Foreign),
+    Foreign(Box<Foreign>),
 }
 
 /// A published template with a tokenizer.
@@ -132,7 +132,9 @@ mod tests {
 
     fn encode(content: &str) -> Vec<u32> {
         let messages = [ChatMessage::new(Role::User, content)];
-        Prompts::Foreign(foreign()).encode(&messages, None).unwrap()
+        Prompts::Foreign(Box::new(foreign()))
+            .encode(&messages, None)
+            .unwrap()
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Memory that is counted before it is taken, in-situ quantization, and what is
 //! refused at the start.
 
+use std::path::Path;
+
 use engine::{Engine as _, EngineError};
 use engine_mistralrs::{MistralEngine, MistralOptions};
 use model::BaseModel;
@@ -88,7 +90,7 @@ async fn a_folder_can_be_quantized_as_it_is_loaded() {
 
 #[test]
 fn what_cannot_be_served_says_why() {
-    let error = |path, isq: Option<&str>| {
+    let error = |path: &Path, isq: Option<&str>| {
         let options = MistralOptions {
             isq: isq.map(str::to_owned),
             ..MistralOptions::default()

@@ -25,8 +25,10 @@ fn native(path: &Path) -> (NativeEngine, ModelConfig) {
     (NativeEngine::start(model, options).unwrap(), config)
 }
 
-/// The two answers' tokens, as far as they must agree.
-fn compare(what: &str, native: &Answer, ours: &Answer, error: f32) {
+/// The two answers' tokens, as far as they must agree; how far their
+/// log-probabilities are apart.
+fn compare(what: &str, native: &Answer, ours: &Answer, error: f32) -> f32 {
+    let mut worst = 0.0f32;
     assert_eq!(
         ours.usage.prompt_tokens, native.usage.prompt_tokens,
         "{what}"
@@ -41,19 +43,31 @@ fn compare(what: &str, native: &Answer, ours: &Answer, error: f32) {
                 second < 2.0 * error,
                 "{what}: token {at} is {m:?}, not {n:?}"
             );
-            return;
+            return worst;
         }
         let difference = (n.logprob - m.logprob).abs();
         assert!(
             difference < error,
             "{what}: token {at} is off by {difference}"
         );
+        worst = worst.max(difference);
     }
     assert_eq!(ours.text, native.text, "{what}");
+    worst
 }
 
-/// Compares the base and the adapters on both engines; also, that the adapters
-/// matter.
+/// How much an adapter changes an answer: without bound where it is another one.
+fn change(base: &Answer, adapted: &Answer) -> f32 {
+    let tokens = base.tokens.iter().zip(&adapted.tokens);
+    let changes = tokens.map(|(a, b)| match a.bytes == b.bytes {
+        true => (a.logprob - b.logprob).abs(),
+        false => f32::INFINITY,
+    });
+    changes.fold(0.0, f32::max)
+}
+
+/// Compares the base and the adapters on both engines; also, that an adapter
+/// changes more than what they differ by.
 async fn compare_engines(path: &Path, adapters: Vec<AdapterPackage>, error: f32) {
     let (native, _) = native(path);
     let options = MistralOptions {
@@ -67,23 +81,24 @@ async fn compare_engines(path: &Path, adapters: Vec<AdapterPackage>, error: f32)
         native.load_adapter(package.clone()).await.unwrap();
         ours.load_adapter(package).await.unwrap();
     }
-    let mut seen = Vec::new();
+    let mut bases = Vec::new();
     for digest in digests {
-        for question in QUESTIONS {
+        let (mut worst, mut changed) = (0.0f32, 0.0f32);
+        for (at, question) in QUESTIONS.into_iter().enumerate() {
             let request = || request(question, digest, 12);
             let expected = ask(&native, request()).await;
             let found = ask(&ours, request()).await;
             let what = format!("{} with {digest:?}", path.display());
-            compare(&what, &expected, &found, error);
-            seen.push(found.tokens[0].clone());
+            worst = worst.max(compare(&what, &expected, &found, error));
+            if digest.is_none() {
+                bases.push(found);
+            } else {
+                changed = changed.max(change(&bases[at], &found));
+            }
         }
-    }
-    for chunk in seen[QUESTIONS.len()..].chunks(QUESTIONS.len()) {
-        let changed = (chunk[0].logprob - seen[0].logprob).abs();
-        assert!(
-            changed > 2.0 * error,
-            "an adapter changes answers: {changed}"
-        );
+        println!("{}: apart by {worst}, changed by {changed}", path.display());
+        let matters = digest.is_none() || changed > 2.0 * worst;
+        assert!(matters, "an adapter changes {changed}, not only {worst}");
     }
     ours.shutdown().await;
     native.shutdown().await;
@@ -103,7 +118,8 @@ async fn on_published_folders() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_the_real_model() {
     let config = BaseModel::open(&real_model()).unwrap().config;
-    compare_engines(&real_model(), vec![package(&config, 1, 1e-3)], 0.15).await;
+    // 8 bits for activations and for what is merged, against none
+    compare_engines(&real_model(), vec![package(&config, 1, 1e-3)], 0.5).await;
 }
 
 /// Files that PEFT wrote, with patterns of ranks and alphas, rslora, and half
