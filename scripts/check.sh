@@ -28,6 +28,9 @@ if [ -f "$CARGO_TARGET_DIR/mistralrs-warm" ]; then
   scripts/features.sh mistralrs
 fi
 step "Tests"
+# a test program that the cache has from another checkout would look there for what
+# was reviewed
+export INSTA_WORKSPACE_ROOT=$ROOT
 cargo test --locked --release --workspace
 step "OpenAI's clients"
 scripts/clients.sh
