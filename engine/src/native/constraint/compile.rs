@@ -63,7 +63,7 @@ impl Grammars {
     /// What the answers of a request are held to, by itself or by its functions.
     ///
     /// # Errors
-    /// As [`Self::compile`].
+    /// As `compile`.
     pub async fn of_request(
         &self,
         request: &ChatRequest,
