@@ -186,7 +186,7 @@ impl Assessor {
             let Items::Rated(answers) = &items else {
                 return Ok(Vec::new());
             };
-            let each = answers.iter().zip(before.iter().zip(&after));
+            let each = answers.iter().zip(before.of.iter().zip(&after.of));
             let score =
                 |(answer, (before, after)): (&RatedExample, (&Vec<f64>, &Vec<f64>))| RatedScore {
                     is_good: answer.is_good,
