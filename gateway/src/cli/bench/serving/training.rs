@@ -22,6 +22,8 @@ const STREAM_TOKENS: u32 = 1000;
 const WARM_UP: u64 = 24;
 /// How long streams are watched, with training and then without.
 const WATCHED: Duration = Duration::from_secs(6);
+/// Steps of the trainer: far more than it can have meanwhile.
+const STEPS: &str = "100";
 /// How long the trainer may take until it trains.
 const STARTED_MAX: Duration = Duration::from_secs(120);
 
@@ -75,7 +77,7 @@ impl Trainer {
             }
         }
         let mut child = command
-            .args(["bench", "--steps", "1000", "--behind-serving"])
+            .args(["bench", "--steps", STEPS, "--behind-serving"])
             .args(["--threads", &stage.common.threads.to_string()])
             .arg("--model")
             .arg(stage.common.model()?)
