@@ -20,6 +20,8 @@ const PROGRAM: &str = "flywheel-trainer";
 const STREAM_TOKENS: u32 = 1000;
 /// Pieces of text of each stream before anything is measured.
 const WARM_UP: u64 = 24;
+/// Steps of the trainer: more than it can do meanwhile.
+const STEPS: &str = "100";
 /// How long streams are watched, with training and then without.
 const WATCHED: Duration = Duration::from_secs(6);
 /// How long the trainer may take until it trains.
@@ -75,7 +77,7 @@ impl Trainer {
             }
         }
         let mut child = command
-            .args(["bench", "--steps", "1000", "--behind-serving"])
+            .args(["bench", "--steps", STEPS, "--behind-serving"])
             .args(["--threads", &stage.common.threads.to_string()])
             .arg("--model")
             .arg(stage.common.model()?)
@@ -88,12 +90,14 @@ impl Trainer {
         let stderr = stderr.ok_or_else(|| failed("the trainer has no output"))?;
         let mut lines = BufReader::new(stderr).lines();
         let first_step = async {
+            let mut last = String::new();
             while let Some(line) = lines.next_line().await? {
                 if line.contains("step 1:") {
                     return Ok(());
                 }
+                last = line;
             }
-            Err(failed("the trainer ended before its first step"))
+            Err(failed(format!("the trainer did not begin: {last}")))
         };
         tokio::time::timeout(STARTED_MAX, first_step)
             .await
