@@ -24,6 +24,8 @@ const WARM_UP: u64 = 24;
 const STEPS: &str = "100";
 /// How long streams are watched, with training and then without.
 const WATCHED: Duration = Duration::from_secs(6);
+/// Steps of the trainer: far more than it can have meanwhile.
+const STEPS: &str = "100";
 /// How long the trainer may take until it trains.
 const STARTED_MAX: Duration = Duration::from_secs(120);
 
