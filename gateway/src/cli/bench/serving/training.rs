@@ -20,8 +20,6 @@ const PROGRAM: &str = "flywheel-trainer";
 const STREAM_TOKENS: u32 = 1000;
 /// Pieces of text of each stream before anything is measured.
 const WARM_UP: u64 = 24;
-/// Steps of the trainer: more than it can do meanwhile.
-const STEPS: &str = "100";
 /// How long streams are watched, with training and then without.
 const WATCHED: Duration = Duration::from_secs(6);
 /// Steps of the trainer: far more than it can have meanwhile.
