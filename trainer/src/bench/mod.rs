@@ -44,7 +44,7 @@ pub struct BenchArgs {
     #[arg(long)]
     prompt_tokens: Option<u16>,
     /// Steps, of which the first also computes the reference.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     steps: u16,
     /// Threads that compute; 0 takes as many as there are CPUs.
     #[arg(long, default_value_t = 0)]

@@ -90,12 +90,14 @@ impl Trainer {
         let stderr = stderr.ok_or_else(|| failed("the trainer has no output"))?;
         let mut lines = BufReader::new(stderr).lines();
         let first_step = async {
+            let mut last = String::new();
             while let Some(line) = lines.next_line().await? {
                 if line.contains("step 1:") {
                     return Ok(());
                 }
+                last = line;
             }
-            Err(failed("the trainer ended before its first step"))
+            Err(failed(format!("the trainer did not begin: {last}")))
         };
         tokio::time::timeout(STARTED_MAX, first_step)
             .await
