@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 use crate::evaluate::GateConfig;
+use crate::give_way::GiveWayConfig;
 use crate::recipe::{self, Stage, StageConfig};
 use crate::retention::StorageConfig;
 use crate::tensors::{Compute, Place};
@@ -39,11 +40,17 @@ pub struct Config {
     pub device: Device,
     /// What numbers enter products: `f32`, or on a GPU `bf16`.
     pub compute: Compute,
+    /// The most bytes of a GPU's memory that training takes, where others, as the
+    /// server, will want the rest. With or without it training takes only what nobody
+    /// has, and leaves a tenth of all.
+    pub device_bytes_max: Option<u64>,
     /// Threads that compute on the CPU; 0 takes as many as there are CPUs.
     pub threads: usize,
-    /// Added to the process's niceness, so that serving comes first; 19, the
-    /// most there is, unless given.
+    /// Added to the process's niceness, so that serving comes first. Unless given
+    /// it is 19, the most there is, and threads run only where nobody else would.
     pub nice: Option<u8>,
+    /// When training pauses for what others do on the same CPUs.
+    pub give_way: GiveWayConfig,
     /// When to train.
     pub schedule: Schedule,
     /// How the dataset is made.
@@ -195,6 +202,10 @@ impl Config {
             let key = "trial";
             return Err(TrainerError::Config { key, problem });
         }
+        if let Some(problem) = self.give_way.problem() {
+            let key = "give_way";
+            return Err(TrainerError::Config { key, problem });
+        }
         if self.threads > THREADS_MAX {
             let problem = format!("{} is more than {THREADS_MAX}", self.threads);
             return Err(TrainerError::Config {
@@ -271,6 +282,7 @@ mod tests {
             "[training]\nepochs = 0",
             "[training]\nlearning_rate = -1.0",
             "[schedule]\ncron = \"every now and then\"",
+            "[give_way]\ncpu_share = 2.0",
             "[trial]\naccuracy_min = 0.5",
             "[trial]\nmodel = \"small.gguf\"\naccuracy_min = 1.5",
             "[publish]\ninitial_basis_points = 10001",

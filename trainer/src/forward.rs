@@ -10,6 +10,7 @@ use candle_core::{Tensor, Var};
 use model::{ModelConfig, Projection, Weights};
 
 use crate::TrainerError;
+use crate::give_way::{GiveWay, GiveWayConfig};
 use crate::operations::{Norm, Operations};
 use crate::ops::dropout::Dropout;
 use crate::ops::fused::FusedOperations;
@@ -29,6 +30,7 @@ pub struct FrozenModel {
     config: ModelConfig,
     head_is_embedding: bool,
     operations: Box<dyn Operations>,
+    give_way: Option<GiveWay>,
 }
 
 /// A forward and backward pass.
@@ -81,7 +83,23 @@ impl FrozenModel {
             config: config.clone(),
             head_is_embedding: weights.output.is_none(),
             operations,
+            give_way: None,
         })
+    }
+
+    /// The same, which pauses before a pack while others want the CPUs.
+    #[must_use]
+    pub fn giving_way(self, config: GiveWayConfig) -> Self {
+        Self {
+            give_way: Some(GiveWay::new(config)),
+            ..self
+        }
+    }
+
+    fn wait(&self) {
+        if let Some(give_way) = &self.give_way {
+            give_way.wait();
+        }
     }
 
     /// The model's sizes.
@@ -110,6 +128,7 @@ impl FrozenModel {
         parameters: &ParameterView,
         with_gradient: bool,
     ) -> Result<Tensor, TrainerError> {
+        self.wait();
         let mut x = self.operations.embed(&pack.tree.tokens)?; // [rows, hidden]
         for index in 0..self.config.layer_count {
             x = self.layer(index, &x, &pack.tree, parameters)?;
@@ -124,6 +143,7 @@ impl FrozenModel {
         pack: &Pack,
         parameters: &ParameterView,
     ) -> Result<(Vec<f32>, Vec<bool>), TrainerError> {
+        self.wait();
         let by = &self.operations;
         let mut x = by.embed(&pack.tree.tokens)?; // [rows, hidden]
         for index in 0..self.config.layer_count {
@@ -159,6 +179,7 @@ impl FrozenModel {
         slopes: &mut Slopes<'_>,
         sums: &mut [Vec<f32>],
     ) -> Result<(), TrainerError> {
+        self.wait();
         let tree = &pass.pack.tree;
         let mut still = pass.parameters.view(false);
         still.dropout = pass.dropout;

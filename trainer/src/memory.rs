@@ -3,14 +3,16 @@
 //!
 //! A pack is what is alive at a time; the loss, its gradient and the effective
 //! batch do not depend on how a micro-batch is cut into packs. What is already
-//! resident when the plan is made (weights, stores, the program) is measured,
-//! not guessed. Knows no tensor.
+//! resident when the plan is made (weights, stores, the program; on a GPU also what
+//! others have there) is measured, not guessed. Knows no tensor.
+
+mod terms;
 
 use model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
+use self::terms::terms;
 use crate::TrainerError;
-use crate::ops::head::CHUNK_ROWS;
 use crate::pack::{Sequence, plan};
 use crate::train::{Examples, Recompute, TrainConfig, epoch};
 
@@ -18,8 +20,6 @@ use crate::train::{Examples, Recompute, TrainConfig, epoch};
 const SHARE_MAX_PERCENT: u64 = 90;
 /// Epochs whose packs are looked at.
 const EPOCHS_PLANNED: usize = 2;
-/// Bytes of a number.
-const F32: u64 = 4;
 
 /// What a plan is about.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,10 +29,31 @@ pub(crate) struct Demand<'a> {
     pub(crate) parameters: usize,
     /// What the weights' interleaved copy will take that is not made yet.
     pub(crate) to_interleave_bytes: u64,
-    /// What the process has resident now.
-    pub(crate) resident_bytes: u64,
-    /// What it may have resident.
+    /// What computes.
+    pub(crate) computed: Computed,
+    /// The memory that it is in.
+    pub(crate) room: Room,
+}
+
+/// What computes the network, and so what is kept of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Computed {
+    /// `ops`, with backward passes of their own.
+    Fused,
+    /// `tensors`, whose every step candle keeps; products take numbers of so many
+    /// bytes.
+    Tensors { number_bytes: u64 },
+}
+
+/// A memory, when the plan is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// What is taken: by the process, and on a GPU by everybody.
+    pub(crate) taken_bytes: u64,
+    /// What there is for them.
     pub(crate) limit_bytes: u64,
+    /// What the plan may fill of it.
+    pub(crate) allowed_bytes: u64,
 }
 
 /// One part of the sum.
@@ -51,19 +72,32 @@ pub struct MemoryPlan {
     pub recompute: Recompute,
     /// Rows of a pack.
     pub pack_rows_max: usize,
-    /// The predicted peak of the process.
+    /// The predicted peak of the process; on a GPU, of all that is on it.
     pub peak_bytes: u64,
-    /// What may be used.
+    /// What there is.
     pub limit_bytes: u64,
+    /// What may be filled of it.
+    pub allowed_bytes: u64,
     /// The peak's parts.
     pub terms: Vec<Term>,
 }
 
-/// The largest pack of a stage.
+/// The largest packs of a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Packs {
+    /// Of which gradients are taken.
+    trained: Largest,
+    /// Of which only log-probabilities are.
+    validated: Largest,
+}
+
+/// What a pack holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Largest {
     rows: usize,
     targets: usize,
+    /// Pairs of a row and one that it may see, those behind it in its segment too.
+    seen: usize,
 }
 
 /// Finds the first plan that fits: as the recipe says, with recomputed layers,
@@ -83,21 +117,21 @@ pub(crate) fn plan_memory(
         Recompute::Always => &[Recompute::Always],
         Recompute::Never => &[Recompute::Never],
     };
-    let allowed = demand.limit_bytes / 100 * SHARE_MAX_PERCENT;
     let mut rows = config.pack_rows_max;
     loop {
-        let pack = largest(examples, &groups, rows, config);
+        let packs = largest(examples, &groups, rows, config);
         for &recompute in modes {
-            let terms = terms(demand, pack, recompute);
+            let terms = terms(demand, &packs, recompute);
             let peak_bytes = terms.iter().map(|term| term.bytes).sum();
             let plan = MemoryPlan {
                 recompute,
                 pack_rows_max: rows,
                 peak_bytes,
-                limit_bytes: demand.limit_bytes,
+                limit_bytes: demand.room.limit_bytes,
+                allowed_bytes: demand.room.allowed_bytes,
                 terms,
             };
-            if peak_bytes <= allowed {
+            if peak_bytes <= plan.allowed_bytes {
                 return Ok(plan);
             }
             if rows <= longest && Some(&recompute) == modes.last() {
@@ -131,52 +165,15 @@ impl MemoryPlan {
             .map(|term| format!("{} {}", term.name, mib(term.bytes)))
             .collect();
         format!(
-            "{} = {} MiB of {} ({SHARE_MAX_PERCENT}% may be used), packs of {} rows, recompute {:?}",
+            "{} = {} MiB of {} ({} may be used), packs of {} rows, recompute {:?}",
             terms.join(" + "),
             mib(self.peak_bytes),
             mib(self.limit_bytes),
+            mib(self.allowed_bytes),
             self.pack_rows_max,
             self.recompute
         )
     }
-}
-
-fn terms(demand: &Demand<'_>, pack: Largest, recompute: Recompute) -> Vec<Term> {
-    let c = demand.model;
-    let (h, f) = (c.hidden_size, c.ffn_size);
-    let (q, kv) = (c.head_count * c.head_dim, c.kv_head_count * c.head_dim);
-    // what one layer's graph keeps of a row: its input, two norms, the queries,
-    // keys and values, the attended, two results, the sum, gate, up and product
-    let layer = 7 * h + 2 * q + 2 * kv + 3 * f;
-    // its largest gradients that are alive together
-    let frontier = 2 * h + 4 * f;
-    let by_rows = |floats: usize| (pack.rows * floats) as u64 * F32;
-    let kept = match recompute {
-        Recompute::Always => c.layer_count * h + layer,
-        _ => c.layer_count * layer,
-    };
-    let parameters = demand.parameters as u64 * F32;
-    let term = |name: &str, bytes: u64| Term {
-        name: name.to_owned(),
-        bytes,
-    };
-    vec![
-        term("resident", demand.resident_bytes),
-        term("interleaved weights", demand.to_interleave_bytes),
-        // policy, start, sums of gradients and one pass's
-        term("factors and gradients", 4 * parameters),
-        term("optimizer", 2 * parameters),
-        // the best epoch, and copies of factors, moments and best to be written
-        term("best epoch and checkpoint", 5 * parameters),
-        term("activations", by_rows(kept)),
-        term("gradients of activations", by_rows(frontier)),
-        term(
-            "head",
-            ((CHUNK_ROWS.min(pack.rows) * c.vocab_size + pack.targets * h + 3 * pack.rows * h)
-                as u64)
-                * F32,
-        ),
-    ]
 }
 
 /// The groups of sequences that packs are made of.
@@ -187,27 +184,30 @@ fn groups(examples: &Examples) -> Vec<Vec<&Sequence>> {
     trained.chain(validated).chain(retained).collect()
 }
 
-/// What the largest pack holds of all that a stage will make of its examples in
+/// What the largest packs hold of all that a stage will make of its examples in
 /// packs of at most `rows_max` rows, or of one group.
 fn largest(
     examples: &Examples,
     groups: &[Vec<&Sequence>],
     rows_max: usize,
     config: &TrainConfig,
-) -> Largest {
+) -> Packs {
     let (items, retained) = (examples.train.len(), examples.retained.len());
     let validated = &groups[items..groups.len() - retained];
-    let mut largest = of_packs(validated, rows_max);
+    let mut trained = Largest::default();
     // epochs differ in their order alone, so a few tell
     for number in 0..config.epochs.min(EPOCHS_PLANNED) {
         for micro in epoch(items, retained, number, config) {
             let plain = micro.retained.iter().map(|i| groups.len() - retained + i);
             let together = micro.items.iter().copied().chain(plain);
             let together: Vec<Vec<&Sequence>> = together.map(|i| groups[i].clone()).collect();
-            largest = largest.or(of_packs(&together, rows_max));
+            trained = trained.or(of_packs(&together, rows_max));
         }
     }
-    largest
+    Packs {
+        trained,
+        validated: of_packs(validated, rows_max),
+    }
 }
 
 /// The largest of the packs that these groups make.
@@ -216,6 +216,12 @@ fn of_packs(groups: &[Vec<&Sequence>], rows_max: usize) -> Largest {
     let sizes = packs.iter().map(|pack| Largest {
         rows: pack.tree.tokens.len(),
         targets: pack.targets.len(),
+        seen: pack
+            .tree
+            .segments
+            .iter()
+            .map(|s| s.rows.len() * s.path_len())
+            .sum(),
     });
     sizes.fold(Largest::default(), Largest::or)
 }
@@ -225,25 +231,52 @@ impl Largest {
         Self {
             rows: self.rows.max(other.rows),
             targets: self.targets.max(other.targets),
+            seen: self.seen.max(other.seen),
         }
     }
 }
 
-/// What this process has resident, and what it may have: the control group's
-/// limit or what the machine has left, whichever is less. None where the
-/// system does not say.
-pub(crate) fn measured() -> Option<(u64, u64)> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let resident = kib_of(&status, "VmRSS:")?;
-    let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let available = kib_of(&machine, "MemAvailable:")? + resident;
-    let group = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ]
-    .iter()
-    .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
-    Some((resident, group.unwrap_or(u64::MAX).min(available)))
+impl Room {
+    /// Of a memory where `taken_bytes` are taken, and training may have `own_max`
+    /// bytes at most beside what others have.
+    pub(crate) fn new(taken_bytes: u64, limit_bytes: u64, own: Option<Own>) -> Self {
+        let share = limit_bytes / 100 * SHARE_MAX_PERCENT;
+        let allowed = own.map_or(share, |own| {
+            let others = taken_bytes.saturating_sub(own.taken_bytes);
+            share.min(others.saturating_add(own.bytes_max))
+        });
+        Self {
+            taken_bytes,
+            limit_bytes,
+            allowed_bytes: allowed,
+        }
+    }
+
+    /// This process's, in the machine's memory: the control group's limit or what the
+    /// machine has left, whichever is less. None where the system does not say.
+    pub(crate) fn of_process() -> Option<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let resident = kib_of(&status, "VmRSS:")?;
+        let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let available = kib_of(&machine, "MemAvailable:")? + resident;
+        let group = [
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
+        let limit = group.unwrap_or(u64::MAX).min(available);
+        Some(Self::new(resident, limit, None))
+    }
+}
+
+/// Training's share of a memory that others use too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Own {
+    /// What it has taken already.
+    pub(crate) taken_bytes: u64,
+    /// The most that it may take.
+    pub(crate) bytes_max: u64,
 }
 
 /// The most that this process had resident so far.
@@ -284,8 +317,8 @@ mod tests {
             model: &tiny().config,
             parameters: 1000,
             to_interleave_bytes: 0,
-            resident_bytes: 1 << 20,
-            limit_bytes,
+            computed: Computed::Fused,
+            room: Room::new(1 << 20, limit_bytes, None),
         };
         let config = TrainConfig {
             pack_rows_max: 1024,
@@ -311,7 +344,7 @@ mod tests {
         assert!(shrunk.pack_rows_max < 1024 && shrunk.peak_bytes < tighter.peak_bytes);
         let error = planned(1 << 20).unwrap_err().to_string();
         assert!(
-            error.contains("resident 1") && error.contains("packs of 99 rows"),
+            error.contains("taken 1") && error.contains("packs of 99 rows"),
             "{error}"
         );
     }
@@ -325,7 +358,7 @@ mod tests {
                 micro_batch_pairs: batch,
                 ..TrainConfig::default()
             };
-            largest(&examples, &groups, rows, &config).rows
+            largest(&examples, &groups, rows, &config).trained.rows
         };
         assert_eq!(of(1024, 4), 49 + 3 * 9);
         assert_eq!(of(1024, 1), 49);
@@ -336,44 +369,27 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_near_what_was_measured_on_the_real_model() {
-        // `flywheel-trainer bench`: pairs of 512 tokens, half of them the prompt,
-        // with kept layers; pairs of 1024 kept and recomputed. What was resident
-        // and to be interleaved, and the peak, in MiB.
-        let model = crate::tests::real();
-        for (tokens, recompute, peak_mib) in [
-            (512usize, Recompute::Never, 1277u64),
-            (1024, Recompute::Never, 2201),
-            (1024, Recompute::Always, 649),
-        ] {
-            let rows = tokens - 1 + tokens / 2 - 1;
-            let pack = Largest {
-                rows,
-                targets: tokens,
-            };
-            let demand = Demand {
-                model: &model.config,
-                parameters: 4_884_480,
-                to_interleave_bytes: 90 << 20,
-                resident_bytes: 131 << 20,
-                limit_bytes: u64::MAX,
-            };
-            let sum: u64 = terms(&demand, pack, recompute)
-                .iter()
-                .map(|term| term.bytes)
-                .sum();
-            let ratio = (sum >> 20) as f64 / peak_mib as f64;
-            assert!(
-                (0.85..=1.15).contains(&ratio),
-                "{tokens} {recompute:?}: {ratio}"
-            );
-        }
+    fn others_keep_what_they_have_and_training_its_share() {
+        let of = |own| Room::new(600, 1000, own).allowed_bytes;
+        assert_eq!(of(None), 900);
+        let own = |taken_bytes, bytes_max| {
+            Some(Own {
+                taken_bytes,
+                bytes_max,
+            })
+        };
+        // 500 are the others'
+        assert_eq!(of(own(100, 250)), 750);
+        assert_eq!(of(own(100, 700)), 900);
+        assert_eq!(of(own(100, u64::MAX)), 900);
+        assert_eq!(of(own(700, 50)), 50);
     }
 
     #[test]
     fn what_the_kernel_says_is_read() {
-        let (resident, limit) = measured().unwrap();
-        assert!(resident > 1 << 20 && limit >= resident);
+        let room = Room::of_process().unwrap();
+        assert!(room.taken_bytes > 1 << 20 && room.limit_bytes >= room.taken_bytes);
+        assert!(room.allowed_bytes < room.limit_bytes);
         assert_eq!(kib_of("A: 1 kB\nVmRSS:\t 20 kB\n", "VmRSS:"), Some(20480));
         assert_eq!(kib_of("VmRSS: x kB", "VmRSS:"), None);
     }

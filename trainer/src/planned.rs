@@ -4,13 +4,15 @@
 
 use std::path::Path;
 
+use model::BaseModel;
 use model::lora::LoraAdapter;
 use serde_json::json;
 
 use crate::TrainerError;
 use crate::journal::replace;
-use crate::memory::{Demand, MemoryPlan, measured, plan_memory};
+use crate::memory::{Demand, MemoryPlan, plan_memory};
 use crate::services::Services;
+use crate::tensors::Place;
 use crate::train::{Examples, TrainConfig};
 
 /// The plan's name in the folder.
@@ -27,9 +29,6 @@ pub(crate) fn planned(
     examples: &Examples,
     config: &TrainConfig,
 ) -> Result<TrainConfig, TrainerError> {
-    if services.place.tensors().is_some() {
-        return Ok(services.place.recipe(config));
-    }
     let path = folder.join(FILE_NAME);
     let before = std::fs::read(&path)
         .ok()
@@ -37,17 +36,10 @@ pub(crate) fn planned(
     if let Some(plan) = before {
         return Ok(plan.apply(config));
     }
-    let Some((resident_bytes, limit_bytes)) = measured() else {
+    let (place, own_max) = (&services.place, services.config.device_bytes_max);
+    let Some(demand) = demand(place, &services.base, start, own_max) else {
         tracing::warn!("the system does not say how much memory there is");
-        return Ok(config.clone());
-    };
-    let modules = start.modules.values();
-    let demand = Demand {
-        model: &services.base.config,
-        parameters: modules.map(|module| module.a.len() + module.b.len()).sum(),
-        to_interleave_bytes: services.base.weights.bytes_to_pack() as u64,
-        resident_bytes,
-        limit_bytes,
+        return Ok(place.recipe(config));
     };
     let plan = plan_memory(&demand, examples, config)?;
     tracing::info!("memory: {}", plan.text());
@@ -56,4 +48,25 @@ pub(crate) fn planned(
     let json = serde_json::to_vec_pretty(&plan).unwrap_or_default();
     replace(&path, &json)?;
     Ok(plan.apply(config))
+}
+
+/// What a plan for training `start` is about, now. None where the system does not say
+/// how much memory there is.
+pub(crate) fn demand<'a>(
+    place: &Place,
+    base: &'a BaseModel,
+    start: &LoraAdapter,
+    device_bytes_max: Option<u64>,
+) -> Option<Demand<'a>> {
+    let to_interleave_bytes = match place.tensors() {
+        None => base.weights.bytes_to_pack() as u64,
+        Some(_) => 0,
+    };
+    Some(Demand {
+        model: &base.config,
+        parameters: start.parameter_count(),
+        to_interleave_bytes,
+        computed: place.computed(),
+        room: place.room(device_bytes_max)?,
+    })
 }

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::jobs::Tuning;
 use crate::journal::Journal;
 use crate::tensors::Place;
-use crate::{TrainerError, evaluate::Assessor};
+use crate::{FrozenModel, TrainerError, evaluate::Assessor};
 
 /// The environment's names of who this process is to Redis.
 const REDIS_USERNAME: &str = "FLYWHEEL_REDIS_USERNAME";
@@ -90,6 +90,17 @@ impl Services {
             journal: Arc::new(Journal::open(&data)?),
             clock: Arc::new(SystemClock),
             config: Arc::new(config),
+        })
+    }
+
+    /// The served base as training computes with it: behind serving, where both
+    /// use the CPUs.
+    pub(crate) fn frozen_model(&self, positions_max: usize) -> Result<FrozenModel, TrainerError> {
+        let base = &self.base;
+        let model = FrozenModel::on(&self.place, &base.weights, &base.config, positions_max)?;
+        Ok(match self.place.tensors() {
+            None => model.giving_way(self.config.give_way),
+            Some(_) => model,
         })
     }
 

@@ -25,7 +25,7 @@ use crate::stage_files::{FilesReport, StageRows};
 use crate::train::{
     Curve, EpochMetrics, Job, Observer, StepMetrics, Trained, parameter_report, train_with,
 };
-use crate::{FrozenModel, Parameters, TrainerError};
+use crate::{Parameters, TrainerError};
 
 /// A trained recipe.
 pub(crate) struct TrainedRecipe {
@@ -129,8 +129,7 @@ impl Work {
         let (base, config) = (&self.services.base, &self.stage.training);
         let rows = self.rows()?;
         let data = StageData::collect(base, &self.prepared, &self.stage, &rows)?;
-        let (place, positions_max) = (&self.services.place, config.sequence_tokens_max);
-        let model = FrozenModel::on(place, &base.weights, &base.config, positions_max)?;
+        let model = self.services.frozen_model(config.sequence_tokens_max)?;
         let parameters = parameter_report(&model, &Parameters::from_adapter(start)?);
         tracing::info!("{:?}: {parameters}", self.stage.kind);
         if let Some(drawn) = &data.drawn {

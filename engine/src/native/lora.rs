@@ -20,7 +20,10 @@ pub(super) struct DeviceAdapter {
 type Pairs = Vec<[Option<LowRankPair>; Projection::ALL.len()]>;
 
 enum Factors {
-    Cpu(Pairs),
+    Cpu {
+        pairs: Pairs,
+        bytes: u64,
+    },
     #[cfg(feature = "candle")]
     Candle(AdapterTensors),
 }
@@ -80,7 +83,10 @@ impl<'a> Layout<'a> {
         DeviceAdapter {
             digest,
             rank: self.rank,
-            factors: Factors::Cpu(self.pairs),
+            factors: Factors::Cpu {
+                bytes: self.arena.held_bytes() as u64,
+                pairs: self.pairs,
+            },
         }
     }
 }
@@ -126,12 +132,7 @@ impl DeviceAdapter {
     /// Bytes of memory.
     pub(super) fn byte_len(&self) -> u64 {
         match &self.factors {
-            Factors::Cpu(pairs) => {
-                let pairs = pairs.iter().flatten().flatten();
-                pairs
-                    .map(|pair| (pair.a.byte_len() + pair.b.byte_len()) as u64)
-                    .sum()
-            }
+            Factors::Cpu { bytes, .. } => *bytes,
             #[cfg(feature = "candle")]
             Factors::Candle(tensors) => tensors.byte_len(),
         }
@@ -140,7 +141,7 @@ impl DeviceAdapter {
     /// The factors of a module for our own kernels, if it is adapted.
     pub(super) fn pair(&self, layer: usize, projection: Projection) -> Option<&LowRankPair> {
         match &self.factors {
-            Factors::Cpu(pairs) => pairs[layer][projection as usize].as_ref(),
+            Factors::Cpu { pairs, .. } => pairs[layer][projection as usize].as_ref(),
             #[cfg(feature = "candle")]
             Factors::Candle(_) => None,
         }
@@ -150,7 +151,7 @@ impl DeviceAdapter {
     #[cfg(feature = "candle")]
     pub(super) fn tensors(&self) -> Option<&AdapterTensors> {
         match &self.factors {
-            Factors::Cpu(_) => None,
+            Factors::Cpu { .. } => None,
             Factors::Candle(tensors) => Some(tensors),
         }
     }

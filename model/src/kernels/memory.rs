@@ -58,12 +58,13 @@ pub(super) fn prefetch<T: Plain>(values: &[T]) {
 pub struct Arena {
     block: Arc<Block>,
     used: usize,
+    held: usize,
 }
 
 struct Block {
     start: NonNull<u8>,
     len: usize,
-    _memory: Memory,
+    memory: Memory,
 }
 
 /// What keeps a block's memory.
@@ -85,7 +86,7 @@ impl Block {
             Self {
                 start: NonNull::from(lines.as_mut_slice()).cast(),
                 len,
-                _memory: Memory::Heap { _lines: lines },
+                memory: Memory::Heap { _lines: lines },
             }
         })
     }
@@ -105,8 +106,16 @@ impl Block {
         Some(Self {
             start,
             len,
-            _memory: Memory::Mapped { _map: map },
+            memory: Memory::Mapped { _map: map },
         })
+    }
+
+    /// Bytes that the system may take for it: a large page is taken whole.
+    fn held_bytes(&self) -> usize {
+        match self.memory {
+            Memory::Mapped { .. } => self.len.next_multiple_of(LARGE_PAGE),
+            Memory::Heap { .. } => self.len.next_multiple_of(ALIGN),
+        }
     }
 }
 
@@ -114,10 +123,19 @@ impl Arena {
     /// Room for so many bytes. What does not fit gets memory of its own.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
+        let block = Block::new(bytes);
         Self {
-            block: Arc::new(Block::new(bytes)),
+            held: block.held_bytes(),
+            block: Arc::new(block),
             used: 0,
         }
+    }
+
+    /// Bytes of memory that it and its slices take: what was asked for, and what is
+    /// not used of the last large page.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held
     }
 
     /// Bytes of the arena that a slice takes.
@@ -133,7 +151,9 @@ impl Arena {
             self.used += bytes;
             (Arc::clone(&self.block), self.used - bytes)
         } else {
-            (Arc::new(Block::new(bytes)), 0)
+            let block = Block::new(bytes);
+            self.held += block.held_bytes();
+            (Arc::new(block), 0)
         };
         // SAFETY: within the block, whose start is aligned, at a multiple of it.
         let start = unsafe { block.start.add(at) }.cast();
@@ -185,6 +205,17 @@ impl<T: Plain> DerefMut for Slice<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_is_counted_in_the_pages_that_are_taken() {
+        assert_eq!(Arena::with_capacity(1000).held_bytes(), 1024);
+        let mut arena = Arena::with_capacity(LARGE_PAGE + 1);
+        assert_eq!(arena.held_bytes(), 2 * LARGE_PAGE);
+        let _within: Slice<Line> = arena.zeroed(LARGE_PAGE / ALIGN);
+        assert_eq!(arena.held_bytes(), 2 * LARGE_PAGE);
+        let _beyond: Slice<Line> = arena.zeroed(2);
+        assert_eq!(arena.held_bytes(), 2 * LARGE_PAGE + 2 * ALIGN);
+    }
 
     #[test]
     fn slices_are_zeros_of_their_own_and_outlive_the_arena() {

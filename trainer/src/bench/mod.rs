@@ -11,14 +11,18 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use engine::native::Device;
 use model::BaseModel;
 use model::lora::{LoraAdapter, LoraConfig};
 use serde::Serialize;
 
 use crate::checkpoints::CheckpointFile;
-use crate::memory::{Demand, MemoryPlan, measured, plan_memory};
+use crate::give_way::GiveWayConfig;
+use crate::memory::{Demand, MemoryPlan, Room, plan_memory};
 use crate::pack::{self, Sequence};
-use crate::priority::{NICE_MAX, behind_serving};
+use crate::planned::demand;
+use crate::priority::behind_serving;
+use crate::tensors::{Compute, Place};
 use crate::train::{
     EpochMetrics, Examples, Job, Observer, Recompute, StepMetrics, TrainConfig, train_with,
 };
@@ -46,6 +50,13 @@ pub struct BenchArgs {
     /// Steps, of which the first also computes the reference.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     steps: u16,
+    /// What computes: `cpu`, `cuda:0` where the feature `cuda` is built in, or for
+    /// comparison `candle`: the CPU by the same code as a GPU.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Products in bf16, on a GPU.
+    #[arg(long)]
+    bf16: bool,
     /// Threads that compute; 0 takes as many as there are CPUs.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -120,7 +131,7 @@ impl Times {
 /// When the model or the pairs cannot be read or used, or training fails.
 pub fn run(args: &BenchArgs) -> Result<BenchReport, TrainerError> {
     if args.behind_serving {
-        behind_serving(NICE_MAX);
+        behind_serving(None);
     }
     let base = BaseModel::open(&args.model)?;
     let examples = Examples {
@@ -160,8 +171,18 @@ fn measure(
     config.lora.rank = args.rank;
     let lora = LoraConfig::uniform(config.lora.rank, config.lora.alpha);
     let start = LoraAdapter::new_random(&base.config, &lora, config.seed)?;
-    let model = FrozenModel::new(&base.weights, &base.config, config.sequence_tokens_max)?;
-    let plan = planned(args, base, &start, examples, &config)?;
+    let compute = match args.bf16 {
+        true => Compute::Bf16,
+        false => Compute::F32,
+    };
+    let place = Place::open(args.device, compute)?;
+    let positions_max = config.sequence_tokens_max;
+    let model = FrozenModel::on(&place, &base.weights, &base.config, positions_max)?;
+    let model = match args.behind_serving {
+        true => model.giving_way(GiveWayConfig::default()),
+        false => model,
+    };
+    let plan = planned(args, &place, base, &start, examples, &config)?;
     let config = plan.apply(&config);
     let job = Job {
         model: &model,
@@ -199,19 +220,21 @@ fn measure(
 
 fn planned(
     args: &BenchArgs,
+    place: &Place,
     base: &BaseModel,
     start: &LoraAdapter,
     examples: &Examples,
     config: &TrainConfig,
 ) -> Result<MemoryPlan, TrainerError> {
-    let (resident_bytes, limit_bytes) = measured().unwrap_or((0, u64::MAX));
+    let demand = demand(place, base, start, None).ok_or_else(|| TrainerError::Config {
+        key: "memory_mib",
+        problem: "the system does not say how much memory there is".to_owned(),
+    })?;
     let asked = args.memory_mib.map_or(u64::MAX, |mib| mib << 20);
+    let limit_bytes = demand.room.limit_bytes.min(asked);
     let demand = Demand {
-        model: &base.config,
-        parameters: start.parameter_count(),
-        to_interleave_bytes: base.weights.bytes_to_pack() as u64,
-        resident_bytes,
-        limit_bytes: limit_bytes.min(asked),
+        room: Room::new(demand.room.taken_bytes, limit_bytes, None),
+        ..demand
     };
     plan_memory(&demand, examples, config)
 }

@@ -9,8 +9,8 @@ use trainer::bench::{self, BenchArgs};
 use trainer::data::{DataOptions, check_files};
 use trainer::prove::{ProveArgs, prove};
 use trainer::{
-    Config, Decision, ExportArgs, NICE_MAX, RunOutcome, Services, Stop, TrainerError, again,
-    behind_serving, export, judge, once, sidecar,
+    Config, Decision, ExportArgs, RunOutcome, Services, Stop, TrainerError, again, behind_serving,
+    export, judge, once, sidecar,
 };
 
 /// The exit status for a candidate that the gate refuses, or for refused rows.
@@ -192,7 +192,7 @@ fn start(command: Command) -> Result<ExitCode, TrainerError> {
         Command::Evaluate { common, adapter } => (common, Action::Evaluate(adapter)),
     };
     let config = common.config()?;
-    behind_serving(config.nice.unwrap_or(NICE_MAX));
+    behind_serving(config.nice);
     runtime()?.block_on(act(config, action))
 }
 

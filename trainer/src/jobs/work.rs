@@ -21,7 +21,7 @@ use crate::planned::planned;
 use crate::recipe::fresh_adapter;
 use crate::services::Services;
 use crate::train::{EpochMetrics, Job as Training, TrainConfig, Trained, train_with};
-use crate::{FrozenModel, TrainerError};
+use crate::TrainerError;
 
 /// What was trained, and how good its best epoch was on what is held out.
 struct Outcome {
@@ -177,8 +177,7 @@ async fn train(
     let (rows, config, stop) = (Arc::clone(rows), config.clone(), Arc::clone(stop));
     let (folder, services_there) = (folder.to_owned(), services.clone());
     let outcome = crate::compute(services.config.threads, move || {
-        let (place, positions_max) = (&services_there.place, config.sequence_tokens_max);
-        let model = FrozenModel::on(place, &base.weights, &base.config, positions_max)?;
+        let model = services_there.frozen_model(config.sequence_tokens_max)?;
         let config = planned(&services_there, &folder, &start, &rows.examples, &config)?;
         let training = Training {
             model: &model,

@@ -128,10 +128,7 @@ mod tests {
     use crate::ops::tensor;
 
     fn on() -> Tensors {
-        Tensors {
-            device: Device::Cpu,
-            dtype: DType::F32,
-        }
+        Tensors::new(Device::Cpu, DType::F32)
     }
 
     #[test]

@@ -5,6 +5,7 @@ use engine::native::Device as Named;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
+use crate::memory::{Computed, Own, Room};
 use crate::train::{Recompute, TrainConfig};
 
 /// What numbers enter products.
@@ -35,6 +36,9 @@ enum At {
 pub(crate) struct Tensors {
     pub(super) device: Device,
     pub(super) dtype: DType,
+    /// What was taken of the device's memory before training took any, where that
+    /// is known.
+    pub(super) taken_before: Option<u64>,
 }
 
 impl Place {
@@ -54,7 +58,7 @@ impl Place {
             Compute::F32 => DType::F32,
             Compute::Bf16 => DType::BF16,
         };
-        let tensors = |device, dtype| Ok(Self(At::Tensors(Tensors { device, dtype })));
+        let tensors = |device, dtype| Ok(Self(At::Tensors(Tensors::new(device, dtype))));
         match device {
             Named::Cpu if compute == Compute::F32 => Ok(Self::cpu()),
             Named::Cpu => Err(TrainerError::Config {
@@ -67,8 +71,36 @@ impl Place {
         }
     }
 
-    /// The recipe as it is trained here. Nobody plans a device's memory, so there
-    /// layers are computed again unless the recipe says that they are not.
+    /// What computes here.
+    pub(crate) fn computed(&self) -> Computed {
+        match self.tensors() {
+            None => Computed::Fused,
+            Some(on) => Computed::Tensors {
+                number_bytes: on.dtype.size_in_bytes() as u64,
+            },
+        }
+    }
+
+    /// The memory that training is in here, of which it may take `own_max` bytes
+    /// where others use it too. None where the system does not say.
+    pub(crate) fn room(&self, own_max: Option<u64>) -> Option<Room> {
+        let Some(on) = self.tensors() else {
+            return Room::of_process();
+        };
+        match memory(&on.device)? {
+            Memory::OfHost => Room::of_process(),
+            Memory::OfDevice { taken, all } => {
+                let own = own_max.map(|bytes_max| Own {
+                    taken_bytes: taken.saturating_sub(on.taken_before.unwrap_or(taken)),
+                    bytes_max,
+                });
+                Some(Room::new(taken, all, own))
+            }
+        }
+    }
+
+    /// The recipe as it is trained where nobody can plan the memory: on a device,
+    /// layers are computed again there unless the recipe says that they are not.
     pub(crate) fn recipe(&self, config: &TrainConfig) -> TrainConfig {
         let mut config = config.clone();
         if self.tensors().is_some() && config.recompute == Recompute::Auto {
@@ -86,7 +118,53 @@ impl Place {
     }
 }
 
+/// A memory that tensors are in.
+enum Memory {
+    /// The process's own.
+    OfHost,
+    /// A GPU's, of which others may have a part.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "no device of its own")
+    )]
+    OfDevice { taken: u64, all: u64 },
+}
+
+#[cfg(feature = "cuda")]
+fn memory(device: &Device) -> Option<Memory> {
+    let Ok(cuda) = device.as_cuda_device() else {
+        return Some(Memory::OfHost);
+    };
+    match cuda.cuda_stream().context().mem_get_info() {
+        Ok((free, all)) => Some(Memory::OfDevice {
+            taken: all.saturating_sub(free) as u64,
+            all: all as u64,
+        }),
+        Err(error) => {
+            tracing::warn!(%error, "the device does not say how much memory it has");
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn memory(device: &Device) -> Option<Memory> {
+    device.is_cpu().then_some(Memory::OfHost)
+}
+
 impl Tensors {
+    pub(super) fn new(device: Device, dtype: DType) -> Self {
+        let taken_before = match memory(&device) {
+            Some(Memory::OfDevice { taken, .. }) => Some(taken),
+            _ => None,
+        };
+        Self {
+            device,
+            dtype,
+            taken_before,
+        }
+    }
+
     /// The type of what enters products.
     #[cfg(test)]
     pub(crate) fn dtype(&self) -> DType {
@@ -126,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_plans_the_memory_layers_are_computed_again() {
+    fn where_nobody_can_plan_the_memory_layers_are_computed_again() {
         let config = TrainConfig::default();
         let recompute = |device| {
             let place = Place::open(device, Compute::F32).unwrap();
