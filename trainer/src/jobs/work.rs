@@ -14,6 +14,7 @@ use serde_json::json;
 use super::rows::{Rows, Sent, read};
 use super::telling::Teller;
 use super::{ACTOR, Ended, JOBS_FOLDER, Refused, tell};
+use crate::TrainerError;
 use crate::checkpoints::CheckpointFile;
 use crate::evaluate::{Evaluation, GateConfig, Subject, verdict};
 use crate::lease::HeldLease;
@@ -21,7 +22,6 @@ use crate::planned::planned;
 use crate::recipe::fresh_adapter;
 use crate::services::Services;
 use crate::train::{EpochMetrics, Job as Training, TrainConfig, Trained, train_with};
-use crate::TrainerError;
 
 /// What was trained, and how good its best epoch was on what is held out.
 struct Outcome {

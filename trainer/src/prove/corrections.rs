@@ -13,7 +13,7 @@ const RECIPE: &str = include_str!("../../evaluation/proofs/corrections.toml");
 const TRAINED: usize = 200;
 /// Right answers to general questions that are praised beside them: what must
 /// stay, as in other traffic.
-const PRAISED: usize = 60;
+const PRAISED: usize = 120;
 /// Points by which preference accuracy must rise.
 const POINTS_MIN: f64 = 10.0;
 

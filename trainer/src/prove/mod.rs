@@ -12,7 +12,7 @@ mod planted;
 mod thumbs;
 mod votes;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::native::{NativeEngine, NativeOptions};
@@ -119,11 +119,22 @@ async fn open(args: &ProveArgs, name: &str, recipe: &str) -> Result<Services, Tr
         let key = "scratch";
         return Err(TrainerError::Config { key, problem });
     }
+    share_answers(&args.scratch, &data).map_err(TrainerError::file(&data))?;
     let mut config = Config::parse(recipe)?;
     config.model = Some(args.model.clone());
     config.data = Some(data);
     config.eval.replay = Some(args.replay.clone());
     Services::open(config).await
+}
+
+/// Lets all proofs of a folder keep answers in one place: each is named by the base,
+/// the adapter and the prompts, and the base's to the same prompts are the same.
+fn share_answers(scratch: &Path, data: &Path) -> std::io::Result<()> {
+    let shared = scratch.join("answers");
+    std::fs::create_dir_all(&shared)?;
+    let journal = data.join("trainer");
+    std::fs::create_dir_all(&journal)?;
+    std::os::unix::fs::symlink(shared.canonicalize()?, journal.join("answers"))
 }
 
 /// One run on what was voted; its report.
