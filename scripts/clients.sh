@@ -70,7 +70,7 @@ done
 is_ready || { cat "$work/log" >&2; fail "the gateway is not ready"; }
 "$python/bin/python" tests/clients/openai_python.py "$url/v1" "$key" "$limited-python"
 node tests/clients/openai_node.mjs "$url/v1" "$key" "$limited-node" "$node"
-printf '[training]\nlearning_rate = 1e-4\nmicro_batch_pairs = 4\nmicro_batches = 1\n' >"$work/trainer.toml"
+printf 'nice = 0\n[give_way]\nseconds_max = 0.0\n[training]\nlearning_rate = 1e-4\nmicro_batch_pairs = 4\nmicro_batches = 1\n' >"$work/trainer.toml"
 env -u FLYWHEEL_STORE -u FLYWHEEL_ADAPTERS -u FLYWHEEL_TRAINER_CONFIG \
   "$trainer" run --config "$work/trainer.toml" --model "$MODEL" --data "$work/data" \
   --store embedded >"$work/trainer.log" 2>&1 &

@@ -46,8 +46,8 @@ pub struct Config {
     pub device_bytes_max: Option<u64>,
     /// Threads that compute on the CPU; 0 takes as many as there are CPUs.
     pub threads: usize,
-    /// Added to the process's niceness, so that serving comes first. Unless given
-    /// it is 19, the most there is, and threads run only where nobody else would.
+    /// Added to the process's niceness, so that serving comes first; 19, the
+    /// most there is, unless given.
     pub nice: Option<u8>,
     /// When training pauses for what others do on the same CPUs.
     pub give_way: GiveWayConfig,
@@ -281,6 +281,8 @@ mod tests {
             "compute = \"f16\"",
             "[training]\nepochs = 0",
             "[training]\nlearning_rate = -1.0",
+            "[training.adamw]\nweight_decay = -0.1",
+            "[training.adamw]\nbeta2 = 1.0",
             "[schedule]\ncron = \"every now and then\"",
             "[give_way]\ncpu_share = 2.0",
             "[trial]\naccuracy_min = 0.5",

@@ -23,7 +23,7 @@ use std::sync::{Arc, LazyLock};
 use model::BaseModel;
 use model::lora::LoraAdapter;
 
-use crate::{Config, FrozenModel, Sequence, Services};
+use crate::{Config, FrozenModel, GiveWayConfig, Sequence, Services};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(name)
@@ -87,6 +87,11 @@ async fn services_of(model: &str, data: &Path, config: &str) -> Services {
         model: Some(golden(model)),
         data: Some(data.to_owned()),
         threads: 2,
+        // tests are never in anybody's way
+        give_way: GiveWayConfig {
+            seconds_max: 0.0,
+            ..GiveWayConfig::default()
+        },
         ..Config::parse(config).unwrap()
     };
     Services::open(config).await.unwrap()

@@ -12,6 +12,8 @@ const EPOCHS_MAX: usize = 100;
 const RANK_MAX: usize = 256;
 const MICRO_BATCH_PAIRS_MAX: usize = 1024;
 const ROWS_MAX: usize = 16_384;
+/// The slowest decay of a moment: at 1 it would never move.
+const BETA_MAX: f64 = 0.999_999;
 
 /// A training recipe; its JSON is part of a version's lineage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -222,6 +224,11 @@ impl TrainConfig {
         };
         weight("training.lora.dropout", self.lora.dropout, 0.9)?;
         weight("training.warmup_ratio", self.warmup_ratio, 0.9)?;
+        let adamw = self.adamw;
+        weight("training.adamw.beta1", adamw.beta1, BETA_MAX)?;
+        weight("training.adamw.beta2", adamw.beta2, BETA_MAX)?;
+        positive("training.adamw.eps", adamw.eps)?;
+        weight("training.adamw.weight_decay", adamw.weight_decay, 1.0)?;
         let kto = self.kto;
         weight("training.kto.desirable_weight", kto.desirable_weight, 1e3)?;
         weight(
