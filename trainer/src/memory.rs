@@ -77,6 +77,7 @@ pub struct MemoryPlan {
     /// What there is.
     pub limit_bytes: u64,
     /// What may be filled of it.
+    #[serde(default)]
     pub allowed_bytes: u64,
     /// The peak's parts.
     pub terms: Vec<Term>,
