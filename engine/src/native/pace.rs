@@ -14,7 +14,7 @@ use std::time::Duration;
 const SHARE: f64 = 0.5;
 /// The fewest prompt tokens of a step, so that every prompt gets on: what a step
 /// costs before its first prompt token is not worth fewer.
-const TOKENS_MIN: usize = 8;
+const TOKENS_MIN: usize = 4;
 /// How much a new measurement counts.
 const WEIGHT: f64 = 0.2;
 /// A measurement above so many times what is known counts as that: the machine
