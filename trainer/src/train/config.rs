@@ -228,7 +228,7 @@ impl TrainConfig {
         weight("training.adamw.beta1", adamw.beta1, BETA_MAX)?;
         weight("training.adamw.beta2", adamw.beta2, BETA_MAX)?;
         positive("training.adamw.eps", adamw.eps)?;
-        weight("training.adamw.weight_decay", adamw.weight_decay, 1.0)?;
+        weight("training.adamw.weight_decay", adamw.weight_decay, 1e3)?;
         let kto = self.kto;
         weight("training.kto.desirable_weight", kto.desirable_weight, 1e3)?;
         weight(
