@@ -238,8 +238,8 @@ impl Largest {
 }
 
 impl Room {
-    /// Of a memory where `taken_bytes` are taken, and training may have `own_max`
-    /// bytes at most beside what others have.
+    /// Of a memory where `taken_bytes` are taken. Where training has a share of its own,
+    /// it may fill that beside what others have.
     pub(crate) fn new(taken_bytes: u64, limit_bytes: u64, own: Option<Own>) -> Self {
         let share = limit_bytes / 100 * SHARE_MAX_PERCENT;
         let allowed = own.map_or(share, |own| {
