@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::TrainerError;
 use crate::journal::replace;
-use crate::memory::{Demand, MemoryPlan, plan_memory};
+use crate::memory::{Demand, MemoryPlan, Room, plan_memory};
 use crate::services::Services;
 use crate::tensors::Place;
 use crate::train::{Examples, TrainConfig};
@@ -37,10 +37,11 @@ pub(crate) fn planned(
         return Ok(plan.apply(config));
     }
     let (place, own_max) = (&services.place, services.config.device_bytes_max);
-    let Some(demand) = demand(place, &services.base, start, own_max) else {
+    let Some(room) = place.room(own_max) else {
         tracing::warn!("the system does not say how much memory there is");
         return Ok(place.recipe(config));
     };
+    let demand = demand(place, &services.base, start, room);
     let plan = plan_memory(&demand, examples, config)?;
     tracing::info!("memory: {}", plan.text());
     let now = services.clock.now();
@@ -50,23 +51,22 @@ pub(crate) fn planned(
     Ok(plan.apply(config))
 }
 
-/// What a plan for training `start` is about, now. None where the system does not say
-/// how much memory there is.
+/// What a plan for training `start` in a memory is about, now.
 pub(crate) fn demand<'a>(
     place: &Place,
     base: &'a BaseModel,
     start: &LoraAdapter,
-    device_bytes_max: Option<u64>,
-) -> Option<Demand<'a>> {
+    room: Room,
+) -> Demand<'a> {
     let to_interleave_bytes = match place.tensors() {
         None => base.weights.bytes_to_pack() as u64,
         Some(_) => 0,
     };
-    Some(Demand {
+    Demand {
         model: &base.config,
         parameters: start.parameter_count(),
         to_interleave_bytes,
         computed: place.computed(),
-        room: place.room(device_bytes_max)?,
-    })
+        room,
+    }
 }

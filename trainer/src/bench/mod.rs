@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::checkpoints::CheckpointFile;
 use crate::give_way::GiveWayConfig;
-use crate::memory::{Demand, MemoryPlan, Room, plan_memory};
+use crate::memory::{MemoryPlan, Room, plan_memory};
 use crate::pack::{self, Sequence};
 use crate::planned::demand;
 use crate::priority::behind_serving;
@@ -226,16 +226,10 @@ fn planned(
     examples: &Examples,
     config: &TrainConfig,
 ) -> Result<MemoryPlan, TrainerError> {
-    let demand = demand(place, base, start, None).ok_or_else(|| TrainerError::Config {
-        key: "memory_mib",
-        problem: "the system does not say how much memory there is".to_owned(),
-    })?;
+    let room = place.room(None).unwrap_or(Room::new(0, u64::MAX, None));
     let asked = args.memory_mib.map_or(u64::MAX, |mib| mib << 20);
-    let limit_bytes = demand.room.limit_bytes.min(asked);
-    let demand = Demand {
-        room: Room::new(demand.room.taken_bytes, limit_bytes, None),
-        ..demand
-    };
+    let room = Room::new(room.taken_bytes, room.limit_bytes.min(asked), None);
+    let demand = demand(place, base, start, room);
     plan_memory(&demand, examples, config)
 }
 
