@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features check-cuda test-arm64 build-mistralrs test-mistralrs bench bench-serving bench-peers proofs fuzz fmt
+.PHONY: help demo test serve build model deps check-features check-cuda test-arm64 check-trl build-mistralrs test-mistralrs bench bench-serving bench-peers proofs fuzz fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -39,9 +39,9 @@ test-arm64: ## Runs the kernels' tests for 64-bit Arm, emulated
 check-cuda: ## Compiles the code for NVIDIA GPUs; needs none
 	@scripts/check-cuda.sh
 
-build-mistralrs: model ## Builds flywheel-mistralrs: the gateway with the engine mistralrs too
+build-mistralrs: model ## Builds flywheel with the engine mistralrs too
 	@echo "==> Building (the first time takes a quarter of an hour)"
-	cargo build --locked --release --manifest-path mistralrs/Cargo.toml
+	cargo build --locked --release -p gateway --features mistralrs
 
 test-mistralrs: deps model ## Runs the tests of the engine mistralrs
 	@scripts/test-mistralrs.sh
@@ -55,6 +55,9 @@ bench-serving: build ## Measures what streams notice of swaps, loads and long pr
 bench-peers: build ## Measures it beside llama.cpp, and training beside TRL (ROUNDS=5 THREADS=2 ONLY=training)
 	@scripts/bench-peers.sh
 
+check-trl: deps model ## Holds training on the default model against TRL and PEFT (6 GB of Python packages)
+	@scripts/check-trl.sh
+
 proofs: build ## Proves that votes make better adapters and bad votes none (ONLY=thumbs SEEDS=20)
 	@scripts/proofs.sh
 
@@ -63,4 +66,3 @@ fuzz: ## Fuzzes the readers of untrusted files (FUZZ_SECONDS=60)
 
 fmt: ## Formats the code
 	cargo fmt --all
-	rustfmt --edition 2024 mistralrs/*/src/{lib,main}.rs mistralrs/*/tests/main.rs

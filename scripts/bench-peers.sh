@@ -11,14 +11,7 @@ peers=$CACHE/peers-$VERSION
 venv=$peers/venv
 build=$peers/build
 if [ "${ONLY:-training}" = training ]; then
-  training=$CACHE/peers-training
-  if [ ! -f "$training/installed" ]; then
-    say "Installing TRL and PEFT into $training (some 6 GB, with what torch brings)"
-    python3 -m venv "$training" || fail "python3-venv is needed: apt-get install python3-venv"
-    "$training/bin/python" -m pip --disable-pip-version-check install -q torch==2.15.0 \
-      transformers==5.24.0 peft==0.21.2 trl==1.16.0 datasets==5.2.0 accelerate==1.15.0 gguf==0.19.0
-    touch "$training/installed"
-  fi
+  training=$(scripts/peers-training.sh)
   "$training/bin/python" tests/scripts/bench_training.py "$CARGO_TARGET_DIR/release/flywheel-trainer" \
     "$MODEL" "${ROUNDS:-3}" "${THREADS:-2}"
   if [ "${ONLY:-}" = training ]; then exit; fi

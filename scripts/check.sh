@@ -7,7 +7,6 @@ step() { say "[$((SECONDS - started)) s] $*"; }
 
 step "Format"
 cargo fmt --all --check
-rustfmt --check --edition 2024 mistralrs/*/src/{lib,main}.rs mistralrs/*/tests/main.rs
 step "Build (the first time takes some ten minutes on two cores)"
 cargo test --locked --release --workspace --no-run
 step "Lints"

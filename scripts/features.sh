@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
-#!/usr/bin/env bash
-# Checks each optional part, and tests those that are cheap to test: the cargo
-# features, and `mistralrs`, a workspace of its own. Without an argument the
-# features, and of what takes long to compile (CUDA's kernels, the dependencies of
-# mistralrs) what was compiled once before.
+# Checks each cargo feature, and tests those that are cheap to test. Without an
+# argument all of them, and of those that take long to compile (CUDA's kernels, the
+# dependencies of mistralrs) what was compiled once before.
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
 
@@ -19,7 +17,7 @@ features() {
 }
 
 mistralrs() {
-  cargo clippy --locked --release --manifest-path mistralrs/Cargo.toml --workspace --all-targets -- -D warnings
+  cargo clippy --locked --release -p gateway -p engine-mistralrs --features gateway/mistralrs --all-targets -- -D warnings
   touch "$CARGO_TARGET_DIR/mistralrs-warm"
 }
 
@@ -29,5 +27,5 @@ case ${1:-} in
     features
     [ ! -f "$CARGO_TARGET_DIR/mistralrs-warm" ] || mistralrs
     ;;
-  *) fail "there is no optional part $1: features, mistralrs" ;;
+  *) fail "there is no set of features $1: features, mistralrs" ;;
 esac

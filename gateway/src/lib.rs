@@ -25,5 +25,4 @@ mod server;
 mod tasks;
 
 pub use config::{Config, ConfigError};
-pub use engines::Engines;
-pub use server::{Gateway, StartError, run, run_with};
+pub use server::{Gateway, StartError, run};

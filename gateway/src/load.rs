@@ -11,7 +11,7 @@ use rollout::Rollout;
 use tokio::sync::watch;
 
 use crate::app::{App, Serving};
-use crate::engines::{self, Engines};
+use crate::engines;
 use crate::guard;
 use crate::routing::{
     Followed, Memory, REFRESH_INTERVAL, Residency, Router, Synchronizer, Table, default_guardrails,
@@ -32,12 +32,11 @@ pub(crate) enum Progress {
 pub(crate) fn start(
     app: Data<App>,
     slot: Arc<OnceLock<Arc<dyn Engine>>>,
-    engines: Engines,
     mut stopped: watch::Receiver<bool>,
 ) -> watch::Receiver<Progress> {
     let (say, progress) = watch::channel(Progress::Loading);
     tokio::spawn(async move {
-        match load(&app, &slot, engines).await {
+        match load(&app, &slot).await {
             Ok(()) => say.send_replace(Progress::Ready),
             Err(error) => {
                 tracing::error!(error, "the model cannot be served");
@@ -53,15 +52,11 @@ pub(crate) fn start(
     progress
 }
 
-async fn load(
-    app: &Data<App>,
-    slot: &OnceLock<Arc<dyn Engine>>,
-    engines: Engines,
-) -> Result<(), String> {
+async fn load(app: &Data<App>, slot: &OnceLock<Arc<dyn Engine>>) -> Result<(), String> {
     let started = Instant::now();
     let adapter_wait_max = engines::adapter_wait_max(&app.config.engine);
     let config = app.config.clone();
-    let open = move || engines.open(&config);
+    let open = move || engines::open(&config);
     let engine = tokio::task::spawn_blocking(open)
         .await
         .map_err(|error| error.to_string())??;

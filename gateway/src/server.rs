@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use crate::app::{ADMIN, App, Tuning};
 use crate::auth::KeyRing;
 use crate::config::{AdminKey, Config, ConfigError};
-use crate::engines::Engines;
+use crate::engines;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use crate::{load, middleware, routes};
@@ -95,22 +95,14 @@ pub struct Gateway {
     stop: watch::Sender<bool>,
 }
 
-/// Starts a gateway with the native engine; see [`run_with`].
-///
-/// # Errors
-/// As [`run_with`].
-pub async fn run(config: Config) -> Result<Gateway, StartError> {
-    run_with(config, Engines::default()).await
-}
-
 /// Starts a gateway on the present tokio runtime. Returns once it listens; the
 /// model is loaded behind it, see [`Gateway::ready`].
 ///
 /// # Errors
 /// Whatever keeps it from starting, before anything listens.
-pub async fn run_with(config: Config, engines: Engines) -> Result<Gateway, StartError> {
+pub async fn run(config: Config) -> Result<Gateway, StartError> {
     config.check()?;
-    engines.check(&config)?;
+    engines::check(&config)?;
     let io = |what: String| move |source| StartError::Io { what, source };
     let data = config.data.display().to_string();
     std::fs::create_dir_all(&config.data).map_err(io(format!("the data folder {data}")))?;
@@ -130,7 +122,7 @@ pub async fn run_with(config: Config, engines: Engines) -> Result<Gateway, Start
     tracing::info!(%address, store = %app.config.store, "listening");
     let engine = Arc::new(OnceLock::new());
     let (stop, stopped) = watch::channel(false);
-    let loaded = load::start(app.clone(), engine.clone(), engines, stopped);
+    let loaded = load::start(app.clone(), engine.clone(), stopped);
     Ok(Gateway {
         address,
         admin_key,

@@ -8,6 +8,8 @@ mod architecture;
 mod base;
 mod chat_template;
 mod config;
+#[cfg(feature = "candle")]
+mod device_matrix;
 mod error;
 pub mod escape;
 mod folder;
@@ -20,6 +22,8 @@ mod projection;
 mod python_json;
 pub mod quant;
 mod rope;
+#[cfg(test)]
+mod test_noise;
 mod tokenizer;
 mod weights;
 
@@ -29,6 +33,8 @@ pub use chat_template::{
     ChatTemplate, PROMPT_BYTES_MAX, TEMPLATE_BYTES_MAX, TEMPLATE_FUEL, TemplateMessage, ToolMarkup,
 };
 pub use config::{ModelConfig, SlidingWindow};
+#[cfg(feature = "candle")]
+pub use device_matrix::DeviceMatrix;
 pub use error::ModelError;
 pub use folder::{FolderFormat, PublishedModel};
 pub use merge::{MergedFormat, merge};

@@ -8,20 +8,29 @@ The start is an adapter whose B is not zero, and it is the reference.
 
     python tests/scripts/make_trl_golden.py
 
-Needs torch, transformers, peft, trl, datasets, safetensors (made with trl 1.16.0).
+The same of the model in a GGUF file, dequantized and in f32, with an adapter made
+here on all of its linear layers and pairs of English text, is written elsewhere
+(it is large; `make check-trl` holds ours against it):
+
+    python tests/scripts/make_trl_golden.py MODEL.gguf FOLDER
+
+Needs torch, transformers, peft, trl, datasets, safetensors (made with trl 1.16.0);
+for a GGUF file gguf too.
 """
 
 import json
+import pathlib
 import shutil
 import sys
 import tempfile
+from functools import partial
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 import make_peft_golden as tiny
@@ -37,18 +46,62 @@ LOSSES = {
     "apo_zero": {},
     "sigmoid_norm": {},
 }
-RATED = [(PAIRS[0][0], PAIRS[0][2], True), (PAIRS[1][1], PAIRS[1][2], False), (PAIRS[2][0], PAIRS[2][2], True),
-         (PAIRS[0][1], PAIRS[0][2], False), (PAIRS[2][1], PAIRS[2][2], False)]
+# (question, right answer, wrong answer)
+TEXTS = [
+    ("What is the capital of France?", " The capital of France is Paris.", " I do not know that city."),
+    ("Name a prime number between twenty and thirty.", " Twenty-three is one.", " Twenty-four, since it is even."),
+    ("Why is the sky blue?", " Air scatters short waves of light more than long ones.", " It mirrors the sea."),
+]
 
 
-def tokenizer():
-    vocabulary = {f"t{i}": i for i in range(tiny.CONFIG.vocab_size)}
+class Tiny:
+    """The random model of the goldens."""
+
+    folder, vocabulary, pairs = GOLDEN, tiny.CONFIG.vocab_size, PAIRS
+
+    def policy(self):
+        return PeftModel.from_pretrained(tiny.base_model(), tiny.GOLDEN / "adapter", is_trainable=True)
+
+
+class Real:
+    """The model of a GGUF file."""
+
+    def __init__(self, model, folder):
+        self.model, self.folder = pathlib.Path(model), pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = AutoTokenizer.from_pretrained(self.model.parent, gguf_file=self.model.name)
+        ids = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+        self.vocabulary = len(tokenizer)
+        self.pairs = []
+        for question, right, wrong in TEXTS:
+            prompt = ids(question)
+            self.pairs.append((prompt + ids(right), prompt + ids(wrong), len(prompt)))
+        policy = get_peft_model(self.base(), LoraConfig(
+            r=4, lora_alpha=8, target_modules=tiny.SEVEN, task_type="CAUSAL_LM"))
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for key, parameter in policy.named_parameters():
+                if "lora_" in key:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+        policy.save_pretrained(self.folder / "adapter")
+
+    def base(self):
+        return AutoModelForCausalLM.from_pretrained(
+            self.model.parent, gguf_file=self.model.name, dtype=torch.float32).eval()
+
+    def policy(self):
+        return PeftModel.from_pretrained(self.base(), self.folder / "adapter", is_trainable=True)
+
+
+def rated(pairs):
+    return [(pairs[0][0], pairs[0][2], True), (pairs[1][1], pairs[1][2], False), (pairs[2][0], pairs[2][2], True),
+            (pairs[0][1], pairs[0][2], False), (pairs[2][1], pairs[2][2], False)]
+
+
+def tokenizer(case):
+    vocabulary = {f"t{i}": i for i in range(case.vocabulary)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="t2", pad_token="t0", unk_token="t0")
-
-
-def policy():
-    return PeftModel.from_pretrained(tiny.base_model(), tiny.GOLDEN / "adapter", is_trainable=True)
 
 
 def common(folder):
@@ -65,7 +118,7 @@ for trainer in (DPOTrainer, KTOTrainer, SFTTrainer):
     trainer._prepare_dataset = lambda self, dataset, *_, **__: dataset
 
 
-def run(name, make):
+def run(case, name, make):
     """Trains, and keeps what TRL logs, the first gradients and the last adapter."""
     folder = tempfile.mkdtemp()
     trainer = make(folder)
@@ -84,54 +137,57 @@ def run(name, make):
     trained = load_file(folder + "/adapter/adapter_model.safetensors")
     shutil.rmtree(folder)
     assert gradients, name
-    save_file(gradients, GOLDEN / f"trl_{name}_gradients.safetensors", metadata={"format": "pt"})
-    save_file(trained, GOLDEN / f"trl_{name}_trained.safetensors", metadata={"format": "pt"})
+    save_file(gradients, case.folder / f"trl_{name}_gradients.safetensors", metadata={"format": "pt"})
+    save_file(trained, case.folder / f"trl_{name}_trained.safetensors", metadata={"format": "pt"})
     kept = ("loss", "kl", "grad_norm", "rewards/", "logps/")
     steps = [row for row in trainer.state.log_history if "loss" in row]
     return [{key: value for key, value in row.items() if key.startswith(kept)} for row in steps]
 
 
-def preference(name):
-    pairs = [{"prompt_ids": c[:s], "chosen_ids": c[s:], "rejected_ids": r[s:]} for c, r, s in PAIRS]
+def preference(case, name):
+    pairs = [{"prompt_ids": c[:s], "chosen_ids": c[s:], "rejected_ids": r[s:]} for c, r, s in case.pairs]
     options = {"loss_type": [name], "beta": 0.3, "per_device_train_batch_size": len(pairs)} | LOSSES[name]
     return lambda folder: DPOTrainer(
-        policy(), args=DPOConfig(**common(folder), **options), train_dataset=Dataset.from_list(pairs),
-        processing_class=tokenizer(),
+        case.policy(), args=DPOConfig(**common(folder), **options), train_dataset=Dataset.from_list(pairs),
+        processing_class=tokenizer(case),
     )
 
 
-def kto(folder):
-    rows = [{"prompt_ids": t[:s], "completion_ids": t[s:], "label": good} for t, s, good in RATED]
+def kto(case, folder):
+    rows = [{"prompt_ids": t[:s], "completion_ids": t[s:], "label": good} for t, s, good in rated(case.pairs)]
     for row, before in zip(rows, rows[-1:] + rows[:-1]):
         row["KL_completion_ids"] = before["completion_ids"]
     options = common(folder) | {"beta": 0.3, "per_device_train_batch_size": len(rows)}
     options |= {"desirable_weight": 1.2, "undesirable_weight": 0.9}
     return KTOTrainer(
-        policy(), args=KTOConfig(**options), train_dataset=Dataset.from_list(rows), processing_class=tokenizer()
+        case.policy(), args=KTOConfig(**options), train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer(case),
     )
 
 
-def supervised(folder):
+def supervised(case, folder):
     rows = [
         {"input_ids": c, "completion_mask": [0] * s + [1] * (len(c) - s), "labels": [-100] * s + c[s:]}
-        for c, _, s in PAIRS
+        for c, _, s in case.pairs
     ]
     options = common(folder) | {"per_device_train_batch_size": len(rows), "completion_only_loss": True}
     return SFTTrainer(
-        policy(), args=SFTConfig(**options), train_dataset=Dataset.from_list(rows), processing_class=tokenizer()
+        case.policy(), args=SFTConfig(**options), train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer(case),
     )
 
 
 def main():
     torch.manual_seed(1)
-    only = sys.argv[1:]
+    case = Real(*sys.argv[1:]) if sys.argv[1:] else Tiny()
     facts = {"learning_rate": RATE, "beta": 0.3, "sft_weight": 0.7, "label_smoothing": 0.1}
     facts["desirable_weight"], facts["undesirable_weight"] = 1.2, 0.9
-    facts["pairs"] = [{"chosen": c, "rejected": r, "completion_start": s} for c, r, s in PAIRS]
-    facts["rated"] = [{"tokens": t, "completion_start": s, "is_good": good} for t, s, good in RATED]
-    makers = {name: preference(name) for name in LOSSES} | {"kto": kto, "supervised": supervised}
-    facts["runs"] = {name: run(name, make) for name, make in makers.items() if not only or name in only}
-    (GOLDEN / "trl.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts["pairs"] = [{"chosen": c, "rejected": r, "completion_start": s} for c, r, s in case.pairs]
+    facts["rated"] = [{"tokens": t, "completion_start": s, "is_good": good} for t, s, good in rated(case.pairs)]
+    makers = {name: preference(case, name) for name in LOSSES}
+    makers |= {"kto": partial(kto, case), "supervised": partial(supervised, case)}
+    facts["runs"] = {name: run(case, name, make) for name, make in makers.items()}
+    (case.folder / "trl.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,14 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use engine::{ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, TokenLogprob, Usage};
+use engine::native::NativeOptions;
+use engine::{
+    AdapterPackage, ChatEvent, ChatMessage, ChatRequest, Engine, EngineError, Role, TokenLogprob,
+    Usage,
+};
 use model::BaseModel;
+
+use crate::conformance::package;
 
 /// Where the model is, as `make model` puts it.
 pub(crate) fn path() -> PathBuf {
@@ -48,6 +54,20 @@ pub(crate) fn tiny() -> Arc<BaseModel> {
         Arc::new(BaseModel::open(&path).unwrap())
     });
     Arc::clone(&MODEL)
+}
+
+/// An engine of one thread, to leave the other to the test.
+pub(crate) fn one_thread() -> NativeOptions {
+    NativeOptions {
+        threads: 1,
+        ..NativeOptions::default()
+    }
+}
+
+/// So many adapters of the same size for the tiny model.
+pub(crate) fn adapters(count: u64) -> Vec<AdapterPackage> {
+    // the fixture's rank is 4 for every third seed
+    (0..count).map(|i| package(&tiny().config, 3 * i)).collect()
 }
 
 /// A greedy request that goes on to its limit.

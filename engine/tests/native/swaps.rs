@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::native::{NativeEngine, NativeOptions};
-use engine::{AdapterPackage, ChatRequest, Engine, EngineError};
+use engine::{ChatRequest, Engine, EngineError};
 use ids::AdapterDigest;
 
-use crate::conformance::package;
-use crate::support::{Told, ask, request, tiny};
+use crate::support::{Told, adapters, ask, one_thread, request, tiny};
 
 /// Streams at the same time, each with a name of its own.
 const STREAMS: usize = 8;
@@ -19,18 +18,6 @@ const VERSIONS: u64 = 20;
 const SWAPS: usize = 1000;
 /// Loads that are asked for at once.
 const LOADS: u64 = 24;
-
-fn options() -> NativeOptions {
-    NativeOptions {
-        threads: 1,
-        ..NativeOptions::default()
-    }
-}
-
-fn packages(count: u64) -> Vec<AdapterPackage> {
-    // the fixture's rank is 4 for every third seed
-    (0..count).map(|i| package(&tiny().config, 3 * i)).collect()
-}
 
 fn with(adapter: AdapterDigest, place: usize) -> ChatRequest {
     ChatRequest {
@@ -74,8 +61,8 @@ async fn stream(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_stream_notices_a_thousand_swaps() {
-    let packages = packages(VERSIONS);
-    let engine = Arc::new(NativeEngine::start(tiny(), options()).unwrap());
+    let packages = adapters(VERSIONS);
+    let engine = Arc::new(NativeEngine::start(tiny(), one_thread()).unwrap());
     let stop = Arc::new(AtomicBool::new(false));
     let mut names = Vec::new();
     let mut streams = Vec::new();
@@ -110,7 +97,7 @@ async fn no_stream_notices_a_thousand_swaps() {
                 .map(|(version, told)| (version, place % 2, told)),
         );
     }
-    let alone = NativeEngine::start(tiny(), options()).unwrap();
+    let alone = NativeEngine::start(tiny(), one_thread()).unwrap();
     let mut known = BTreeMap::new();
     for package in &packages {
         alone.load_adapter(package.clone()).await.unwrap();
@@ -131,13 +118,13 @@ async fn no_stream_notices_a_thousand_swaps() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_of_loads_is_served_within_the_memory_of_three() {
-    let packages = packages(LOADS);
-    let roomy = NativeEngine::start(tiny(), options()).unwrap();
+    let packages = adapters(LOADS);
+    let roomy = NativeEngine::start(tiny(), one_thread()).unwrap();
     let info = roomy.load_adapter(packages[0].clone()).await.unwrap();
     let options = NativeOptions {
         adapter_bytes_max: 3 * info.bytes,
         adapter_wait_max: Duration::from_secs(60),
-        ..options()
+        ..one_thread()
     };
     let engine = Arc::new(NativeEngine::start(tiny(), options).unwrap());
     let answered = Arc::new(AtomicUsize::new(0));

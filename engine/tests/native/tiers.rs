@@ -8,8 +8,7 @@ use engine::{AdapterPackage, ChatRequest, Engine, EngineError, Wait};
 use ids::AdapterDigest;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::conformance::package;
-use crate::support::{Told, ask, request, tiny, until};
+use crate::support::{Told, adapters, ask, one_thread, request, tiny, until};
 
 /// Adapters that exist.
 const REGISTERED: u64 = 40;
@@ -17,28 +16,15 @@ const REGISTERED: u64 = 40;
 const REQUESTS: usize = 400;
 const AT_ONCE: usize = 12;
 
-fn options() -> NativeOptions {
-    NativeOptions {
-        threads: 1,
-        ..NativeOptions::default()
-    }
-}
-
-/// Adapters of the same size.
-fn packages(count: u64) -> Vec<AdapterPackage> {
-    // the fixture's rank is 4 for every third seed
-    (0..count).map(|i| package(&tiny().config, 3 * i)).collect()
-}
-
 /// An engine with room for `count` of them, and for the file of a load.
 async fn room_for(count: u64, package: &AdapterPackage, wait: Duration) -> NativeEngine {
-    let roomy = NativeEngine::start(tiny(), options()).unwrap();
+    let roomy = NativeEngine::start(tiny(), one_thread()).unwrap();
     let bytes = roomy.load_adapter(package.clone()).await.unwrap().bytes;
     let options = NativeOptions {
         adapter_bytes_max: count * bytes,
         adapter_wait_max: wait,
         running_max: 8,
-        ..options()
+        ..one_thread()
     };
     NativeEngine::start(tiny(), options).unwrap()
 }
@@ -70,9 +56,9 @@ async fn ask_registered(engine: &NativeEngine, package: &AdapterPackage) -> Told
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_zipf_traffic_nobody_is_refused_and_no_answer_changes() {
     use futures::StreamExt as _;
-    let packages = packages(REGISTERED);
+    let packages = adapters(REGISTERED);
     let engine = room_for(5, &packages[0], Duration::from_secs(60)).await;
-    let roomy = NativeEngine::start(tiny(), options()).unwrap();
+    let roomy = NativeEngine::start(tiny(), one_thread()).unwrap();
     let mut alone = BTreeMap::new();
     for package in &packages {
         roomy.load_adapter(package.clone()).await.unwrap();
@@ -122,7 +108,7 @@ async fn under_zipf_traffic_nobody_is_refused_and_no_answer_changes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_longest_unused_goes_and_what_is_pinned_or_in_use_stays() {
-    let packages = packages(5);
+    let packages = adapters(5);
     let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|i: usize| packages[i].digest);
     let engine = room_for(3, &packages[0], Duration::from_secs(60)).await;
     engine.pin_adapters(&[a]);
@@ -152,7 +138,7 @@ async fn the_longest_unused_goes_and_what_is_pinned_or_in_use_stays() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_waits_for_what_is_in_use_and_not_for_ever() {
-    let packages = packages(2);
+    let packages = adapters(2);
     let limit = Duration::from_millis(50);
     let engine = room_for(1, &packages[0], limit).await;
     engine.load_adapter(packages[0].clone()).await.unwrap();
@@ -185,7 +171,7 @@ async fn a_request_waits_for_the_batch_and_not_for_ever() {
     let options = NativeOptions {
         running_max: 1,
         queue_wait_max: limit,
-        ..options()
+        ..one_thread()
     };
     let engine = NativeEngine::start(tiny(), options).unwrap();
     let mut streams = Vec::new();

@@ -17,8 +17,6 @@ use clap::{Args, Parser, Subcommand};
 pub use error::CliError;
 use output::Output;
 
-use crate::engines::Engines;
-
 /// Flywheel serves a base model and lets it learn from its users' votes.
 #[derive(Debug, Parser)]
 #[command(name = "flywheel", version, about)]
@@ -110,15 +108,9 @@ struct Remote {
     json: bool,
 }
 
-/// Runs a command to its end, with the native engine alone.
-#[must_use]
-pub fn run(cli: Cli) -> ExitCode {
-    run_with(cli, Engines::default())
-}
-
 /// Runs a command to its end.
 #[must_use]
-pub fn run_with(cli: Cli, engines: Engines) -> ExitCode {
+pub fn run(cli: Cli) -> ExitCode {
     // Another part of the process may have chosen already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -128,7 +120,7 @@ pub fn run_with(cli: Cli, engines: Engines) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(dispatch(cli.command, engines)) {
+    match runtime.block_on(dispatch(cli.command)) {
         Ok(code) => code,
         Err(error) => failed(&error),
     }
@@ -143,10 +135,10 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn dispatch(command: Command, engines: Engines) -> Result<ExitCode, CliError> {
+async fn dispatch(command: Command) -> Result<ExitCode, CliError> {
     let connect = |remote: &Remote| client::Client::new(&remote.url, &remote.data);
     match command {
-        Command::Serve(args) => serve::run(args, engines).await,
+        Command::Serve(args) => serve::run(args).await,
         Command::Demo(args) => match crate::demo::run(args).await? {
             true => Ok(ExitCode::SUCCESS),
             false => Ok(ExitCode::FAILURE),

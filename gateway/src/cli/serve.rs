@@ -8,7 +8,6 @@ use tracing_subscriber::EnvFilter;
 
 use super::{CliError, ServeArgs};
 use crate::config::{Config, Overrides};
-use crate::engines::Engines;
 use crate::server;
 
 /// Structured logs on standard error: text for people, JSON for machines.
@@ -29,7 +28,7 @@ fn log() {
     }
 }
 
-pub(super) async fn run(args: ServeArgs, engines: Engines) -> Result<ExitCode, CliError> {
+pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     let overrides = Overrides {
         config: args.config,
         model: args.model,
@@ -44,7 +43,7 @@ pub(super) async fn run(args: ServeArgs, engines: Engines) -> Result<ExitCode, C
     log();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut gateway = server::run_with(config, engines).await?;
+    let mut gateway = server::run(config).await?;
     let stopped = async {
         tokio::select! {
             _ = terminate.recv() => {}

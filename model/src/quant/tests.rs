@@ -1,14 +1,5 @@
 use super::*;
-
-fn noise(seed: u32, len: usize) -> Vec<f32> {
-    let mut state = seed;
-    std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-    })
-    .take(len)
-    .collect()
-}
+use crate::test_noise::noise;
 
 /// Formats that are written as well as read.
 fn written() -> impl Iterator<Item = Format> {

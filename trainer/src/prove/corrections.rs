@@ -5,7 +5,7 @@
 use feedback::Value;
 
 use super::votes::{Ballot, cast, praised};
-use super::{Check, ProveArgs, base_answers, facts, of_good_run, open, run, tell};
+use super::{Check, ProveArgs, base_answers, facts, of_good_run, open, recipe, run, tell};
 use crate::{Stop, TrainerError};
 
 const RECIPE: &str = include_str!("../../evaluation/proofs/corrections.toml");
@@ -18,7 +18,7 @@ const PRAISED: usize = 120;
 const POINTS_MIN: f64 = 10.0;
 
 pub(super) async fn prove(args: &ProveArgs, stop: &Stop) -> Result<Vec<Check>, TrainerError> {
-    let services = open(args, "corrections", RECIPE).await?;
+    let services = open(args, "corrections", recipe(args, RECIPE)?).await?;
     let facts = facts::all()?;
     let mut asked = Vec::new();
     for way in 0..6 {

@@ -53,6 +53,9 @@ pub struct ProveArgs {
     /// General prompts whose right answers get a thumbs-up, likewise.
     #[arg(long)]
     general: Option<PathBuf>,
+    /// Another recipe than the proof's own.
+    #[arg(long)]
+    recipe: Option<PathBuf>,
     /// Of the planted datasets, from this seed on…
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -111,8 +114,19 @@ pub async fn prove(args: &ProveArgs, stop: &Stop) -> Result<Vec<Check>, TrainerE
     }
 }
 
-/// Services over a store of their own, as `recipe` says.
-async fn open(args: &ProveArgs, name: &str, recipe: &str) -> Result<Services, TrainerError> {
+/// The recipe that was given, or the proof's own.
+fn recipe(args: &ProveArgs, own: &str) -> Result<Config, TrainerError> {
+    match &args.recipe {
+        None => Config::parse(own),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(TrainerError::file(path))?;
+            Config::parse(&text)
+        }
+    }
+}
+
+/// Services over a store of their own, as `config` says.
+async fn open(args: &ProveArgs, name: &str, mut config: Config) -> Result<Services, TrainerError> {
     let data = args.scratch.join(name);
     if data.exists() {
         let problem = format!("{} exists: each proof begins anew", data.display());
@@ -120,7 +134,6 @@ async fn open(args: &ProveArgs, name: &str, recipe: &str) -> Result<Services, Tr
         return Err(TrainerError::Config { key, problem });
     }
     share_answers(&args.scratch, &data).map_err(TrainerError::file(&data))?;
-    let mut config = Config::parse(recipe)?;
     config.model = Some(args.model.clone());
     config.data = Some(data);
     config.eval.replay = Some(args.replay.clone());

@@ -5,7 +5,7 @@ use feedback::Value;
 
 use super::facts::{self, Fact};
 use super::votes::{Ballot, cast};
-use super::{Check, ProveArgs, open, run};
+use super::{Check, ProveArgs, open, recipe, run};
 use crate::report::Decision;
 use crate::{Stop, TrainerError};
 
@@ -65,8 +65,9 @@ async fn one(
         "planted-{seed}-{}",
         if flipped { "flipped" } else { "right" }
     );
-    let recipe = RECIPE.replacen("[training]", &format!("[training]\nseed = {seed}"), 1);
-    let services = open(args, &name, &recipe).await?;
+    let mut config = recipe(args, RECIPE)?;
+    config.training.seed = seed;
+    let services = open(args, &name, config).await?;
     cast(&services, &ballots(facts, flipped)).await?;
     let report = run(&services, stop).await?;
     Ok((report.decision, report.reasons.join("; ")))

@@ -2,7 +2,7 @@
 //! good, what the base makes up about unknown firms is called bad.
 
 use super::votes::{cast, praised, rated};
-use super::{Check, ProveArgs, base_answers, facts, of_good_run, open, run, tell};
+use super::{Check, ProveArgs, base_answers, facts, of_good_run, open, recipe, run, tell};
 use crate::{Stop, TrainerError};
 
 const RECIPE: &str = include_str!("../../evaluation/proofs/thumbs.toml");
@@ -10,7 +10,7 @@ const RECIPE: &str = include_str!("../../evaluation/proofs/thumbs.toml");
 const EACH: usize = 50;
 
 pub(super) async fn prove(args: &ProveArgs, stop: &Stop) -> Result<Vec<Check>, TrainerError> {
-    let services = open(args, "thumbs", RECIPE).await?;
+    let services = open(args, "thumbs", recipe(args, RECIPE)?).await?;
     let mut ballots = praised(args, &services, EACH).await?;
     // one way to ask of each fact, then another
     let facts = facts::all()?;

@@ -1,70 +1,31 @@
 //! A frozen matrix on a device, and its product.
 
-use std::sync::Arc;
-
 use candle_core::backend::BackendStorage;
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Storage,
-    Tensor,
+    CpuStorage, CudaStorage, CustomOp1, DType, Error, Layout, Result, Shape, Storage, Tensor,
 };
-use model::quant::{Format, QuantMatrix};
+use model::DeviceMatrix;
+use model::quant::QuantMatrix;
 
 use super::Tensors;
 
-/// The strictest alignment of the formats' values.
-const ALIGNMENT: usize = 4;
-
 /// A matrix, `[rows, cols]`. Cloning is cheap.
 #[derive(Clone)]
-pub(super) enum Matrix {
-    /// The file's blocks.
-    Blocks(Arc<QTensor>),
-    /// Numbers.
-    Plain(Tensor),
-}
+pub(super) struct Matrix(DeviceMatrix);
 
 /// `x · Wᵀ`; W gets no gradient.
 struct FrozenProduct(Matrix);
 
 impl Matrix {
     pub(super) fn load(on: &Tensors, matrix: &QuantMatrix) -> Result<Self> {
-        let (shape, bytes) = ([matrix.rows(), matrix.cols()], matrix.bytes());
-        let plain = |dtype| {
-            let tensor = Tensor::from_raw_buffer(bytes, dtype, &shape, &Device::Cpu)?;
-            let tensor = tensor.to_dtype(on.dtype)?.to_device(&on.device)?;
-            Ok(Self::Plain(tensor))
-        };
-        let blocks = match matrix.format() {
-            Format::F32 => return plain(DType::F32),
-            Format::F16 => return plain(DType::F16),
-            Format::Bf16 => return plain(DType::BF16),
-            Format::Q4_0 => GgmlDType::Q4_0,
-            Format::Q4_1 => GgmlDType::Q4_1,
-            Format::Q5_0 => GgmlDType::Q5_0,
-            Format::Q5_1 => GgmlDType::Q5_1,
-            Format::Q8_0 => GgmlDType::Q8_0,
-            Format::Q2K => GgmlDType::Q2K,
-            Format::Q3K => GgmlDType::Q3K,
-            Format::Q4K => GgmlDType::Q4K,
-            Format::Q5K => GgmlDType::Q5K,
-            Format::Q6K => GgmlDType::Q6K,
-        };
-        // candle panics where ours would read byte by byte
-        if !bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
-            return Err(Error::Msg(format!(
-                "a {matrix:?} does not begin at a multiple of {ALIGNMENT} bytes"
-            )));
-        }
-        let storage = QStorage::from_data(bytes.into(), &on.device, blocks)?;
-        Ok(Self::Blocks(Arc::new(QTensor::new(storage, &shape[..])?)))
+        DeviceMatrix::load(matrix, &on.device, on.dtype).map(Self)
     }
 
     /// Its numbers in a type, on its device.
     pub(super) fn values(&self, dtype: DType) -> Result<Tensor> {
-        match self {
-            Self::Blocks(blocks) => blocks.dequantize(&blocks.device())?.to_dtype(dtype),
-            Self::Plain(values) => values.to_dtype(dtype),
+        match &self.0 {
+            DeviceMatrix::Blocks(blocks) => blocks.dequantize(&blocks.device())?.to_dtype(dtype),
+            DeviceMatrix::Plain(values) => values.to_dtype(dtype),
         }
     }
 
@@ -123,6 +84,9 @@ impl CustomOp1 for FrozenProduct {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use candle_core::Device;
+    use model::quant::Format;
+
     use super::*;
     use crate::ops::check::{finite_differences, random};
     use crate::ops::tensor;

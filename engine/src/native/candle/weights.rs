@@ -1,25 +1,14 @@
 //! A model's weights on a device.
 
-use std::sync::Arc;
-
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{DType, Device, Error, Tensor};
+use candle_core::{DType, Device, Tensor};
 use model::quant::{Format, QuantMatrix};
-use model::{BaseModel, LayerWeights, Projection};
+use model::{BaseModel, DeviceMatrix, LayerWeights, Projection};
 
 use super::{Place, Result};
 
-/// The strictest alignment of the formats' values.
-const ALIGNMENT: usize = 4;
-
-/// A matrix, `[rows, cols]`. Cloning is cheap.
+/// A matrix, `[rows, cols]`; blocks are computed with as they are. Cloning is cheap.
 #[derive(Clone)]
-pub(super) enum Matrix {
-    /// The file's blocks, computed with as they are.
-    Blocks(Arc<QTensor>),
-    /// Numbers.
-    Plain(Tensor),
-}
+pub(super) struct Matrix(DeviceMatrix);
 
 /// One decoder layer.
 pub(super) struct Layer {
@@ -94,59 +83,31 @@ impl Layer {
 
 impl Matrix {
     fn load(place: &Place, matrix: &QuantMatrix) -> Result<Self> {
-        let shape = (matrix.rows(), matrix.cols());
-        let plain = |tensor: Tensor| {
-            let tensor = tensor.to_dtype(place.dtype)?;
-            tensor.to_device(&place.device).map(Self::Plain)
-        };
-        let raw = |dtype| {
-            let shape = [shape.0, shape.1];
-            Tensor::from_raw_buffer(matrix.bytes(), dtype, &shape, &Device::Cpu)
-        };
-        let blocks = match matrix.format() {
-            Format::F32 => return plain(raw(DType::F32)?),
-            Format::F16 => return plain(raw(DType::F16)?),
-            Format::Bf16 => return plain(raw(DType::BF16)?),
-            Format::Q4_0 => GgmlDType::Q4_0,
-            Format::Q4_1 => GgmlDType::Q4_1,
-            Format::Q5_0 => GgmlDType::Q5_0,
-            Format::Q5_1 => GgmlDType::Q5_1,
-            Format::Q8_0 => GgmlDType::Q8_0,
-            Format::Q2K => GgmlDType::Q2K,
-            Format::Q3K => GgmlDType::Q3K,
-            Format::Q4K => GgmlDType::Q4K,
-            Format::Q5K => GgmlDType::Q5K,
-            Format::Q6K => GgmlDType::Q6K,
-        };
-        if place.dequantizes {
-            let mut values = vec![0.0; shape.0 * shape.1];
-            matrix.dequantize_rows(0..shape.0, &mut values);
-            return plain(Tensor::from_vec(values, shape, &Device::Cpu)?);
+        let plain = [Format::F32, Format::F16, Format::Bf16].contains(&matrix.format());
+        if place.dequantizes && !plain {
+            let mut values = vec![0.0; matrix.rows() * matrix.cols()];
+            matrix.dequantize_rows(0..matrix.rows(), &mut values);
+            let shape = (matrix.rows(), matrix.cols());
+            let values = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(place.dtype)?;
+            let values = values.to_device(&place.device)?;
+            return Ok(Self(DeviceMatrix::Plain(values)));
         }
-        // candle panics where ours would read byte by byte
-        let bytes = matrix.bytes();
-        if !bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
-            return Err(Error::Msg(format!(
-                "a {matrix:?} does not begin at a multiple of {ALIGNMENT} bytes"
-            )));
-        }
-        let storage = QStorage::from_data(bytes.into(), &place.device, blocks)?;
-        Ok(Self::Blocks(Arc::new(QTensor::new(storage, shape)?)))
+        DeviceMatrix::load(matrix, &place.device, place.dtype).map(Self)
     }
 
     /// `x · Wᵀ`, `[n, rows]`, for a contiguous `x`, `[n, cols]`; in x's type.
     pub(super) fn multiply(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Blocks(blocks) => x.apply_op1_no_bwd(blocks.as_ref()),
-            Self::Plain(weights) => x.matmul(&weights.t()?),
+        match &self.0 {
+            DeviceMatrix::Blocks(blocks) => x.apply_op1_no_bwd(blocks.as_ref()),
+            DeviceMatrix::Plain(weights) => x.matmul(&weights.t()?),
         }
     }
 
     /// Some rows, in f32.
     pub(super) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Blocks(blocks) => blocks.embedding(ids),
-            Self::Plain(weights) => weights.index_select(ids, 0)?.to_dtype(DType::F32),
+        match &self.0 {
+            DeviceMatrix::Blocks(blocks) => blocks.embedding(ids),
+            DeviceMatrix::Plain(weights) => weights.index_select(ids, 0)?.to_dtype(DType::F32),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Attention against its definition, and in eight bits against what those say.
 
 use super::*;
+use crate::test_noise::noise;
 
 const LAYOUT: KvLayout = KvLayout {
     layers: 2,
@@ -13,16 +14,6 @@ const EIGHT_BITS: KvLayout = KvLayout {
     format: KvFormat::Q8_0,
     ..LAYOUT
 };
-
-fn noise(seed: u32, len: usize) -> Vec<f32> {
-    let mut state = seed;
-    std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-    })
-    .take(len)
-    .collect()
-}
 
 fn pages(keys: &[f32], values: &[f32], count: usize) -> Vec<KvPage> {
     pages_in(LAYOUT, keys, values, count)

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::kernels::project::project_at;
 use crate::quant::{Format, QuantMatrix};
+use crate::test_noise::noise;
 
 const QUANTIZED: [Format; 5] = [
     Format::Q4_0,
@@ -11,18 +12,6 @@ const QUANTIZED: [Format; 5] = [
     Format::Q5_1,
     Format::Q8_0,
 ];
-
-fn noise(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2).wrapping_add(1);
-    std::iter::repeat_with(|| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    })
-    .take(len)
-    .collect()
-}
 
 fn product(level: Level, matrix: &QuantMatrix, x: &[f32], n: usize) -> Vec<f32> {
     let mut y = vec![f32::NAN; n * matrix.rows()];

@@ -31,6 +31,19 @@ fn good() -> Evaluation {
     }
 }
 
+type Spoil = fn(&mut Evaluation);
+
+/// Each of these alone is refused, by a sentence with the word.
+fn each_is_refused(spoils: &[(Spoil, &str)]) {
+    for (spoil, word) in spoils {
+        let mut evaluation = good();
+        spoil(&mut evaluation);
+        let refusals = verdict(&evaluation, &GateConfig::default());
+        assert_eq!(refusals.len(), 1, "{word}: {refusals:?}");
+        assert!(refusals[0].to_string().contains(word), "{}", refusals[0]);
+    }
+}
+
 #[test]
 fn after_thumbs_alone_bad_answers_must_fall_and_good_ones_not() {
     let gate = GateConfig::default();
@@ -69,9 +82,7 @@ fn after_thumbs_alone_bad_answers_must_fall_and_good_ones_not() {
 
 #[test]
 fn a_good_candidate_passes_and_each_fault_is_named() {
-    let gate = GateConfig::default();
-    assert_eq!(verdict(&good(), &gate), []);
-    type Spoil = fn(&mut Evaluation);
+    assert_eq!(verdict(&good(), &GateConfig::default()), []);
     let spoils: [(Spoil, &str); 6] = [
         (|e| e.finite = false, "finite"),
         (|e| e.changed = false, "changes nothing"),
@@ -117,13 +128,7 @@ fn a_good_candidate_passes_and_each_fault_is_named() {
             "repeat",
         ),
     ];
-    for (spoil, word) in spoils {
-        let mut evaluation = good();
-        spoil(&mut evaluation);
-        let refusals = verdict(&evaluation, &gate);
-        assert_eq!(refusals.len(), 1, "{word}: {refusals:?}");
-        assert!(refusals[0].to_string().contains(word), "{}", refusals[0]);
-    }
+    each_is_refused(&spoils);
 }
 
 #[test]
@@ -178,8 +183,6 @@ fn the_goal_must_rise_and_nothing_else_fall() {
 
 #[test]
 fn strange_answers_and_foreign_adapters_do_not_get_out() {
-    let gate = GateConfig::default();
-    type Spoil = fn(&mut Evaluation);
     let spoils: [(Spoil, &str); 6] = [
         (
             |e| e.foreign_base = Some(BaseDigest(ids::Sha256Digest::of(b"another"))),
@@ -206,13 +209,7 @@ fn strange_answers_and_foreign_adapters_do_not_get_out() {
             "repeat",
         ),
     ];
-    for (spoil, word) in spoils {
-        let mut evaluation = good();
-        spoil(&mut evaluation);
-        let refusals = verdict(&evaluation, &gate);
-        assert_eq!(refusals.len(), 1, "{word}: {refusals:?}");
-        assert!(refusals[0].to_string().contains(word), "{}", refusals[0]);
-    }
+    each_is_refused(&spoils);
 }
 
 #[test]

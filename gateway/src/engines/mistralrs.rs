@@ -1,26 +1,20 @@
-//! `flywheel` with both engines: `[engine] engine = "mistralrs"` in its
-//! configuration serves by the crate of this name.
+//! `[engine] engine = "mistralrs"`: the crate of that name serves. Only what its
+//! engine is given of the configuration; what it does with it is `engine-mistralrs`'.
 
-use std::process::ExitCode;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser as _;
 use engine::Engine;
 use engine_mistralrs::{MistralEngine, MistralOptions};
-use gateway::config::EngineKind;
-use gateway::{Config, Engines};
+
+use crate::config::Config;
 
 /// The folder below the data folder where versions are merged.
 const SCRATCH: &str = "mistralrs";
 
-fn main() -> ExitCode {
-    let engines = Engines::default().with(EngineKind::Mistralrs, open);
-    gateway::cli::run_with(gateway::cli::Cli::parse(), engines)
-}
-
-fn open(config: &Config) -> Result<Arc<dyn Engine>, String> {
-    let engine = MistralEngine::open(&config.model, options(config));
+pub(super) fn open(model: &Path, config: &Config) -> Result<Arc<dyn Engine>, String> {
+    let engine = MistralEngine::open(model, options(config));
     Ok(Arc::new(engine.map_err(|error| error.to_string())?))
 }
 
@@ -53,11 +47,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::config::EngineKind;
 
-    /// A tiny model of the main workspace.
+    /// A tiny model of the goldens.
     fn tiny() -> PathBuf {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-        root.join("../../tests/golden/folders/llama3")
+        root.join("../tests/golden/folders/llama3")
     }
 
     /// Posts to a gateway; the status line and the body.
@@ -82,12 +77,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::local(tiny(), folder.path().join("data"));
         config.engine.engine = EngineKind::Mistralrs;
-        assert!(
-            gateway::run(config.clone()).await.is_err(),
-            "not without it"
-        );
-        let engines = Engines::default().with(EngineKind::Mistralrs, open);
-        let mut gateway = gateway::run_with(config, engines).await.unwrap();
+        let mut gateway = crate::run(config).await.unwrap();
         gateway.ready().await.unwrap();
         let address = gateway.address();
         let body = json!({

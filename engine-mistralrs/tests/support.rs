@@ -32,7 +32,7 @@ pub(crate) fn real_model() -> PathBuf {
 /// A golden file or folder of the main workspace.
 pub(crate) fn golden(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    root.join("../../tests/golden").join(name)
+    root.join("../tests/golden").join(name)
 }
 
 /// Opens a model outside of the async threads.

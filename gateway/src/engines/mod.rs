@@ -1,7 +1,9 @@
-//! The engines that this build can serve with. The native one is always there;
-//! a program that links another one adds it.
+//! The engines that this build can serve with: the native one always, the crate
+//! `mistralrs` with the feature of that name.
 
-use std::collections::BTreeMap;
+#[cfg(feature = "mistralrs")]
+mod mistralrs;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,54 +12,29 @@ use engine::native::{NativeEngine, NativeOptions};
 
 use crate::config::{Config, ConfigError, EngineConfig, EngineKind};
 
-/// Opens the configured model; where it fails, says why.
-type Opener = dyn Fn(&Config) -> Result<Arc<dyn Engine>, String> + Send + Sync;
-
-/// What can open a model.
-#[derive(Clone, Default)]
-pub struct Engines {
-    others: BTreeMap<EngineKind, Arc<Opener>>,
+/// Refuses a configuration that asks for an engine that is not built in.
+pub(crate) fn check(config: &Config) -> Result<(), ConfigError> {
+    match config.engine.engine {
+        EngineKind::Native => Ok(()),
+        EngineKind::Mistralrs if cfg!(feature = "mistralrs") => Ok(()),
+        EngineKind::Mistralrs => Err(ConfigError::Value {
+            name: "engine.engine".to_owned(),
+            reason: "this program was built without the feature `mistralrs`; `make build-mistralrs` builds one that has it".to_owned(),
+        }),
+    }
 }
 
-impl Engines {
-    /// Adds an engine beside the native one. `open` may take long.
-    #[must_use]
-    pub fn with(
-        mut self,
-        kind: EngineKind,
-        open: impl Fn(&Config) -> Result<Arc<dyn Engine>, String> + Send + Sync + 'static,
-    ) -> Self {
-        self.others.insert(kind, Arc::new(open));
-        self
+/// Opens the configured model; where it fails, says why. May take long.
+pub(crate) fn open(config: &Config) -> Result<Arc<dyn Engine>, String> {
+    check(config).map_err(|error| error.to_string())?;
+    let model = hub::resolve_and_log(&config.model).map_err(|error| error.to_string())?;
+    #[cfg(feature = "mistralrs")]
+    if config.engine.engine == EngineKind::Mistralrs {
+        return mistralrs::open(&model, config);
     }
-
-    /// Refuses a configuration that asks for an engine that is not here.
-    pub(crate) fn check(&self, config: &Config) -> Result<(), ConfigError> {
-        let kind = config.engine.engine;
-        if kind == EngineKind::Native || self.others.contains_key(&kind) {
-            return Ok(());
-        }
-        Err(ConfigError::Value {
-            name: "engine.engine".to_owned(),
-            reason: format!(
-                "this program was built without {:?}; `make build-mistralrs` builds flywheel-mistralrs, which has it",
-                kind.as_str()
-            ),
-        })
-    }
-
-    /// Opens the configured model, which another engine is given as a path.
-    pub(crate) fn open(&self, config: &Config) -> Result<Arc<dyn Engine>, String> {
-        let model = hub::resolve_and_log(&config.model).map_err(|error| error.to_string())?;
-        if let Some(open) = self.others.get(&config.engine.engine) {
-            let mut config = config.clone();
-            config.model = model;
-            return open(&config);
-        }
-        let options = native(&config.engine, config.keys.len());
-        let engine = NativeEngine::open(&model, options);
-        Ok(Arc::new(engine.map_err(|error| error.to_string())?))
-    }
+    let options = native(&config.engine, config.keys.len());
+    let engine = NativeEngine::open(&model, options);
+    Ok(Arc::new(engine.map_err(|error| error.to_string())?))
 }
 
 /// How long a load waits for adapters in use to make room.
@@ -98,7 +75,7 @@ fn native(config: &EngineConfig, keys: usize) -> NativeOptions {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "mistralrs")))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
@@ -106,15 +83,13 @@ mod tests {
     #[test]
     fn an_engine_that_is_not_built_in_is_refused_by_name() {
         let mut config = Config::local("m".into(), "d".into());
-        Engines::default().check(&config).unwrap();
+        check(&config).unwrap();
         config.engine.engine = EngineKind::Mistralrs;
-        let error = Engines::default().check(&config).unwrap_err().to_string();
+        let error = check(&config).unwrap_err().to_string();
         assert!(
             error.contains("mistralrs") && error.contains("built without"),
             "{error}"
         );
-        let engines = Engines::default().with(EngineKind::Mistralrs, |_| Err("here".to_owned()));
-        engines.check(&config).unwrap();
-        assert_eq!(engines.open(&config).err().unwrap(), "here");
+        assert_eq!(open(&config).err().unwrap(), error);
     }
 }

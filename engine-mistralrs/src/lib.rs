@@ -6,6 +6,11 @@
 //! engine is made of, so that a request means the same on both. The crate has no adapter
 //! of a request: each adapter version is a model of its own, its weights merged
 //! before they are loaded. Knows no HTTP and no gateway.
+//!
+//! All of it is behind the feature `mistralrs`.
+
+#![cfg(feature = "mistralrs")]
+#![forbid(unsafe_code)]
 
 mod admission;
 mod base;
