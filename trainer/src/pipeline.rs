@@ -25,7 +25,7 @@ use crate::prepared::{Prepared, dataset_digest};
 use crate::recipe::{Stage, StageKind};
 use crate::report::{Decision, Report, StageReport, TrainingReport};
 use crate::services::Services;
-use crate::stage_data::rated_held_out;
+use crate::stage_data::{rated_held_out, rated_prompts};
 use crate::stage_files::StageFiles;
 use crate::stages::{TrainedRecipe, train_stages};
 use crate::trial::{self, TrialReport};
@@ -187,7 +187,7 @@ async fn finish(
         incumbent: incumbent.files.as_ref(),
         candidate: &files,
         held_out: &held_out,
-        prompts: &[],
+        prompts: &rated_prompts(&prepared),
         rated: &rated_held_out(&services.base, &prepared)?,
     };
     let evaluation = services.assessor().assess(&subject).await?;

@@ -12,7 +12,7 @@ use super::Refused;
 use crate::TrainerError;
 use crate::config::Config;
 use crate::data::{Checked, DataOptions, Format, Row, SourcedRow, check_files};
-use crate::evaluate::HeldOutPrompt;
+use crate::evaluate::{Expectation, HeldOutPrompt};
 use crate::examples::chat_message;
 use crate::journal::replace;
 use crate::rows::{self, HoldOut};
@@ -164,6 +164,6 @@ fn prompt(row: &Row) -> Option<HeldOutPrompt> {
         .filter_map(|message: &Message| chat_message(message));
     Some(HeldOutPrompt {
         messages: messages.collect(),
-        expect: answer.clone(),
+        expect: Some(Expectation::Whole(answer.clone())),
     })
 }
