@@ -329,7 +329,7 @@ mod tests {
         cols: usize,
     }
 
-    fn module(seed: u32, (out, rank, cols): (usize, usize, usize), format: FactorFormat) -> Module {
+    fn module(seed: u64, (out, rank, cols): (usize, usize, usize), format: FactorFormat) -> Module {
         let (a, b) = (noise(seed, rank * cols), noise(seed ^ 99, out * rank));
         let pair = LowRankPair {
             scale: 0.5,
