@@ -329,7 +329,7 @@ mod tests {
         cols: usize,
     }
 
-    fn module(seed: u32, (out, rank, cols): (usize, usize, usize), format: FactorFormat) -> Module {
+    fn module(seed: u64, (out, rank, cols): (usize, usize, usize), format: FactorFormat) -> Module {
         let (a, b) = (noise(seed, rank * cols), noise(seed ^ 99, out * rank));
         let pair = LowRankPair {
             scale: 0.5,
@@ -399,7 +399,7 @@ mod tests {
                     (
                         o,
                         rows.clone(),
-                        module(seed + o as u32, (outs[o], *rank, cols), format),
+                        module(seed + o as u64, (outs[o], *rank, cols), format),
                     )
                 };
                 [of(0), of(1)]
