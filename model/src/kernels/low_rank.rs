@@ -399,7 +399,7 @@ mod tests {
                     (
                         o,
                         rows.clone(),
-                        module(seed + o as u32, (outs[o], *rank, cols), format),
+                        module(seed + o as u64, (outs[o], *rank, cols), format),
                     )
                 };
                 [of(0), of(1)]
