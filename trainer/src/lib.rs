@@ -21,6 +21,7 @@ mod incumbent;
 mod jobs;
 mod journal;
 mod judge;
+mod last_run;
 mod lease;
 mod loss;
 mod memory;
@@ -51,6 +52,7 @@ mod tests;
 mod thumbs;
 pub mod train;
 mod trial;
+mod vote_rows;
 
 pub use checkpoints::CheckpointFile;
 pub use config::{Config, DatasetConfig, EvalConfig, PublishConfig, Schedule};
@@ -78,6 +80,7 @@ pub use sidecar::{Stop, again, once, sidecar};
 pub use stage_files::FilesReport;
 pub use tensors::{Compute, Place};
 pub use trial::{TrialConfig, TrialFailure, TrialReport};
+pub use vote_rows::{RefusedVote, VotesReport};
 
 /// Runs blocking work on a thread of its own.
 async fn blocking<R: Send + 'static>(

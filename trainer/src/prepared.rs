@@ -13,9 +13,10 @@ use crate::TrainerError;
 use crate::checkpoints::CheckpointFile;
 use crate::journal::{Journal, replace};
 use crate::recipe::{STAGES_MAX, Stage};
-use crate::stage_files::StageFiles;
+use crate::stage_files::{StageFiles, Votes};
 use crate::thumbs::RatedAnswer;
 use crate::trial;
+use crate::vote_rows::VotesReport;
 
 /// The file's name in the run's folder.
 const FILE_NAME: &str = "prepared.json";
@@ -27,8 +28,11 @@ pub(crate) struct Prepared {
     pub(crate) run_id: String,
     /// Pairs and praised answers.
     pub(crate) dataset: Dataset,
-    /// Answers with thumbs alone.
+    /// Answers with thumbs alone, where a stage learns from them.
     pub(crate) rated: Vec<RatedAnswer>,
+    /// What of the votes was refused.
+    #[serde(default)]
+    pub(crate) refused: VotesReport,
     /// The votes that are done with when the run has ended.
     pub(crate) claimed: Vec<EventId>,
     /// How to train.
@@ -39,25 +43,34 @@ pub(crate) struct Prepared {
     pub(crate) files: Vec<StageFiles>,
 }
 
-/// Names the votes' rows and the rows of all stages' files.
-pub(crate) fn dataset_digest(votes: DatasetDigest, files: &[StageFiles]) -> DatasetDigest {
-    let digests: Vec<DatasetDigest> = files.iter().filter_map(|f| f.report.digest).collect();
-    if digests.is_empty() {
-        return votes;
-    }
-    let mut parts: Vec<(&str, &[u8])> = vec![("votes", votes.0.as_bytes())];
-    parts.extend(
-        digests
-            .iter()
-            .map(|digest| ("files", &digest.0.as_bytes()[..])),
-    );
-    DatasetDigest(Sha256Digest::of_parts(&parts))
-}
-
 impl Prepared {
-    /// Names everything that is learned.
+    /// Names everything that is learned: pairs and praised answers, rated ones, and
+    /// the rows of all stages' files.
     pub(crate) fn digest(&self) -> DatasetDigest {
-        dataset_digest(self.dataset.digest, &self.files)
+        let votes = self.dataset.digest;
+        let rated = serde_json::to_vec(&self.rated).unwrap_or_default();
+        let files = self.files.iter().filter_map(|files| files.report.digest);
+        let files: Vec<DatasetDigest> = files.collect();
+        if self.rated.is_empty() && files.is_empty() {
+            return votes;
+        }
+        let mut parts: Vec<(&str, &[u8])> = vec![("votes", votes.0.as_bytes())];
+        if !self.rated.is_empty() {
+            parts.push(("rated", &rated));
+        }
+        let files = files
+            .iter()
+            .map(|digest| ("files", &digest.0.as_bytes()[..]));
+        parts.extend(files);
+        DatasetDigest(Sha256Digest::of_parts(&parts))
+    }
+
+    /// The votes' rows.
+    pub(crate) fn votes(&self) -> Votes<'_> {
+        Votes {
+            dataset: &self.dataset,
+            rated: &self.rated,
+        }
     }
 
     /// The pairs that a candidate is judged by.

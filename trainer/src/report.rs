@@ -12,6 +12,7 @@ use crate::recipe::Stage;
 use crate::stage_files::FilesReport;
 use crate::train::{EpochMetrics, TrainConfig};
 use crate::trial::TrialReport;
+use crate::vote_rows::VotesReport;
 
 /// What came of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +128,9 @@ pub struct TrainingReport {
     pub dataset: DatasetDigest,
     /// What was made of the votes.
     pub rows: DatasetReport,
+    /// Which of their rows were refused, and why.
+    #[serde(default)]
+    pub refused: VotesReport,
     /// Pairs that were trained.
     pub train_pairs: usize,
     /// Pairs that were held out.
@@ -234,6 +238,10 @@ impl Report {
                 "pairs trained, held out",
                 format!("{}, {}", t.train_pairs, t.held_out_pairs),
             );
+            if t.refused.refused > 0 {
+                let (kept, refused) = (t.refused.kept, t.refused.refused);
+                line("rows of votes kept, refused", format!("{kept}, {refused}"));
+            }
             let speed = format!(
                 "{} tokens in {:.0} s: {:.1} tok/s",
                 t.tokens, t.seconds, t.tokens_per_second

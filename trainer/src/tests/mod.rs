@@ -16,6 +16,7 @@ mod tensors;
 mod tiny_model;
 mod trial;
 mod trl;
+pub(crate) mod votes;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -25,7 +26,7 @@ use model::lora::LoraAdapter;
 
 use crate::{Config, FrozenModel, GiveWayConfig, Sequence, Services};
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(name)
 }
 
@@ -98,7 +99,7 @@ async fn services_of(model: &str, data: &Path, config: &str) -> Services {
 }
 
 /// So many made-up words; those of two numbers are nothing alike.
-fn words(number: u64, count: usize) -> String {
+pub(crate) fn words(number: u64, count: usize) -> String {
     use rand::{RngExt as _, SeedableRng as _};
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(number);
     let mut word = || -> String {
