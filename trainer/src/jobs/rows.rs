@@ -9,13 +9,13 @@ use fine_tuning::Method;
 use ids::DatasetDigest;
 
 use super::Refused;
+use super::recipe::Recipe;
 use crate::TrainerError;
-use crate::config::Config;
 use crate::data::{Checked, DataOptions, Format, Row, SourcedRow, check_files};
 use crate::evaluate::HeldOutPrompt;
 use crate::examples::chat_message;
 use crate::journal::replace;
-use crate::rows::{self, HoldOut};
+use crate::rows;
 use crate::train::{Examples, Items, PlainExample};
 
 /// Refused rows that the job's owner is told of.
@@ -48,7 +48,7 @@ pub(super) fn read(
     method: Method,
     folder: &Path,
     base: &model::BaseModel,
-    config: &Config,
+    recipe: &Recipe,
 ) -> Result<Result<Rows, Refused>, TrainerError> {
     let mut left_out = Vec::new();
     let mut check = |bytes: &Bytes, name: &'static str| {
@@ -56,7 +56,7 @@ pub(super) fn read(
         replace(&path, bytes)?;
         let options = DataOptions {
             base: Some(base),
-            tokens_max: config.training.sequence_tokens_max,
+            tokens_max: recipe.training.sequence_tokens_max,
             format: Some(match method {
                 Method::Supervised => Format::OpenaiChat,
                 Method::Dpo => Format::OpenaiPreference,
@@ -88,11 +88,7 @@ pub(super) fn read(
             return Ok(Err(refused("validation_file", code, problem)));
         }
         Some(held_out) => (training, held_out),
-        None => HoldOut {
-            salt: &config.dataset.split_salt,
-            share: config.dataset.held_out,
-        }
-        .split(training),
+        None => recipe.hold_out().split(training),
     };
     if train.is_empty() || held_out.is_empty() {
         let problem = "the training file has too few rows that can be used";

@@ -12,7 +12,7 @@ use model::lora::LoraAdapter;
 use serde::Deserialize;
 
 use super::tiny_model::{as_peft, read_tensors};
-use super::{frozen, golden, real, sequence, tiny};
+use super::{frozen, golden, real, sequence};
 use crate::loss::PreferenceLoss;
 use crate::parameters::Parameters;
 use crate::train::{
