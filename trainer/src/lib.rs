@@ -5,6 +5,8 @@
 //! only; `pipeline` is the one place where stores, training, evaluation and
 //! publication meet, and reads top to bottom.
 
+mod attempts;
+mod beginnings;
 pub mod bench;
 mod calendar;
 mod checkpoints;
@@ -23,6 +25,7 @@ mod journal;
 mod judge;
 mod last_run;
 mod lease;
+mod leftovers;
 mod loss;
 mod memory;
 mod mixture;

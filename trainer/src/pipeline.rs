@@ -30,7 +30,7 @@ use crate::stage_data::{rated_held_out, rated_prompts};
 use crate::stages::{TrainedRecipe, train_stages};
 use crate::trial::{self, TrialReport};
 use crate::vote_rows::VoteRows;
-use crate::{TrainerError, curves, publish, stage_files};
+use crate::{TrainerError, beginnings, curves, publish, stage_files};
 
 /// Events taken at a time.
 const CLAIM_MAX: usize = 500;
@@ -68,7 +68,8 @@ pub async fn run_once(
 }
 
 /// Goes on with the last run that was interrupted, with its rows and recipe;
-/// none when there is nothing to go on with.
+/// none when there is nothing to go on with. Whoever was at it has died, or its
+/// lease is waited for in vain.
 ///
 /// # Errors
 /// As [`run_once`].
@@ -76,19 +77,41 @@ pub async fn resume(
     services: &Services,
     stop: Arc<AtomicBool>,
 ) -> Result<Option<RunOutcome>, TrainerError> {
-    let Some((folder, prepared)) = Prepared::interrupted(&services.journal)? else {
+    let Some((_, prepared)) = Prepared::interrupted(&services.journal)? else {
         return Ok(None);
     };
-    let run_id = prepared.run_id.clone();
+    let run_id = prepared.run_id;
     let (control, clock) = (Arc::clone(&services.control), Arc::clone(&services.clock));
-    let lease = HeldLease::acquire(control, clock, &run_id, Arc::clone(&stop)).await?;
-    let begun = services.journal.begin(&run_id, services.clock.now());
-    let result = match begun {
-        Ok(_) => finish(services, &lease, &folder, prepared, stop).await,
-        Err(error) => Err(error),
-    };
+    let lease = HeldLease::wait_for(control, clock, &run_id, Arc::clone(&stop)).await?;
+    let result = go_on(services, &lease, stop).await.transpose();
     lease.release().await;
-    note(services, &result)?;
+    if let Some(result) = &result {
+        note(services, result)?;
+    }
+    result.transpose()
+}
+
+/// Goes on under the lease, unless another trainer has done so meanwhile.
+async fn go_on(
+    services: &Services,
+    lease: &HeldLease,
+    stop: Arc<AtomicBool>,
+) -> Result<Option<RunOutcome>, TrainerError> {
+    let (journal, now) = (&services.journal, services.clock.now());
+    let Some((folder, prepared)) = Prepared::interrupted(journal)? else {
+        return Ok(None);
+    };
+    let run_id = &prepared.run_id;
+    if !beginnings::begin(&folder)? {
+        tracing::error!(run_id, "the run is given up: trainers die of it");
+        let detail = json!({ "run": run_id, "error": "trainers die of it" });
+        journal.event(now, "run_given_up", detail)?;
+        Prepared::give_up(&folder)?;
+        return Ok(None);
+    }
+    journal.begin(run_id, now)?;
+    let result = finish(services, lease, &folder, prepared, stop).await;
+    beginnings::ended(&folder)?;
     result.map(Some)
 }
 
@@ -174,8 +197,8 @@ async fn finish(
     if let Err(error) = &trained
         && !matches!(error, TrainerError::Stopped)
     {
-        // it would fail again, and is not gone on with; its folder stays
-        Prepared::forget(folder)?;
+        // it would fail again, and is not gone on with; its reports stay
+        Prepared::give_up(folder)?;
     }
     let (trial, trained) = trained?;
     let peft = trained.adapter.to_peft(&services.base.config)?;

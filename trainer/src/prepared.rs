@@ -108,15 +108,23 @@ impl Prepared {
     /// Gives all interrupted runs up, with their checkpoints.
     pub(crate) fn abandon(journal: &Journal) -> Result<(), TrainerError> {
         for folder in folders(journal)? {
-            Self::forget(&folder)?;
-            for folder in [folder.join(trial::FOLDER), folder] {
-                CheckpointFile::new(&folder, 0).forget()?;
-                for stage in 1..=STAGES_MAX {
-                    CheckpointFile::new(&folder.join(format!("stage-{stage}")), 0).forget()?;
-                }
-            }
+            Self::give_up(&folder)?;
         }
         Ok(())
+    }
+
+    /// Gives the run in `folder` up, with its checkpoints.
+    pub(crate) fn give_up(folder: &Path) -> Result<(), TrainerError> {
+        Self::forget(folder)?;
+        for part in parts(folder) {
+            CheckpointFile::new(&part, 0).forget()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the run in `folder` has not ended.
+    pub(crate) fn is_interrupted(folder: &Path) -> bool {
+        folder.join(FILE_NAME).exists()
     }
 
     /// Notes that the run in `folder` has ended.
@@ -130,13 +138,23 @@ impl Prepared {
     }
 }
 
+/// A run's folder and all that its trial and its stages may have in it.
+pub(crate) fn parts(folder: &Path) -> Vec<PathBuf> {
+    let mut parts = Vec::new();
+    for folder in [folder.to_owned(), folder.join(trial::FOLDER)] {
+        parts.extend((1..=STAGES_MAX).map(|stage| folder.join(format!("stage-{stage}"))));
+        parts.push(folder);
+    }
+    parts
+}
+
 /// The folders of interrupted runs, the oldest first.
 fn folders(journal: &Journal) -> Result<Vec<PathBuf>, TrainerError> {
     let runs = journal.root().join("runs");
     let mut folders: Vec<PathBuf> = std::fs::read_dir(&runs)
         .map_err(TrainerError::file(&runs))?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|folder| folder.join(FILE_NAME).exists())
+        .filter(|folder| Prepared::is_interrupted(folder))
         .collect();
     // a run's name begins with its time
     folders.sort();

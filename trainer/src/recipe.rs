@@ -141,6 +141,14 @@ pub(crate) fn stages(
     Ok(all)
 }
 
+/// The recipe of what imitates, which has dropout unless another was set.
+pub(crate) fn imitating(mut training: TrainConfig) -> TrainConfig {
+    if training.lora.dropout == 0.0 {
+        training.lora.dropout = IMITATION_DROPOUT;
+    }
+    training
+}
+
 fn resolve(
     index: usize,
     training: &TrainConfig,
@@ -156,8 +164,8 @@ fn resolve(
         .get("lora")
         .and_then(toml::Value::as_table)
         .is_some_and(|lora| lora.contains_key("dropout"));
-    if imitates && !says_dropout && training.lora.dropout == 0.0 {
-        merged.lora.dropout = IMITATION_DROPOUT;
+    if imitates && !says_dropout {
+        merged = imitating(merged);
     }
     merged.check().map_err(|e| at(e.to_string()))?;
     check_epochs(&merged).map_err(|e| at(e.to_string()))?;

@@ -9,13 +9,13 @@ use fine_tuning::Method;
 use ids::DatasetDigest;
 
 use super::Refused;
+use super::recipe::Recipe;
 use crate::TrainerError;
-use crate::config::Config;
 use crate::data::{Checked, DataOptions, EvaluationSet, Format, Row, SourcedRow, check_files};
 use crate::evaluate::{Expectation, HeldOutPrompt};
 use crate::examples::chat_message;
 use crate::journal::replace;
-use crate::rows::{self, HoldOut};
+use crate::rows;
 use crate::train::{Examples, Items, PlainExample};
 
 /// Refused rows that the job's owner is told of.
@@ -48,7 +48,7 @@ pub(super) fn read(
     method: Method,
     folder: &Path,
     base: &model::BaseModel,
-    config: &Config,
+    recipe: &Recipe,
 ) -> Result<Result<Rows, Refused>, TrainerError> {
     let mut left_out = Vec::new();
     let mut check = |bytes: &Bytes, name: &'static str, evaluation: EvaluationSet| {
@@ -56,7 +56,7 @@ pub(super) fn read(
         replace(&path, bytes)?;
         let options = DataOptions {
             base: Some(base),
-            tokens_max: config.training.sequence_tokens_max,
+            tokens_max: recipe.training.sequence_tokens_max,
             format: Some(match method {
                 Method::Supervised => Format::OpenaiChat,
                 Method::Dpo => Format::OpenaiPreference,
@@ -94,11 +94,7 @@ pub(super) fn read(
             return Ok(Err(refused("validation_file", code, problem)));
         }
         Some(held_out) => (training, held_out),
-        None => HoldOut {
-            salt: &config.dataset.split_salt,
-            share: config.dataset.held_out,
-        }
-        .split(training),
+        None => recipe.hold_out().split(training),
     };
     if train.is_empty() || held_out.is_empty() {
         let problem = "the training file has too few rows that can be used";
@@ -180,6 +176,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::Config;
     use crate::tests::words;
 
     fn lines(method: Method, asked: &[(&str, u64)]) -> Bytes {
@@ -212,8 +209,8 @@ mod tests {
                 training: lines(method, &training),
                 validation: Some(lines(method, &[("two?", 5), (shouted.as_str(), 6)])),
             };
-            let config = Config::default();
-            let rows = read(&sent, method, folder.path(), crate::tests::tiny(), &config);
+            let recipe = Recipe::configured(&Config::default());
+            let rows = read(&sent, method, folder.path(), crate::tests::tiny(), &recipe);
             let Ok(rows) = rows.unwrap() else {
                 panic!("the file was refused");
             };

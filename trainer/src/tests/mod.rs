@@ -16,6 +16,7 @@ mod tensors;
 mod tiny_model;
 mod trial;
 mod trl;
+mod unattended;
 pub(crate) mod votes;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use std::sync::{Arc, LazyLock};
 
 use model::BaseModel;
 use model::lora::LoraAdapter;
+use tokio::task::JoinHandle;
 
 use crate::{Config, FrozenModel, GiveWayConfig, Sequence, Services};
 
@@ -96,6 +98,14 @@ async fn services_of(model: &str, data: &Path, config: &str) -> Services {
         ..Config::parse(config).unwrap()
     };
     Services::open(config).await.unwrap()
+}
+
+/// Runs what is made on a thread of its own, which need not be sendable.
+fn beside<T: Send + 'static, F: Future<Output = T>>(
+    work: impl FnOnce() -> F + Send + 'static,
+) -> JoinHandle<T> {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(work()))
 }
 
 /// So many made-up words; those of two numbers are nothing alike.
