@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use engine::parts::{
-    Beginning, CLAIM_GRACE, Completion, GrammarState, Grammars, Lease, Residents, Vocabulary,
-    events_max,
+    Beginning, CLAIM_GRACE, Completion, Encoders, GrammarState, Grammars, Lease, Residents,
+    Vocabulary, events_max,
 };
 use engine::{
     AdapterInfo, AdapterPackage, BaseInfo, Capacity, ChatMessage, ChatRequest, ChatStream, Engine,
@@ -21,7 +21,7 @@ use crate::admission::{Admission, Demand, Limits};
 use crate::base::Base;
 use crate::choice::ChoiceParts;
 use crate::instance::{Instance, Plan};
-use crate::loading::{Loader, Version, run_blocking};
+use crate::loading::{Loader, Version};
 use crate::options::MistralOptions;
 use crate::prompt::Prompts;
 use crate::request::{RequestState, Run};
@@ -35,6 +35,7 @@ pub struct MistralEngine {
     base: Arc<Instance>,
     vocabulary: Arc<dyn Vocabulary>,
     prompts: Arc<Prompts>,
+    encoders: Encoders,
     grammars: Grammars,
     admission: Arc<Admission>,
     loader: Arc<Loader>,
@@ -89,6 +90,7 @@ impl MistralEngine {
             grammars: Grammars::new(Arc::clone(&opened.vocabulary)),
             vocabulary: opened.vocabulary,
             prompts: Arc::new(opened.prompts),
+            encoders: Encoders::default(),
             admission: Admission::new(Limits {
                 running_max: sequences_max,
                 waiting_max: options.waiting_max,
@@ -116,7 +118,8 @@ impl MistralEngine {
     ) -> Result<Vec<u32>, EngineError> {
         let (prompts, messages) = (Arc::clone(&self.prompts), messages.to_vec());
         let tools = tools.cloned();
-        run_blocking(move || prompts.encode(&messages, tools.as_ref())).await?
+        let encode = move || prompts.encode(&messages, tools.as_ref());
+        self.encoders.run(encode).await?
     }
 
     /// Starts the choices of an accepted request.

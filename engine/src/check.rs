@@ -6,6 +6,8 @@ use crate::api::{BaseInfo, ChatRequest, EngineError, MAX_CHOICES, MAX_STOPS, Sam
 const LOGIT_BIASES_MAX: usize = 1024;
 /// The longest stop text in bytes.
 const STOP_BYTES_MAX: usize = 1024;
+/// What a repetition penalty may be; logits divided by less could overflow.
+const REPETITION_PENALTIES: std::ops::RangeInclusive<f32> = 0.01..=10.0;
 /// The most alternatives with log-probabilities.
 const TOP_LOGPROBS_MAX: u8 = 20;
 
@@ -47,11 +49,10 @@ impl SamplingParams {
         in_range("min_p", self.min_p, 0.0..=1.0)?;
         in_range("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?;
         in_range("presence_penalty", self.presence_penalty, -2.0..=2.0)?;
-        let repetition = self.repetition_penalty;
-        require(
-            repetition.is_finite() && repetition > 0.0,
+        in_range(
             "repetition_penalty",
-            "it must be finite and above 0",
+            self.repetition_penalty,
+            REPETITION_PENALTIES,
         )?;
         require(
             self.logit_bias.len() <= LOGIT_BIASES_MAX,

@@ -5,6 +5,7 @@
 
 pub use crate::native::completion::{Advance, Beginning, Completion, events_max};
 pub use crate::native::constraint::{GrammarState, Grammars};
+pub use crate::native::encoders::{ENCODING_MAX, Encoders};
 pub use crate::native::prompt::{encode_chat, template_json, tool_markup};
 pub use crate::residents::{CLAIM_GRACE, Lease, Reservation, Resident, Residents};
 pub use crate::tools::Read;

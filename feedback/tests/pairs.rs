@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use feedback::pairs::{Case, PairOptions, Source, build, to_jsonl};
+use feedback::pairs::{Case, PairOptions, Reason, Source, build, to_jsonl};
 use feedback::token::{Signer, TokenError};
 use feedback::{Attribution, Inference, Message, Value, VoteRecord};
 use ids::{BaseDigest, FeedbackId, InferenceId, RaterId, Sha256Digest, UnixMillis};
@@ -134,6 +134,25 @@ fn useless_repeated_overlapping_and_too_many_rows_are_left_out() {
     let report = made.report;
     assert_eq!((report.equal, report.empty, report.duplicates), (1, 1, 1));
     assert_eq!((report.contaminated, report.over_rater_cap), (1, 1));
+    let listed: Vec<(&str, &str, Reason)> = made
+        .left_out
+        .iter()
+        .map(|row| {
+            (
+                row.inferences[0].as_str(),
+                row.votes[0].as_str(),
+                row.reason,
+            )
+        })
+        .collect();
+    let expected = [
+        ("a", "a-0", Reason::Equal),
+        ("b", "b-0", Reason::Empty),
+        ("d", "d-0", Reason::Duplicate),
+        ("e", "e-0", Reason::Contaminated),
+        ("g", "g-0", Reason::OverRaterCap),
+    ];
+    assert_eq!(listed, expected);
     assert_eq!((made.train.len(), made.held_out.len()), (1, 1));
 }
 

@@ -79,11 +79,11 @@ pub struct CheckpointMetrics {
     pub step: Option<f64>,
     /// Loss of the last training step.
     pub train_loss: Option<f64>,
-    /// Share of training pairs ranked rightly in the last step.
+    /// Share of trained tokens that were the likeliest in the last step.
     pub train_mean_token_accuracy: Option<f64>,
     /// Loss on the validation data.
     pub valid_loss: Option<f64>,
-    /// Share of validation pairs ranked rightly.
+    /// Share of the validation answers' tokens that are the likeliest.
     pub valid_mean_token_accuracy: Option<f64>,
 }
 

@@ -146,6 +146,9 @@ pub struct Job {
     pub fine_tuned_model: Option<AliasName>,
     /// The outcome.
     pub adapter: Option<AdapterDigest>,
+    /// The optimizer step of the checkpoint that became the outcome.
+    #[serde(default)]
+    pub step: Option<u64>,
     /// Unpadded tokens that were trained.
     pub trained_tokens: Option<u64>,
     /// Why it failed.
@@ -185,6 +188,8 @@ pub enum Transition {
         model: AliasName,
         /// The version.
         adapter: AdapterDigest,
+        /// The optimizer step of its checkpoint.
+        step: u64,
         /// Unpadded tokens trained.
         trained_tokens: u64,
     },
@@ -205,6 +210,7 @@ impl Job {
             estimated_finish: None,
             fine_tuned_model: None,
             adapter: None,
+            step: None,
             trained_tokens: None,
             error: None,
         }
@@ -278,10 +284,12 @@ impl Job {
             Transition::Succeed {
                 model,
                 adapter,
+                step,
                 trained_tokens,
             } => Self {
                 fine_tuned_model: Some(model),
                 adapter: Some(adapter),
+                step: Some(step),
                 trained_tokens: Some(trained_tokens),
                 ..self.with_status(Status::Succeeded, now)
             },
@@ -347,6 +355,7 @@ mod tests {
         let done = Transition::Succeed {
             model: AliasName::new("ft:m:x").unwrap(),
             adapter: AdapterDigest::of_files(b"a", b"b"),
+            step: 7,
             trained_tokens: 20,
         };
         let job = job.transition(done, UnixMillis(80)).unwrap();
@@ -355,6 +364,7 @@ mod tests {
             (Status::Succeeded, Some(UnixMillis(80)))
         );
         assert_eq!((job.trained_tokens, job.estimated_finish), (Some(20), None));
+        assert_eq!(job.step, Some(7));
         let read: Job = serde_json::from_str(&serde_json::to_string(&job).unwrap()).unwrap();
         assert_eq!(read, job);
     }

@@ -1,5 +1,5 @@
 //! PEFT's two files, `adapter_config.json` and `adapter_model.safetensors`, for a
-//! tiny model. What is read must be written and read back the same.
+//! tiny model. What is read keeps to its bounds.
 #![no_main]
 
 use std::sync::OnceLock;

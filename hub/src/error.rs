@@ -21,7 +21,8 @@ pub enum HubError {
         /// The model.
         name: String,
     },
-    /// There is no way to the Hub, and the file is not in the cache.
+    /// There is no way to the Hub, or it cannot answer, and the file is not in the
+    /// cache.
     #[error(
         "{endpoint} cannot be reached and {name} is not in {}: give the path of a file, or fetch it where there is a network ({reason})",
         cache.display()
@@ -33,6 +34,21 @@ pub enum HubError {
         endpoint: String,
         /// Where files are kept.
         cache: PathBuf,
+        /// What failed.
+        reason: String,
+    },
+    /// As [`Self::Unreachable`], with some of the model's files in the cache.
+    #[error(
+        "{endpoint} cannot be reached and of {name} the cache lacks {}: fetch it where there is a network ({reason})",
+        missing.join(", ")
+    )]
+    Incomplete {
+        /// The model.
+        name: String,
+        /// The Hub's address.
+        endpoint: String,
+        /// The files that are not there.
+        missing: Vec<String>,
         /// What failed.
         reason: String,
     },

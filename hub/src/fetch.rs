@@ -5,6 +5,7 @@
 //! transfer anew, which is why the bytes are moved here. Everything that the
 //! server says is checked before it is part of a path.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use futures::StreamExt as _;
 use hf_hub::repository::RepoTreeEntry;
 use hf_hub::{HFClient, HFError, HFRepository, RepoTypeModel};
 
-use crate::head::{Head, Heads, NoHead};
+use crate::head::{Head, Heads, NoHead, is_away};
 use crate::partial::Partial;
 use crate::{HubError, HubName, Progress};
 
@@ -28,6 +29,10 @@ const FILES_MAX: usize = 512;
 const ENTRIES_MAX: usize = 10_000;
 /// The longest file whose digest the Hub does not say.
 const UNCHECKED_BYTES_MAX: u64 = 256 << 20;
+const GGUF: &str = ".gguf";
+const SAFETENSORS: &str = ".safetensors";
+/// Files that every published folder has.
+const NEEDED_FILES: [&str; 2] = ["config.json", "tokenizer.json"];
 /// Files of a published folder, beside its tensors.
 const FOLDER_FILES: [&str; 5] = [
     "config.json",
@@ -68,6 +73,13 @@ struct Fetch<'a, R> {
 }
 
 pub(crate) fn failed(error: &dyn std::error::Error) -> HubError {
+    HubError::Failed {
+        reason: reason(error),
+    }
+}
+
+/// What an error says, causes and all.
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     // the cause is often the only part that says something
     let mut reason = error.to_string();
     let mut source = error.source();
@@ -75,7 +87,7 @@ pub(crate) fn failed(error: &dyn std::error::Error) -> HubError {
         reason.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    HubError::Failed { reason }
+    reason
 }
 
 impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
@@ -97,24 +109,28 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
         let asked = self.name.revision.as_deref().unwrap_or("main").to_owned();
         let first = self.name.file.clone();
         let first = first.unwrap_or_else(|| FOLDER_FILES[0].to_owned());
-        let head = match self.head(&first, &asked).await {
-            Err(HubError::Unreachable { reason, .. }) => {
-                return self.cached(&first, &asked, reason).await;
-            }
-            head => head?,
-        };
+        match self.fetch_all(&first, &asked).await {
+            Err(HubError::Unreachable { reason, .. }) => self.cached(&first, &asked, reason).await,
+            fetched => fetched,
+        }
+    }
+
+    /// What the revision has now.
+    async fn fetch_all(&mut self, first: &str, asked: &str) -> Result<PathBuf, HubError> {
+        let head = self.head(first, asked).await?;
         // all files are of the commit that the revision is now
         let commit = head.commit.clone();
         let path = self.file(&head).await?;
-        self.note_revision(&first, &asked).await;
         let others = match &self.name.file {
             Some(file) => parts(file)?,
             None => self.folder_files(&commit).await?,
         };
-        for other in others.iter().filter(|other| **other != first) {
+        for other in others.iter().filter(|other| *other != first) {
             let head = self.head(other, &commit).await?;
             self.file(&head).await?;
         }
+        // not before all of it is there: till then, the earlier commit is whole
+        self.note_revision(first, asked).await;
         self.model_of(path)
     }
 
@@ -133,14 +149,37 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
         revision: &str,
         reason: String,
     ) -> Result<PathBuf, HubError> {
-        let found = self.repo.download_file().filename(first).revision(revision);
-        match found.local_files_only(true).send().await {
-            Ok(path) => {
-                tracing::warn!(name = %self.name, reason, "the Hub cannot be reached; the cached model is used");
-                self.model_of(path)
+        let Some(path) = self.in_cache(first, revision).await else {
+            return Err(self.unreachable(reason));
+        };
+        let missing = match &self.name.file {
+            Some(file) => {
+                let mut missing = Vec::new();
+                for part in parts(file)? {
+                    if self.in_cache(&part, revision).await.is_none() {
+                        missing.push(part);
+                    }
+                }
+                missing
             }
-            Err(_) => Err(self.unreachable(reason)),
+            None => missing_of_folder(&self.model_of(path.clone())?)?,
+        };
+        if !missing.is_empty() {
+            return Err(HubError::Incomplete {
+                name: self.name.to_string(),
+                endpoint: self.client.endpoint().to_owned(),
+                missing,
+                reason,
+            });
         }
+        tracing::warn!(name = %self.name, reason, "the Hub cannot be reached; the cached model is used");
+        self.model_of(path)
+    }
+
+    /// A file of a revision as an earlier fetch left it.
+    async fn in_cache(&self, file: &str, revision: &str) -> Option<PathBuf> {
+        let found = self.repo.download_file().filename(file).revision(revision);
+        found.local_files_only(true).send().await.ok()
     }
 
     fn unreachable(&self, reason: String) -> HubError {
@@ -181,7 +220,7 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
             let RepoTreeEntry::File { path, .. } = entry else {
                 continue;
             };
-            let is_tensors = path.ends_with(".safetensors")
+            let is_tensors = path.ends_with(SAFETENSORS)
                 && path.starts_with("model")
                 && !path.contains(['/', '\\']);
             if is_tensors || FOLDER_FILES.contains(&path.as_str()) {
@@ -195,7 +234,7 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
             });
         }
         // small ones first, so that what is no model is known early
-        files.sort_by_key(|file| (file.ends_with(".safetensors"), file.clone()));
+        files.sort_by_key(|file| (file.ends_with(SAFETENSORS), file.clone()));
         Ok(files)
     }
 
@@ -323,29 +362,34 @@ impl<'a, R: FnMut(Progress<'_>) + Send> Fetch<'a, R> {
             HFError::AuthRequired { .. } | HFError::Forbidden { .. } => HubError::Refused {
                 name: self.name.to_string(),
             },
-            HFError::Request { ref source, .. } if source.is_connect() || source.is_timeout() => {
-                match failed(&error) {
-                    HubError::Failed { reason } => self.unreachable(reason),
-                    other => other,
-                }
+            HFError::Request { ref source, .. }
+                if source.is_connect() || source.is_timeout() || source.is_request() =>
+            {
+                self.unreachable(reason(&error))
+            }
+            HFError::RateLimited { .. } => self.unreachable(reason(&error)),
+            HFError::Http { ref context } if is_away(context.status) => {
+                self.unreachable(reason(&error))
             }
             error => failed(&error),
         }
     }
 }
 
-/// All parts of a split file, whose first one is `file`; itself if it is whole.
-fn parts(file: &str) -> Result<Vec<String>, HubError> {
+/// A split file's name before its number, its number and how many there are.
+fn split_name<'a>(file: &'a str, extension: &str) -> Option<(&'a str, usize, usize)> {
     let number = |text: &str| match text.len() {
         5 => text.parse::<usize>().ok(),
         _ => None,
     };
-    let split = file.strip_suffix(".gguf").and_then(|stem| {
-        let (rest, count) = stem.rsplit_once("-of-")?;
-        let (name, first) = rest.rsplit_once('-')?;
-        Some((name, number(first)?, number(count)?))
-    });
-    let Some((name, first, count)) = split else {
+    let (rest, count) = file.strip_suffix(extension)?.rsplit_once("-of-")?;
+    let (name, no) = rest.rsplit_once('-')?;
+    Some((name, number(no)?, number(count)?))
+}
+
+/// All parts of a split file, whose first one is `file`; itself if it is whole.
+fn parts(file: &str) -> Result<Vec<String>, HubError> {
+    let Some((name, first, count)) = split_name(file, GGUF) else {
         return Ok(vec![file.to_owned()]);
     };
     if first != 1 || !(1..=FILES_MAX).contains(&count) {
@@ -354,8 +398,40 @@ fn parts(file: &str) -> Result<Vec<String>, HubError> {
             problem: "is not the first part, or one of too many",
         });
     }
-    let part = |no| format!("{name}-{no:05}-of-{count:05}.gguf");
+    let part = |no| format!("{name}-{no:05}-of-{count:05}{GGUF}");
     Ok((1..=count).map(part).collect())
+}
+
+/// What a folder in the cache lacks, as far as the names in it tell.
+fn missing_of_folder(folder: &Path) -> Result<Vec<String>, HubError> {
+    let io = |source| HubError::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        // a link into nothing is no file
+        if entry.path().exists() {
+            found.extend(entry.file_name().into_string());
+        }
+    }
+    let mut needed = BTreeSet::from(NEEDED_FILES.map(str::to_owned));
+    let mut tensors = found.iter().filter(|file| file.ends_with(SAFETENSORS));
+    match tensors
+        .clone()
+        .find_map(|file| split_name(file, SAFETENSORS))
+    {
+        Some((name, _, count)) => needed.extend(
+            (1..=count.min(FILES_MAX))
+                .map(|no| format!("{name}-{no:05}-of-{count:05}{SAFETENSORS}")),
+        ),
+        None if tensors.next().is_none() => {
+            needed.insert(format!("model{SAFETENSORS}"));
+        }
+        None => {}
+    }
+    Ok(needed.difference(&found).cloned().collect())
 }
 
 #[cfg(test)]
@@ -378,5 +454,26 @@ mod tests {
         assert!(parts("m-00001-of-00513.gguf").is_err());
         assert!(parts("m-00001-of-00000.gguf").is_err());
         assert_eq!(parts("m-1-of-3.gguf").unwrap(), ["m-1-of-3.gguf"]);
+    }
+
+    #[test]
+    fn what_a_folder_lacks_is_told_by_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = || missing_of_folder(folder.path()).unwrap();
+        let put = |file: &str| std::fs::write(folder.path().join(file), b"x").unwrap();
+        put("config.json");
+        assert_eq!(missing(), ["model.safetensors", "tokenizer.json"]);
+        put("tokenizer.json");
+        put("model-00002-of-00003.safetensors");
+        assert_eq!(
+            missing(),
+            [
+                "model-00001-of-00003.safetensors",
+                "model-00003-of-00003.safetensors"
+            ]
+        );
+        put("model-00001-of-00003.safetensors");
+        put("model-00003-of-00003.safetensors");
+        assert!(missing().is_empty());
     }
 }

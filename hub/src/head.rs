@@ -34,7 +34,7 @@ pub(crate) struct Head {
 
 /// Why there is no head.
 pub(crate) enum NoHead {
-    /// The Hub was not reached.
+    /// The Hub was not reached, or is not able to answer now.
     Unreachable(String),
     Hub(HubError),
 }
@@ -83,11 +83,21 @@ impl Heads {
                 Some(to) if answer.status().is_redirection() => {
                     address = format!("{}{to}", self.endpoint);
                 }
+                _ if is_away(answer.status()) => {
+                    let reason = format!("it answered {} for {file}", answer.status());
+                    return Err(NoHead::Unreachable(reason));
+                }
                 _ => return read(answer.status(), answer.headers(), file).map_err(NoHead::Hub),
             }
         }
         Err(NoHead::Hub(damaged(file, "leads in a circle")))
     }
+}
+
+/// Whether an answer says nothing of the file, only that there is none now.
+pub(crate) fn is_away(status: StatusCode) -> bool {
+    let is_later = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
+    is_later || status.is_server_error()
 }
 
 fn damaged(file: &str, problem: &'static str) -> HubError {
@@ -224,12 +234,15 @@ mod tests {
             let error = with(commit, etag, size).unwrap_err();
             assert!(error.contains(needle), "{error}");
         }
+        let away = |status| is_away(StatusCode::from_u16(status).unwrap());
+        assert!([408, 429, 500, 502, 503, 504].into_iter().all(away));
+        assert!(![200, 302, 400, 401, 403, 404].into_iter().any(away));
         let none = HeaderMap::new();
         for (status, needle) in [
             (401, "HF_TOKEN"),
             (403, "HF_TOKEN"),
             (404, "no f"),
-            (500, "500"),
+            (400, "400"),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let error = read(status, &none, "f").unwrap_err().to_string();

@@ -74,10 +74,11 @@ impl BaseModel {
 
     /// The prompt tokens of a conversation.
     ///
-    /// Special tokens come from the template alone: what looks like one in a
+    /// Control tokens come from the template alone: what looks like one in a
     /// message is encoded as text, so that no message can end its own turn and
     /// begin another's. (transformers takes it for the token. For all other
-    /// conversations the ids are the same.)
+    /// conversations the ids are the same. Tokens that were put into the
+    /// vocabulary by hand and steer nothing are found in messages too.)
     ///
     /// # Errors
     /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
@@ -155,7 +156,7 @@ impl BaseModel {
     }
 
     fn escape(&self, text: &str) -> String {
-        escape(text, self.tokenizer.special_texts())
+        escape(text, self.tokenizer.control_texts())
     }
 }
 

@@ -12,7 +12,8 @@ const LAYERS_MAX: usize = 1024;
 const HIDDEN_SIZE_MAX: usize = 1 << 16;
 const FFN_SIZE_MAX: usize = 1 << 18;
 const HEADS_MAX: usize = 1024;
-const HEAD_DIM_MAX: usize = 1024;
+/// The most elements of a head.
+pub(crate) const HEAD_DIM_MAX: usize = 1024;
 const CONTEXT_LENGTH_MAX: usize = 1 << 22;
 /// The most tokens in a vocabulary.
 pub(crate) const VOCAB_SIZE_MAX: usize = 1 << 20;
@@ -88,6 +89,8 @@ impl ModelConfig {
             .optional_size("attention.key_length", HEAD_DIM_MAX)?
             .unwrap_or(hidden_size / head_count);
         let layer_count = keys.size("block_count", LAYERS_MAX)?;
+        let hidden_per_head = hidden_size / head_count;
+        let scaled = scale_size(architecture, layer_count, hidden_per_head, head_dim);
         let config = Self {
             architecture,
             layer_count,
@@ -98,14 +101,7 @@ impl ModelConfig {
             head_dim,
             rope: rope(&keys, head_dim)?,
             window: window(&keys, architecture)?,
-            attention_scale: 1.0
-                / scale_size(
-                    architecture,
-                    layer_count,
-                    hidden_size / head_count,
-                    head_dim,
-                )
-                .sqrt(),
+            attention_scale: keys.float("attention.scale", Some(1.0 / scaled.sqrt()))?,
             embedding_scale: if architecture.scales_embedding {
                 (hidden_size as f32).sqrt()
             } else {
@@ -240,7 +236,8 @@ fn window(
     }
 }
 
-/// What the root in the scale of scores is taken of: the size of a head, but in
+/// What the root in the scale of scores is taken of, where the files do not say the
+/// scale: the size of a head, but in
 /// Gemma 3 27B, which the files do not say and which its 62 layers tell.
 fn scale_size(
     architecture: &Architecture,

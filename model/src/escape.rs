@@ -1,4 +1,4 @@
-//! Special tokens come from templates alone: what looks like one in a text is
+//! Control tokens come from templates alone: what looks like one in a text is
 //! broken, so that no message can end its own turn.
 
 use serde_json::Value as Json;
@@ -8,15 +8,21 @@ use serde_json::Value as Json;
 pub const ESCAPE: char = '\u{FDD0}';
 
 /// `text` with every one of `specials` in it broken by [`ESCAPE`]; an escape that
-/// it contains itself is dropped.
+/// it contains itself is dropped. A special of one character cannot be broken and
+/// is replaced.
 pub fn escape<'a>(text: &str, specials: impl Iterator<Item = &'a str>) -> String {
     let mut escaped = text.replace(ESCAPE, "");
     for special in specials {
         let mut characters = special.chars();
-        if let Some(first) = characters.next()
-            && escaped.contains(special)
-        {
-            let broken = format!("{first}{ESCAPE}{}", characters.as_str());
+        let Some(first) = characters.next() else {
+            continue;
+        };
+        let broken = match characters.as_str() {
+            "" => ESCAPE.to_string(),
+            rest => format!("{first}{ESCAPE}{rest}"),
+        };
+        // again, since occurrences may overlap: each time fewer are whole
+        while escaped.contains(special) {
             escaped = escaped.replace(special, &broken);
         }
     }
@@ -33,5 +39,24 @@ pub fn escape_json(value: &Json, escape: &dyn Fn(&str) -> String) -> Json {
             .map(|(key, value)| (escape(key), escape_json(value, escape)))
             .collect(),
         other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(text: &str, specials: &[&str]) -> String {
+        escape(text, specials.iter().copied()).replace(ESCAPE, "!")
+    }
+
+    #[test]
+    fn every_special_is_broken_however_they_overlap() {
+        assert_eq!(escaped("a<e>b<e>", &["<e>"]), "a<!e>b<!e>");
+        assert_eq!(escaped("a<f>b", &["<e>", ""]), "a<f>b");
+        assert_eq!(escaped("|||||", &["||"]), "|!|!|!|!|");
+        assert_eq!(escaped("<e><e>", &["<e><e>", "<e>"]), "<!e><!e>");
+        assert_eq!(escaped("<\u{FDD0}e>", &["<e>"]), "<!e>");
+        assert_eq!(escaped("a\u{1}b", &["\u{1}"]), "a!b");
     }
 }

@@ -1,9 +1,11 @@
 """Writes tests/golden/architectures: for each architecture a tiny random model
 as GGUF, and the logits of transformers in f32 after each token; for some also
 an adapter made by PEFT, and the logits with it. And tests/golden/folders: tiny
-models as transformers saves them, one in several files, with their logits.
+models as transformers saves them, one in several files, with their logits; two with
+tokenizers of their own kind, and token ids of texts and conversations
+(`tokens.json`).
 
-    python tests/scripts/make_architecture_golden.py
+    python tests/scripts/make_architecture_golden.py [FOLDER…]
 
 Matrices are stored as Q8_0, and transformers computes with what they are after
 that, so that nothing but the order of sums differs. The adapters and biases
@@ -16,6 +18,7 @@ Needs torch, transformers, peft, gguf (made with transformers 5.24.0, peft
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy
 import torch
@@ -30,12 +33,14 @@ from transformers import (
     LlamaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
+import tiny_tokenizers
 from tiny_gguf import MERGES, Q8_0, TEMPLATE, TOKENS, rounded, write_gguf
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "architectures"
@@ -161,7 +166,14 @@ FOLDERS = {
                      rope_parameters=LLAMA3 | {"original_max_position_embeddings": 16}), LlamaForCausalLM, "60KB"),
     "qwen2": (small(Qwen2Config, tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 1e6}), Qwen2ForCausalLM, "1GB"),
     "qwen3": (small(Qwen3Config, head_dim=16, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6}), Qwen3ForCausalLM, "1GB"),
+    "gemma3": (small(Gemma3TextConfig, vocab_size=333, num_hidden_layers=3, head_dim=16, query_pre_attn_scalar=24, sliding_window=9, tie_word_embeddings=True,
+                     layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                     rope_parameters={"full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                                      "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}), Gemma3ForCausalLM, "1GB"),
+    "phi3": (small(Phi3Config, vocab_size=333, sliding_window=9, tie_word_embeddings=False,
+                   rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}), Phi3ForCausalLM, "1GB"),
 }
+TOKENIZERS = {"gemma3": tiny_tokenizers.gemma3, "phi3": tiny_tokenizers.phi3}
 
 
 def write_tokenizer(folder):
@@ -177,6 +189,29 @@ def write_tokenizer(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def write_own_tokenizer(folder, made):
+    """And what transformers does with it."""
+    tokenizer, config, template = made
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}, indent=2) + "\n")
+
+    def wrapped(tokenizer):
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, clean_up_tokenization_spaces=False, **config)
+
+    usual, older = wrapped(tokenizer), wrapped(tiny_tokenizers.with_prefix(tokenizer))
+
+    def ids(tokenizer, text, as_text=False):
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=as_text)
+
+    texts = [{"text": text, "ids": ids(usual, text), "as_text": ids(usual, text, True), "with_prefix": ids(older, text)} for text in tiny_tokenizers.TEXTS]
+    chats = []
+    for messages in tiny_tokenizers.CHATS:
+        both = [tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) for tokenizer in (usual, older)]
+        chats.append({"messages": messages, "ids": both[0], "with_prefix": both[1]})
+    golden = json.dumps({"texts": texts, "chats": chats}, ensure_ascii=False)
+    (folder / "tokens.json").write_text(golden.replace("}, {\"", "},\n{\"") + "\n", encoding="utf-8")
+
+
 def write_folder(name):
     config, kind, shard = FOLDERS[name]
     folder = GOLDEN.parent / "folders" / name
@@ -184,7 +219,10 @@ def write_folder(name):
     model = random_model(config, kind)
     model.save_pretrained(folder, max_shard_size=shard)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    write_tokenizer(folder)
+    if name in TOKENIZERS:
+        write_own_tokenizer(folder, TOKENIZERS[name]())
+    else:
+        write_tokenizer(folder)
     rng = numpy.random.default_rng(7)
     tokens = [1, *rng.integers(3, len(TOKENS), 31).tolist()]
     save_file({"tokens": numpy.array(tokens, dtype=numpy.uint32), "base": logits(model, tokens)}, folder / "logits.safetensors")
@@ -193,7 +231,7 @@ def write_folder(name):
 
 
 if __name__ == "__main__":
-    for name in FOLDERS:
+    for name in sys.argv[1:] or FOLDERS:
         write_folder(name)
-    for name in MODELS:
+    for name in [] if sys.argv[1:] else MODELS:
         write(name)

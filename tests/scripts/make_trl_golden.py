@@ -34,6 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 import make_peft_golden as tiny
+from bench_training import dequantize
 from make_training_golden import GOLDEN, PAIRS
 
 STEPS, RATE = 20, 2e-3
@@ -76,6 +77,8 @@ class Real:
         for question, right, wrong in TEXTS:
             prompt = ids(question)
             self.pairs.append((prompt + ids(right), prompt + ids(wrong), len(prompt)))
+        self.plain = tempfile.TemporaryDirectory()
+        dequantize(model, self.plain.name)
         policy = get_peft_model(self.base(), LoraConfig(
             r=4, lora_alpha=8, target_modules=tiny.SEVEN, task_type="CAUSAL_LM"))
         generator = torch.Generator().manual_seed(5)
@@ -86,8 +89,7 @@ class Real:
         policy.save_pretrained(self.folder / "adapter")
 
     def base(self):
-        return AutoModelForCausalLM.from_pretrained(
-            self.model.parent, gguf_file=self.model.name, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(self.plain.name, dtype=torch.float32).eval()
 
     def policy(self):
         return PeftModel.from_pretrained(self.base(), self.folder / "adapter", is_trainable=True)

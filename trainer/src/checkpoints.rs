@@ -72,17 +72,21 @@ impl CheckpointFile {
         self.folder.join(FILE_NAME)
     }
 
-    /// Removes the file of a run that has ended.
+    /// Removes the file of a run that has ended, and one that was not written
+    /// to its end; whether there was any.
     ///
     /// # Errors
     /// [`TrainerError::File`].
-    pub fn forget(&self) -> Result<(), TrainerError> {
-        match std::fs::remove_file(self.path()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(TrainerError::file(&self.path())(error))
+    pub fn forget(&self) -> Result<bool, TrainerError> {
+        let mut was_there = false;
+        for path in [self.path(), self.path().with_extension("next")] {
+            match std::fs::remove_file(&path) {
+                Ok(()) => was_there = true,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(TrainerError::file(&path)(error)),
             }
-            _ => Ok(()),
         }
+        Ok(was_there)
     }
 
     fn wrong(&self, problem: &str) -> TrainerError {

@@ -5,7 +5,7 @@ use feedback::pairs::{Dataset, PreferencePair, Split};
 use model::{BaseModel, ModelError, TemplateMessage};
 
 use crate::TrainerError;
-use crate::evaluate::{HeldOutPrompt, Task};
+use crate::evaluate::{Expectation, HeldOutPrompt, Task};
 use crate::pack::Sequence;
 use crate::train::{Examples, Items, PairExample, PlainExample};
 
@@ -153,8 +153,14 @@ pub(crate) fn encode_answer(
 pub(crate) fn held_out_prompts(pairs: &[PreferencePair]) -> Vec<HeldOutPrompt> {
     let prompt = |pair: &PreferencePair| {
         let messages = pair.prompt.iter().filter_map(chat_message).collect();
-        let expect = pair.tags.get(EXPECT_TAG).unwrap_or(&pair.chosen).clone();
-        HeldOutPrompt { messages, expect }
+        let expect = match pair.tags.get(EXPECT_TAG) {
+            Some(declared) => Expectation::Declared(declared.clone()),
+            None => Expectation::Whole(pair.chosen.clone()),
+        };
+        HeldOutPrompt {
+            messages,
+            expect: Some(expect),
+        }
     };
     let mut prompts: Vec<HeldOutPrompt> = pairs.iter().map(prompt).collect();
     prompts.dedup();

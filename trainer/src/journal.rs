@@ -60,6 +60,8 @@ pub struct Status {
     pub steps: usize,
     /// Loss of the last step.
     pub loss: Option<f64>,
+    /// Its reward margin.
+    pub margin: Option<f64>,
     /// Unpadded policy tokens a second since training began.
     pub tokens_per_second: Option<f64>,
     /// Seconds that training will still take.
@@ -182,7 +184,8 @@ impl Journal {
         tracing::info!("{}", progress.text());
         self.update(now, |status| {
             (status.step, status.steps) = (m.step, m.steps);
-            status.loss = Some(m.loss);
+            status.loss = Some(progress.loss);
+            status.margin = Some(progress.margin);
             status.tokens_per_second = Some(progress.tokens_per_second);
             status.eta_seconds = Some(progress.seconds_left);
             status.memory_bytes = progress.memory_bytes;
@@ -251,6 +254,7 @@ mod tests {
             steps: 4,
             num_tokens: 100,
             seconds: 2.0,
+            rewards_margins: 0.25,
             ..StepMetrics::default()
         };
         journal.step(&folder, &metrics, UnixMillis(6)).unwrap();
@@ -265,6 +269,7 @@ mod tests {
             (status.tokens_per_second, status.eta_seconds),
             (Some(50.0), Some(6.0))
         );
+        assert_eq!((status.loss, status.margin), (Some(0.0), Some(0.25)));
         assert_eq!(
             (status.run_id.as_deref(), status.outcome),
             (Some("run-1"), None)

@@ -5,6 +5,8 @@
 //! only; `pipeline` is the one place where stores, training, evaluation and
 //! publication meet, and reads top to bottom.
 
+mod attempts;
+mod beginnings;
 pub mod bench;
 mod calendar;
 mod checkpoints;
@@ -21,7 +23,9 @@ mod incumbent;
 mod jobs;
 mod journal;
 mod judge;
+mod last_run;
 mod lease;
+mod leftovers;
 mod loss;
 mod memory;
 mod mixture;
@@ -51,6 +55,7 @@ mod tests;
 mod thumbs;
 pub mod train;
 mod trial;
+mod vote_rows;
 
 pub use checkpoints::CheckpointFile;
 pub use config::{Config, DatasetConfig, EvalConfig, PublishConfig, Schedule};
@@ -78,6 +83,7 @@ pub use sidecar::{Stop, again, once, sidecar};
 pub use stage_files::FilesReport;
 pub use tensors::{Compute, Place};
 pub use trial::{TrialConfig, TrialFailure, TrialReport};
+pub use vote_rows::{RefusedVote, VotesReport};
 
 /// Runs blocking work on a thread of its own.
 async fn blocking<R: Send + 'static>(

@@ -6,7 +6,10 @@
 //! resident when the plan is made (weights, stores, the program; on a GPU also what
 //! others have there) is measured, not guessed. Knows no tensor.
 
+mod control_groups;
 mod terms;
+
+use std::path::Path;
 
 use model::ModelConfig;
 use serde::{Deserialize, Serialize};
@@ -14,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use self::terms::terms;
 use crate::TrainerError;
 use crate::pack::{Sequence, plan};
-use crate::train::{Examples, Recompute, TrainConfig, epoch};
+use crate::train::{Examples, Recompute, TrainConfig, epoch, mismatched};
 
 /// The share of what may be used that a plan may fill, in percent.
 const SHARE_MAX_PERCENT: u64 = 90;
@@ -196,6 +199,7 @@ fn largest(
     let (items, retained) = (examples.train.len(), examples.retained.len());
     let validated = &groups[items..groups.len() - retained];
     let mut trained = Largest::default();
+    let mut scored = of_packs(validated, rows_max);
     // epochs differ in their order alone, so a few tell
     for number in 0..config.epochs.min(EPOCHS_PLANNED) {
         for micro in epoch(items, retained, number, config) {
@@ -203,11 +207,15 @@ fn largest(
             let together = micro.items.iter().copied().chain(plain);
             let together: Vec<Vec<&Sequence>> = together.map(|i| groups[i].clone()).collect();
             trained = trained.or(of_packs(&together, rows_max));
+            // KTO's estimate, without a gradient
+            let estimated = mismatched(&examples.train, &micro.items, config.sequence_tokens_max);
+            let estimated: Vec<Vec<&Sequence>> = estimated.iter().map(|s| vec![s]).collect();
+            scored = scored.or(of_packs(&estimated, rows_max));
         }
     }
     Packs {
         trained,
-        validated: of_packs(validated, rows_max),
+        validated: scored,
     }
 }
 
@@ -253,20 +261,16 @@ impl Room {
         }
     }
 
-    /// This process's, in the machine's memory: the control group's limit or what the
-    /// machine has left, whichever is less. None where the system does not say.
+    /// This process's, in the machine's memory: what its control groups leave it or
+    /// what the machine has left, whichever is less. None where the system does not say.
     pub(crate) fn of_process() -> Option<Self> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let resident = kib_of(&status, "VmRSS:")?;
-        let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let available = kib_of(&machine, "MemAvailable:")? + resident;
-        let group = [
-            "/sys/fs/cgroup/memory.max",
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        ]
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok());
-        let limit = group.unwrap_or(u64::MAX).min(available);
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let group = control_groups::limit(&groups, Path::new("/sys/fs/cgroup"), resident);
+        let limit = group
+            .unwrap_or(u64::MAX)
+            .min(control_groups::of_machine(resident)?);
         Some(Self::new(resident, limit, None))
     }
 }
@@ -298,7 +302,7 @@ pub(crate) fn kib_of(text: &str, key: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::tests::tiny;
-    use crate::train::{Items, PlainExample};
+    use crate::train::{Items, PlainExample, RatedExample};
 
     fn examples(lengths: &[usize]) -> Examples {
         let plain = |(i, &n): (usize, &usize)| PlainExample {
@@ -367,6 +371,33 @@ mod tests {
         // a group is whole or in another pack
         assert!((49..=60).contains(&of(60, 4)));
         assert_eq!(of(57, 4), 49);
+    }
+
+    #[test]
+    fn a_prompt_with_anothers_answer_is_planned_and_no_longer_than_any() {
+        let rated = |prompt: usize, answer: usize| RatedExample {
+            sequence: Sequence {
+                tokens: (0..(prompt + answer) as u32).collect(),
+                completion_start: prompt,
+            },
+            is_good: true,
+        };
+        let examples = Examples {
+            train: Items::Rated(vec![rated(70, 10), rated(10, 60)]),
+            ..Examples::default()
+        };
+        let lengths = |tokens_max| -> Vec<usize> {
+            let made = mismatched(&examples.train, &[0, 1], tokens_max);
+            made.iter().map(|s| s.tokens.len()).collect()
+        };
+        assert_eq!(lengths(1024), [130, 20]);
+        assert_eq!(lengths(100), [100, 20]);
+        let config = TrainConfig {
+            sequence_tokens_max: 100,
+            ..TrainConfig::default()
+        };
+        let packs = largest(&examples, &groups(&examples), 1, &config);
+        assert_eq!((packs.trained.rows, packs.validated.rows), (79, 99));
     }
 
     #[test]

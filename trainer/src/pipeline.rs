@@ -12,24 +12,25 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use adapter_store::AdapterFiles;
-use feedback::pairs::{self, Dataset, PreferencePair, Split};
-use feedback::{EventId, TRAINER_GROUP};
+use feedback::pairs::{self, Case, Collected, PreferencePair, Split};
+use feedback::{Claimed, EventId, TRAINER_GROUP};
 use ids::{DatasetDigest, UnixMillis};
 use serde_json::json;
 
 use crate::evaluate::{Subject, page, verdict};
 use crate::incumbent::Incumbent;
-use crate::journal::{Journal, State, replace};
+use crate::journal::{State, replace};
+use crate::last_run::LastRun;
 use crate::lease::HeldLease;
-use crate::prepared::{Prepared, dataset_digest};
-use crate::recipe::{Stage, StageKind};
+use crate::prepared::Prepared;
+use crate::recipe::StageKind;
 use crate::report::{Decision, Report, StageReport, TrainingReport};
 use crate::services::Services;
-use crate::stage_data::rated_held_out;
-use crate::stage_files::StageFiles;
+use crate::stage_data::{rated_held_out, rated_prompts};
 use crate::stages::{TrainedRecipe, train_stages};
 use crate::trial::{self, TrialReport};
-use crate::{TrainerError, curves, publish, stage_files, thumbs};
+use crate::vote_rows::VoteRows;
+use crate::{TrainerError, beginnings, curves, publish, stage_files};
 
 /// Events taken at a time.
 const CLAIM_MAX: usize = 500;
@@ -67,7 +68,8 @@ pub async fn run_once(
 }
 
 /// Goes on with the last run that was interrupted, with its rows and recipe;
-/// none when there is nothing to go on with.
+/// none when there is nothing to go on with. Whoever was at it has died, or its
+/// lease is waited for in vain.
 ///
 /// # Errors
 /// As [`run_once`].
@@ -75,19 +77,41 @@ pub async fn resume(
     services: &Services,
     stop: Arc<AtomicBool>,
 ) -> Result<Option<RunOutcome>, TrainerError> {
-    let Some((folder, prepared)) = Prepared::interrupted(&services.journal)? else {
+    let Some((_, prepared)) = Prepared::interrupted(&services.journal)? else {
         return Ok(None);
     };
-    let run_id = prepared.run_id.clone();
+    let run_id = prepared.run_id;
     let (control, clock) = (Arc::clone(&services.control), Arc::clone(&services.clock));
-    let lease = HeldLease::acquire(control, clock, &run_id, Arc::clone(&stop)).await?;
-    let begun = services.journal.begin(&run_id, services.clock.now());
-    let result = match begun {
-        Ok(_) => finish(services, &lease, &folder, prepared, stop).await,
-        Err(error) => Err(error),
-    };
+    let lease = HeldLease::wait_for(control, clock, &run_id, Arc::clone(&stop)).await?;
+    let result = go_on(services, &lease, stop).await.transpose();
     lease.release().await;
-    note(services, &result)?;
+    if let Some(result) = &result {
+        note(services, result)?;
+    }
+    result.transpose()
+}
+
+/// Goes on under the lease, unless another trainer has done so meanwhile.
+async fn go_on(
+    services: &Services,
+    lease: &HeldLease,
+    stop: Arc<AtomicBool>,
+) -> Result<Option<RunOutcome>, TrainerError> {
+    let (journal, now) = (&services.journal, services.clock.now());
+    let Some((folder, prepared)) = Prepared::interrupted(journal)? else {
+        return Ok(None);
+    };
+    let run_id = &prepared.run_id;
+    if !beginnings::begin(&folder)? {
+        tracing::error!(run_id, "the run is given up: trainers die of it");
+        let detail = json!({ "run": run_id, "error": "trainers die of it" });
+        journal.event(now, "run_given_up", detail)?;
+        Prepared::give_up(&folder)?;
+        return Ok(None);
+    }
+    journal.begin(run_id, now)?;
+    let result = finish(services, lease, &folder, prepared, stop).await;
+    beginnings::ended(&folder)?;
     result.map(Some)
 }
 
@@ -106,26 +130,27 @@ async fn run(
     // 1. The votes that woke us, and all that was voted so far: pairs and
     //    praised answers, split before they were paired.
     let claimed = claim(services, run_id).await?;
-    let cases = pairs::collect(&*services.feedback).await?;
-    let dataset = pairs::build(&cases, &config.pair_options())?;
-    let rated = thumbs::rated(&cases, &config.pair_options());
+    let collected = pairs::collect(&*services.feedback).await?;
+    let claimed = read_of(services, claimed, &collected)?;
+    let prepared = prepare(services, run_id, collected.cases, claimed, &folder).await?;
+    let (dataset, rated) = (&prepared.dataset, &prepared.rated);
     tracing::info!(
-        "{} events; {} pairs to train, {} held out, {} praised answers, {} rated",
-        claimed.len(),
+        "{} events; {} pairs to train, {} held out, {} praised answers, {} rated, {} rows refused",
+        prepared.claimed.len(),
         dataset.train.len(),
         dataset.held_out.len(),
         dataset.upvoted.len(),
-        rated.len()
+        rated.len(),
+        prepared.refused.refused
     );
-    let stages = config.stages()?;
-    let (dataset, stages, files) = read_files(services, dataset, stages, &folder).await?;
-    let digest = dataset_digest(dataset.digest, &files);
-    if !force && last_dataset(journal) == Some(digest) {
-        services.feedback.ack(TRAINER_GROUP, &claimed).await?;
-        return Ok(RunOutcome::Unchanged(digest));
+    let last = LastRun::read(journal);
+    if !force && last.is_some_and(|last| last.is_like(&this_run(services, &prepared))) {
+        let claimed = &prepared.claimed;
+        services.feedback.ack(TRAINER_GROUP, claimed).await?;
+        return Ok(RunOutcome::Unchanged(prepared.digest()));
     }
     // every stage of pairs has those of the votes, and its own files'
-    let of_files = stages.iter().zip(&files);
+    let of_files = prepared.stages.iter().zip(&prepared.files);
     let of_files = of_files.filter(|(stage, _)| stage.kind == StageKind::Dpo);
     let fewest = of_files.map(|(_, files)| files.report.kept - files.report.held_out);
     let fewest = fewest.min().map(|pairs| pairs + dataset.train.len());
@@ -134,16 +159,14 @@ async fn run(
         let problem = format!("{found} pairs to train on are fewer than {min}");
         return Err(TrainerError::NotEnoughData(problem));
     }
-    let prepared = Prepared {
-        run_id: run_id.to_owned(),
-        dataset,
-        rated,
-        claimed,
-        stages,
-        files,
-    };
     prepared.keep(&folder)?;
     finish(services, lease, &folder, prepared, stop).await
+}
+
+/// What tells this run from others.
+fn this_run(services: &Services, prepared: &Prepared) -> LastRun {
+    let base = services.base.digest;
+    LastRun::of(&prepared.run_id, prepared.digest(), base, &prepared.stages)
 }
 
 /// Trains, evaluates and publishes what was prepared.
@@ -174,8 +197,8 @@ async fn finish(
     if let Err(error) = &trained
         && !matches!(error, TrainerError::Stopped)
     {
-        // it would fail again, and is not gone on with; its folder stays
-        Prepared::forget(folder)?;
+        // it would fail again, and is not gone on with; its reports stay
+        Prepared::give_up(folder)?;
     }
     let (trial, trained) = trained?;
     let peft = trained.adapter.to_peft(&services.base.config)?;
@@ -187,7 +210,7 @@ async fn finish(
         incumbent: incumbent.files.as_ref(),
         candidate: &files,
         held_out: &held_out,
-        prompts: &[],
+        prompts: &rated_prompts(&prepared),
         rated: &rated_held_out(&services.base, &prepared)?,
     };
     let evaluation = services.assessor().assess(&subject).await?;
@@ -225,11 +248,7 @@ async fn finish(
         .feedback
         .ack(TRAINER_GROUP, &prepared.claimed)
         .await?;
-    let last = json!({ "dataset": prepared.digest(), "run_id": run_id });
-    replace(
-        &journal.root().join("last_run.json"),
-        last.to_string().as_bytes(),
-    )?;
+    this_run(services, &prepared).keep(journal)?;
     Prepared::forget(folder)?;
     Ok(RunOutcome::Judged(Box::new(report)))
 }
@@ -247,24 +266,71 @@ async fn train(
     Ok((trial, trained))
 }
 
-/// What the stages' files come to, on a thread of its own.
-async fn read_files(
+/// Makes rows of the cases, checks them and the stages' files, and keeps apart
+/// what the candidate is judged by; on a thread of its own.
+async fn prepare(
     services: &Services,
-    dataset: Dataset,
-    stages: Vec<Stage>,
+    run_id: &str,
+    cases: Vec<Case>,
+    claimed: Vec<EventId>,
     folder: &Path,
-) -> Result<(Dataset, Vec<Stage>, Vec<StageFiles>), TrainerError> {
+) -> Result<Prepared, TrainerError> {
     let (base, config) = (Arc::clone(&services.base), Arc::clone(&services.config));
-    let folder = folder.to_owned();
+    let (run_id, folder) = (run_id.to_owned(), folder.to_owned());
     crate::blocking(move || {
-        let files = stage_files::prepare(&base, &config, &dataset, &stages, &folder)?;
-        Ok((dataset, stages, files))
+        let stages = config.stages()?;
+        let with_thumbs = stages.iter().any(|stage| stage.kind == StageKind::Kto);
+        let mut votes = VoteRows::of(&cases, &config.pair_options(), with_thumbs)?;
+        drop(cases);
+        let lengths = stages
+            .iter()
+            .map(|stage| stage.training.sequence_tokens_max);
+        let tokens_max = lengths.max().unwrap_or_default();
+        votes.check(&base, tokens_max, stage_files::evaluation(&config)?)?;
+        let files = stage_files::prepare(&base, &config, votes.votes(), &stages, &folder)?;
+        let held_out = files.iter().flat_map(|files| &files.held_out);
+        votes.keep_apart(held_out.map(|pair| &pair.prompt[..]))?;
+        let json = serde_json::to_vec_pretty(&votes.report).unwrap_or_default();
+        replace(&folder.join("data-votes.json"), &json)?;
+        Ok(Prepared {
+            run_id,
+            dataset: votes.dataset,
+            rated: votes.rated,
+            refused: votes.report,
+            claimed,
+            stages,
+            files,
+        })
     })
     .await
 }
 
+/// The events whose answers were read. The others stay in the backlog, which is
+/// told: there was no room for what is so old.
+pub(crate) fn read_of(
+    services: &Services,
+    claimed: Vec<Claimed>,
+    collected: &Collected,
+) -> Result<Vec<EventId>, TrainerError> {
+    let count = claimed.len();
+    let read = claimed.into_iter();
+    let read = read.filter(|claimed| collected.has_read(&claimed.vote.inference));
+    let read: Vec<EventId> = read.map(|claimed| claimed.event).collect();
+    if let Some(cut) = &collected.cut {
+        let (cases, waiting) = (collected.cases.len(), count - read.len());
+        tracing::warn!(
+            "there is room for the newest {cases} answers with votes; \
+             {cut} and all before were not read, and {waiting} events on them stay"
+        );
+        let detail = json!({ "cut": cut, "answers": cases, "events_left": waiting });
+        let now = services.clock.now();
+        services.journal.event(now, "votes_not_read", detail)?;
+    }
+    Ok(read)
+}
+
 /// Takes all events that wait.
-async fn claim(services: &Services, consumer: &str) -> Result<Vec<EventId>, TrainerError> {
+async fn claim(services: &Services, consumer: &str) -> Result<Vec<Claimed>, TrainerError> {
     let mut claimed = Vec::new();
     while claimed.len() < CLAIMED_MAX {
         let now = services.clock.now();
@@ -273,7 +339,7 @@ async fn claim(services: &Services, consumer: &str) -> Result<Vec<EventId>, Trai
             .claim(TRAINER_GROUP, consumer, CLAIM_MAX, RECLAIM_IDLE, now)
             .await?;
         let full = batch.len() == CLAIM_MAX;
-        claimed.extend(batch.into_iter().map(|claimed| claimed.event));
+        claimed.extend(batch);
         if !full {
             break;
         }
@@ -295,11 +361,12 @@ fn training_report(
     TrainingReport {
         dataset: prepared.digest(),
         rows: dataset.report.clone(),
+        refused: prepared.refused.clone(),
         train_pairs: dataset.train.len(),
         held_out_pairs: prepared.held_out().len(),
         retained: praised.filter(|row| row.split == Split::Train).count(),
         too_long: trained.stages.iter().map(|stage| stage.too_long).sum(),
-        votes: publish::votes(dataset),
+        votes: publish::votes(dataset, &prepared.rated),
         recipe: last
             .map(|stage| stage.stage.training.clone())
             .unwrap_or_default(),
@@ -331,13 +398,6 @@ pub(crate) fn write_report(folder: &Path, report: &Report) -> Result<(), Trainer
 fn write_held_out(services: &Services, pairs: &[PreferencePair]) -> Result<(), TrainerError> {
     let json = serde_json::to_string(pairs).unwrap_or_default();
     replace(&services.held_out_file(), json.as_bytes())
-}
-
-/// The dataset of the last run that judged a candidate.
-fn last_dataset(journal: &Journal) -> Option<DatasetDigest> {
-    let bytes = std::fs::read(journal.root().join("last_run.json")).ok()?;
-    let last: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-    serde_json::from_value(last.get("dataset")?.clone()).ok()
 }
 
 /// Writes the end of a run into status and events.

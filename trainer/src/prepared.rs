@@ -13,9 +13,10 @@ use crate::TrainerError;
 use crate::checkpoints::CheckpointFile;
 use crate::journal::{Journal, replace};
 use crate::recipe::{STAGES_MAX, Stage};
-use crate::stage_files::StageFiles;
+use crate::stage_files::{StageFiles, Votes};
 use crate::thumbs::RatedAnswer;
 use crate::trial;
+use crate::vote_rows::VotesReport;
 
 /// The file's name in the run's folder.
 const FILE_NAME: &str = "prepared.json";
@@ -27,8 +28,11 @@ pub(crate) struct Prepared {
     pub(crate) run_id: String,
     /// Pairs and praised answers.
     pub(crate) dataset: Dataset,
-    /// Answers with thumbs alone.
+    /// Answers with thumbs alone, where a stage learns from them.
     pub(crate) rated: Vec<RatedAnswer>,
+    /// What of the votes was refused.
+    #[serde(default)]
+    pub(crate) refused: VotesReport,
     /// The votes that are done with when the run has ended.
     pub(crate) claimed: Vec<EventId>,
     /// How to train.
@@ -39,25 +43,34 @@ pub(crate) struct Prepared {
     pub(crate) files: Vec<StageFiles>,
 }
 
-/// Names the votes' rows and the rows of all stages' files.
-pub(crate) fn dataset_digest(votes: DatasetDigest, files: &[StageFiles]) -> DatasetDigest {
-    let digests: Vec<DatasetDigest> = files.iter().filter_map(|f| f.report.digest).collect();
-    if digests.is_empty() {
-        return votes;
-    }
-    let mut parts: Vec<(&str, &[u8])> = vec![("votes", votes.0.as_bytes())];
-    parts.extend(
-        digests
-            .iter()
-            .map(|digest| ("files", &digest.0.as_bytes()[..])),
-    );
-    DatasetDigest(Sha256Digest::of_parts(&parts))
-}
-
 impl Prepared {
-    /// Names everything that is learned.
+    /// Names everything that is learned: pairs and praised answers, rated ones, and
+    /// the rows of all stages' files.
     pub(crate) fn digest(&self) -> DatasetDigest {
-        dataset_digest(self.dataset.digest, &self.files)
+        let votes = self.dataset.digest;
+        let rated = serde_json::to_vec(&self.rated).unwrap_or_default();
+        let files = self.files.iter().filter_map(|files| files.report.digest);
+        let files: Vec<DatasetDigest> = files.collect();
+        if self.rated.is_empty() && files.is_empty() {
+            return votes;
+        }
+        let mut parts: Vec<(&str, &[u8])> = vec![("votes", votes.0.as_bytes())];
+        if !self.rated.is_empty() {
+            parts.push(("rated", &rated));
+        }
+        let files = files
+            .iter()
+            .map(|digest| ("files", &digest.0.as_bytes()[..]));
+        parts.extend(files);
+        DatasetDigest(Sha256Digest::of_parts(&parts))
+    }
+
+    /// The votes' rows.
+    pub(crate) fn votes(&self) -> Votes<'_> {
+        Votes {
+            dataset: &self.dataset,
+            rated: &self.rated,
+        }
     }
 
     /// The pairs that a candidate is judged by.
@@ -95,15 +108,23 @@ impl Prepared {
     /// Gives all interrupted runs up, with their checkpoints.
     pub(crate) fn abandon(journal: &Journal) -> Result<(), TrainerError> {
         for folder in folders(journal)? {
-            Self::forget(&folder)?;
-            for folder in [folder.join(trial::FOLDER), folder] {
-                CheckpointFile::new(&folder, 0).forget()?;
-                for stage in 1..=STAGES_MAX {
-                    CheckpointFile::new(&folder.join(format!("stage-{stage}")), 0).forget()?;
-                }
-            }
+            Self::give_up(&folder)?;
         }
         Ok(())
+    }
+
+    /// Gives the run in `folder` up, with its checkpoints.
+    pub(crate) fn give_up(folder: &Path) -> Result<(), TrainerError> {
+        Self::forget(folder)?;
+        for part in parts(folder) {
+            CheckpointFile::new(&part, 0).forget()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the run in `folder` has not ended.
+    pub(crate) fn is_interrupted(folder: &Path) -> bool {
+        folder.join(FILE_NAME).exists()
     }
 
     /// Notes that the run in `folder` has ended.
@@ -117,13 +138,23 @@ impl Prepared {
     }
 }
 
+/// A run's folder and all that its trial and its stages may have in it.
+pub(crate) fn parts(folder: &Path) -> Vec<PathBuf> {
+    let mut parts = Vec::new();
+    for folder in [folder.to_owned(), folder.join(trial::FOLDER)] {
+        parts.extend((1..=STAGES_MAX).map(|stage| folder.join(format!("stage-{stage}"))));
+        parts.push(folder);
+    }
+    parts
+}
+
 /// The folders of interrupted runs, the oldest first.
 fn folders(journal: &Journal) -> Result<Vec<PathBuf>, TrainerError> {
     let runs = journal.root().join("runs");
     let mut folders: Vec<PathBuf> = std::fs::read_dir(&runs)
         .map_err(TrainerError::file(&runs))?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|folder| folder.join(FILE_NAME).exists())
+        .filter(|folder| Prepared::is_interrupted(folder))
         .collect();
     // a run's name begins with its time
     folders.sort();

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::TrainerError;
 use crate::report::{Report, TrainingReport, Votes};
 use crate::services::Services;
+use crate::thumbs::RatedAnswer;
 
 /// Who changes the control state.
 const ACTOR: &str = "flywheel-trainer";
@@ -70,13 +71,15 @@ pub(crate) async fn publish(
     Ok(digest)
 }
 
-/// The votes behind a dataset, in their order of name.
-pub(crate) fn votes(dataset: &Dataset) -> Votes {
+/// The votes behind pairs, praised and rated answers, in their order of name.
+pub(crate) fn votes(dataset: &Dataset, rated: &[RatedAnswer]) -> Votes {
     let pairs = dataset.train.iter().chain(&dataset.held_out);
     let of_pairs = pairs.flat_map(|pair| &pair.provenance.votes);
     let praised = dataset.upvoted.iter();
     let of_praised = praised.flat_map(|example| &example.provenance.votes);
-    let ids: BTreeSet<&str> = of_pairs.chain(of_praised).map(FeedbackId::as_str).collect();
+    let of_rated = rated.iter().flat_map(|answer| &answer.votes);
+    let all = of_pairs.chain(of_praised).chain(of_rated);
+    let ids: BTreeSet<&str> = all.map(FeedbackId::as_str).collect();
     let parts: Vec<(&str, &[u8])> = ids.iter().map(|id| ("vote", id.as_bytes())).collect();
     Votes {
         count: ids.len(),
@@ -174,22 +177,37 @@ mod tests {
             held_out: Vec::new(),
             upvoted: Vec::new(),
             report: feedback::pairs::Report::default(),
+            left_out: Vec::new(),
             digest: DatasetDigest(Sha256Digest::of(b"")),
         }
     }
 
     #[test]
     fn the_same_votes_have_one_digest_in_any_order() {
-        let of = |numbers: &[usize]| votes(&dataset(numbers));
+        let of = |numbers: &[usize]| votes(&dataset(numbers), &[]);
         assert_eq!(of(&[1, 2, 3]), of(&[3, 1, 2, 2]));
         assert_eq!(of(&[2, 1]).ids, ["vote-00001", "vote-00002"]);
         assert_ne!(of(&[1, 2, 3]).digest, of(&[1, 2]).digest);
     }
 
     #[test]
+    fn votes_on_rated_answers_are_listed_too() {
+        let rated = RatedAnswer {
+            prompt: Vec::new(),
+            answer: "a".into(),
+            is_good: false,
+            split: Split::Train,
+            inferences: vec![InferenceId::new("answer").unwrap()],
+            votes: vec![FeedbackId::new("thumb").unwrap()],
+        };
+        let votes = votes(&dataset(&[1]), &[rated]);
+        assert_eq!(votes.ids, ["thumb", "vote-00001"]);
+    }
+
+    #[test]
     fn a_manifest_has_room_for_the_votes_that_it_lists() {
         let many: Vec<usize> = (0..VOTES_LISTED_MAX + 1).collect();
-        let votes = votes(&dataset(&many));
+        let votes = votes(&dataset(&many), &[]);
         assert_eq!(
             (votes.count, votes.ids.len()),
             (VOTES_LISTED_MAX + 1, VOTES_LISTED_MAX)

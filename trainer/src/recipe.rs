@@ -16,6 +16,8 @@ use crate::train::TrainConfig;
 
 /// Stages of one recipe at most.
 pub(crate) const STAGES_MAX: usize = 16;
+/// Epochs of one stage at most; a job cannot ask for more either.
+const EPOCHS_MAX: usize = 8;
 /// Files of one stage at most.
 const FILES_MAX: usize = 64;
 /// Dropout of stages that imitate, unless the recipe says otherwise.
@@ -46,9 +48,9 @@ pub struct StageConfig {
     /// Material beside the votes; a `kto` stage has none.
     #[serde(default)]
     pub file: Vec<FileSource>,
-    /// What of the material is trained.
-    #[serde(default)]
-    pub mixture: Mixture,
+    /// What of an `sft` stage's material is trained; other stages mix nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<Mixture>,
     /// What differs from the file's `[training]`.
     #[serde(default)]
     pub training: toml::Table,
@@ -106,6 +108,7 @@ pub(crate) fn stages(
     stages: &[StageConfig],
 ) -> Result<Vec<Stage>, TrainerError> {
     training.check()?;
+    check_epochs(training)?;
     if stages.is_empty() {
         return Ok(vec![Stage {
             kind: StageKind::Dpo,
@@ -138,6 +141,14 @@ pub(crate) fn stages(
     Ok(all)
 }
 
+/// The recipe of what imitates, which has dropout unless another was set.
+pub(crate) fn imitating(mut training: TrainConfig) -> TrainConfig {
+    if training.lora.dropout == 0.0 {
+        training.lora.dropout = IMITATION_DROPOUT;
+    }
+    training
+}
+
 fn resolve(
     index: usize,
     training: &TrainConfig,
@@ -153,25 +164,47 @@ fn resolve(
         .get("lora")
         .and_then(toml::Value::as_table)
         .is_some_and(|lora| lora.contains_key("dropout"));
-    if imitates && !says_dropout && training.lora.dropout == 0.0 {
-        merged.lora.dropout = IMITATION_DROPOUT;
+    if imitates && !says_dropout {
+        merged = imitating(merged);
     }
     merged.check().map_err(|e| at(e.to_string()))?;
+    check_epochs(&merged).map_err(|e| at(e.to_string()))?;
     if stage.kind == StageKind::Kto && !stage.file.is_empty() {
         return Err(at("thumbs come from the votes, not from files".to_owned()));
     }
     if stage.file.len() > FILES_MAX {
         return Err(at(format!("has more than {FILES_MAX} files")));
     }
-    if let Some(problem) = stage.mixture.problem() {
+    let mixture = stage.mixture.unwrap_or_default();
+    if let Some(problem) = mixture.problem() {
         return Err(at(problem));
+    }
+    if stage.kind != StageKind::Sft {
+        // neither would change anything
+        let kind = format!("{:?}", stage.kind).to_lowercase();
+        if stage.mixture.is_some() {
+            return Err(at(format!("mixture: a {kind} stage mixes nothing")));
+        }
+        if stage.file.iter().any(|file| file.category.is_some()) {
+            return Err(at(format!("file.category: a {kind} stage mixes nothing")));
+        }
     }
     Ok(Stage {
         kind: stage.kind,
         file: stage.file.clone(),
-        mixture: stage.mixture,
+        mixture,
         training: merged,
     })
+}
+
+fn check_epochs(training: &TrainConfig) -> Result<(), TrainerError> {
+    match training.epochs {
+        epochs if epochs <= EPOCHS_MAX => Ok(()),
+        epochs => Err(TrainerError::Config {
+            key: "training.epochs",
+            problem: format!("{epochs} is more than {EPOCHS_MAX}"),
+        }),
+    }
 }
 
 /// `over` on `table`, key by key, also within tables; but a loss replaces the
@@ -254,5 +287,28 @@ mod tests {
         ] {
             assert!(Config::parse(&bad).is_err(), "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn epochs_have_a_limit_and_only_sft_mixes() {
+        let refused = |text: &str| Config::parse(text).unwrap_err().to_string();
+        assert!(Config::parse("[training]\nepochs = 8").is_ok());
+        for text in [
+            "[training]\nepochs = 9",
+            "[[stage]]\nkind = \"sft\"\n[stage.training]\nepochs = 9",
+        ] {
+            assert!(refused(text).contains("9 is more than 8"), "{text}");
+        }
+        let of = |kind: &str| format!("[[stage]]\nkind = {kind:?}\n");
+        let mixture = "[stage.mixture]\ngeneral = 0.2\n";
+        let category = "[[stage.file]]\npath = \"a\"\ncategory = \"general\"\n";
+        assert!(Config::parse(&format!("{}{category}{mixture}", of("sft"))).is_ok());
+        for kind in ["cpt", "dpo", "kto"] {
+            let problem = refused(&format!("{}{mixture}", of(kind)));
+            let named = format!("mixture: a {kind} stage mixes nothing");
+            assert!(problem.contains(&named), "{problem}");
+        }
+        let problem = refused(&format!("{}{category}", of("dpo")));
+        assert!(problem.contains("category"), "{problem}");
     }
 }

@@ -6,12 +6,13 @@ use feedback::pairs::Report as DatasetReport;
 use ids::{AdapterDigest, BaseDigest, DatasetDigest, Sha256Digest, UnixMillis};
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::{Evaluation, GateConfig, Refusal};
+use crate::evaluate::{Evaluation, GateConfig, Interval, Refusal};
 use crate::mixture::Drawn;
 use crate::recipe::Stage;
 use crate::stage_files::FilesReport;
 use crate::train::{EpochMetrics, TrainConfig};
 use crate::trial::TrialReport;
+use crate::vote_rows::VotesReport;
 
 /// What came of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +128,9 @@ pub struct TrainingReport {
     pub dataset: DatasetDigest,
     /// What was made of the votes.
     pub rows: DatasetReport,
+    /// Which of their rows were refused, and why.
+    #[serde(default)]
+    pub refused: VotesReport,
     /// Pairs that were trained.
     pub train_pairs: usize,
     /// Pairs that were held out.
@@ -169,16 +173,23 @@ impl Report {
         line("candidate", self.candidate.short());
         line("incumbent", incumbent);
         let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+        let between = |gain: Interval| {
+            let (low, high) = (100.0 * gain.low, 100.0 * gain.high);
+            format!("95% of the gain in {low:+.1} to {high:+.1} points")
+        };
         if let Some(h) = &self.evaluation.held_out {
+            let judged = h.judged();
             let exact = |n: usize| {
-                format!(
-                    "{n} of {} ({})",
-                    h.prompts,
-                    percent(n as f64 / h.prompts as f64)
-                )
+                let share = percent(n as f64 / judged as f64);
+                format!("{n} of {judged} ({share})")
             };
-            line("held-out exact match before", exact(h.exact_before));
-            line("held-out exact match after", exact(h.exact_after));
+            if judged > 0 {
+                line("held-out exact match, base", exact(h.exact_base));
+                line("held-out exact match before", exact(h.exact_before));
+                let gain = between(h.exact_gain);
+                let after = format!("{}, {gain}", exact(h.exact_after));
+                line("held-out exact match after", after);
+            }
             line(
                 "empty or repetitive after",
                 format!("{}", h.empty + h.degenerate),
@@ -190,9 +201,11 @@ impl Report {
                 format!("{} of {} pairs", percent(p.reward_accuracy), p.pairs),
             );
             let likely = format!(
-                "{} → {}",
+                "{} → {} (base {}), {}",
                 percent(p.accuracy_before),
-                percent(p.accuracy_after)
+                percent(p.accuracy_after),
+                percent(p.accuracy_base),
+                between(p.accuracy_gain)
             );
             line("chosen more likely per token", likely);
             line(
@@ -225,6 +238,10 @@ impl Report {
                 "pairs trained, held out",
                 format!("{}, {}", t.train_pairs, t.held_out_pairs),
             );
+            if t.refused.refused > 0 {
+                let (kept, refused) = (t.refused.kept, t.refused.refused);
+                line("rows of votes kept, refused", format!("{kept}, {refused}"));
+            }
             let speed = format!(
                 "{} tokens in {:.0} s: {:.1} tok/s",
                 t.tokens, t.seconds, t.tokens_per_second

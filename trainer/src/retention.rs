@@ -26,7 +26,10 @@ pub struct StorageConfig {
     /// Days for which the folder of a job that has ended is kept, with its
     /// checkpoint; 0 removes it at once.
     pub job_days: u32,
-    /// A run does not begin with less than this free in the data folder.
+    /// Days for which checkpoints and adapters of a run that has ended are kept
+    /// in its folder; 0 removes them at once. Its reports stay.
+    pub run_days: u32,
+    /// A run or a job does not begin with less than this free in the data folder.
     pub free_bytes_min: u64,
 }
 
@@ -36,12 +39,13 @@ impl Default for StorageConfig {
             versions_max: 24,
             bytes_max: 0,
             job_days: 7,
+            run_days: 7,
             free_bytes_min: 512 << 20,
         }
     }
 }
 
-/// Removes what may go, then checks that a run has room.
+/// Removes what may go, then checks that a run or a job has room.
 pub(crate) async fn make_room(services: &Services) -> Result<(), TrainerError> {
     let config = &services.config.storage;
     let manifests = services.adapters.list().await?;

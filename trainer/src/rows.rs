@@ -27,13 +27,20 @@ pub(crate) struct HoldOut<'a> {
     pub(crate) share: BasisPoints,
 }
 
-impl HoldOut<'_> {
-    /// The rows to train and those that are held out, by each prompt's hash,
-    /// one prompt at least where there are two.
+impl<'a> HoldOut<'a> {
+    /// The rows to train and those that are held out.
     pub(crate) fn split(self, rows: Vec<SourcedRow>) -> (Vec<SourcedRow>, Vec<SourcedRow>) {
+        let is_held = self.of(&rows);
+        let (held_out, train) = rows.into_iter().partition(is_held);
+        (train, held_out)
+    }
+
+    /// Which of these rows are held out: by each prompt's hash, one prompt at
+    /// least where there are two.
+    pub(crate) fn of(self, rows: &[SourcedRow]) -> impl Fn(&SourcedRow) -> bool + use<'a> {
         let salt = self.salt.as_bytes();
         let share = u64::from(self.share.get());
-        let place = |row: &SourcedRow| {
+        let place = move |row: &SourcedRow| {
             let messages = row.row.prompt().iter();
             let mut parts: Vec<(&str, &[u8])> = vec![("salt", salt)];
             parts.extend(messages.map(|m| (m.role.as_str(), m.content.as_bytes())));
@@ -44,12 +51,10 @@ impl HoldOut<'_> {
         };
         let least = rows.iter().map(place).min_by_key(|place| place % BUCKETS);
         let is_alone = rows.iter().map(place).all(|place| Some(place) == least);
-        let is_held = |row: &SourcedRow| {
+        move |row: &SourcedRow| {
             let place = place(row);
             !is_alone && (place % BUCKETS < share || Some(place) == least)
-        };
-        let (held_out, train) = rows.into_iter().partition(is_held);
-        (train, held_out)
+        }
     }
 }
 

@@ -2,21 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::TrainerError;
+use crate::attempts::{Attempts, Next};
 use crate::calendar::Calendar;
-use crate::jobs;
 use crate::journal::{State, replace};
 use crate::pipeline::{RunOutcome, resume, run_once};
 use crate::retention::make_room;
 use crate::services::Services;
+use crate::{TrainerError, jobs, leftovers};
 
-/// The longest pause after failures.
-const BACKOFF_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How often the backlog is looked at even if no change was noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Votes that never pause start a run after this many settling times.
@@ -65,82 +63,183 @@ impl Stop {
     }
 }
 
-/// Waits and trains until `stop`.
+/// What goes on from one thing that is due to the next.
+struct Sidecar<'a> {
+    services: &'a Services,
+    stop: &'a Stop,
+    calendar: Calendar,
+    runs: Attempts,
+    jobs: Attempts,
+    /// A run may be there to go on with: of a trainer before this one, one that
+    /// lost the lease, or one that failed after it was trained.
+    may_be_interrupted: bool,
+}
+
+/// Goes on with a run that was interrupted, then waits and trains until `stop`.
 ///
 /// # Errors
 /// When the status file cannot be written or the schedule is wrong; failed
 /// runs are logged and tried again.
 pub async fn sidecar(services: &Services, stop: &Stop) -> Result<(), TrainerError> {
-    let mut failures = 0u32;
     let (root, now) = (services.journal.root(), services.clock.now());
-    let mut calendar = Calendar::open(root, services.config.cron()?, now)?;
+    let mut sidecar = Sidecar {
+        services,
+        stop,
+        calendar: Calendar::open(root, services.config.cron()?, now)?,
+        runs: Attempts::default(),
+        jobs: Attempts::default(),
+        may_be_interrupted: true,
+    };
     services
         .journal
         .update(services.clock.now(), |status| status.state = State::Waiting)?;
-    loop {
-        let pause = backoff(services, failures);
-        tokio::select! {
-            () = stop.wait() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
-        }
+    while !stop.is_set() {
         let due = tokio::select! {
             () = stop.wait() => return Ok(()),
-            due = due(services, &calendar) => due,
+            due = sidecar.due() => due,
         };
-        if let Err(error) = jobs::forget(services).await {
-            tracing::warn!(%error, "folders of old jobs were not removed");
+        clean(services).await;
+        match due {
+            Due::Interrupted => sidecar.go_on().await?,
+            Due::Run => sidecar.run().await?,
+            Due::Job(job) => sidecar.job(*job).await,
         }
-        if let Due::Job(job) = due {
-            failures = match work(services, *job, stop).await {
-                Ok(()) => 0,
-                Err(_) if stop.is_set() => return Ok(()),
-                Err(error) => {
-                    tracing::error!(%error, "the job was not done and waits");
-                    failures.saturating_add(1)
-                }
-            };
-            continue;
-        }
-        match run(services, stop).await {
-            Ok(RunOutcome::Judged(_) | RunOutcome::Unchanged(_)) => {
-                failures = 0;
-                calendar.served(services.clock.now())?;
-            }
-            Err(_) if stop.is_set() => return Ok(()),
-            Err(error) => {
-                failures = failures.saturating_add(1);
-                if tell_failure(services, &error, failures)? {
-                    calendar.served(services.clock.now())?;
-                }
-            }
-        }
-        write_metrics(services, failures)?;
+    }
+    Ok(())
+}
+
+/// Removes what is kept for a while only.
+async fn clean(services: &Services) {
+    if let Err(error) = jobs::forget(services).await {
+        tracing::warn!(%error, "folders of old jobs were not removed");
+    }
+    if let Err(error) = leftovers::forget(services) {
+        tracing::warn!(%error, "what old runs left was not removed");
     }
 }
 
-/// Says that a run failed; whether its time counts as served all the same:
-/// there was nothing to train, the same data would fail again, or it failed too
-/// often.
-fn tell_failure(
-    services: &Services,
-    error: &TrainerError,
-    failures: u32,
-) -> Result<bool, TrainerError> {
-    tracing::error!(%error, failures, "the run failed");
-    if matches!(
-        error,
-        TrainerError::NotEnoughData(_) | TrainerError::Trial(_)
-    ) {
-        return Ok(true);
+impl Sidecar<'_> {
+    async fn go_on(&mut self) -> Result<(), TrainerError> {
+        self.may_be_interrupted = false;
+        match again(self.services, self.stop).await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => {
+                self.runs.went_well();
+                write_metrics(self.services, 0)
+            }
+            Err(error) => self.went_wrong(&error),
+        }
     }
-    if failures < services.config.schedule.attempts_max {
-        return Ok(false);
+
+    async fn run(&mut self) -> Result<(), TrainerError> {
+        match run(self.services, self.stop).await {
+            Ok(RunOutcome::Judged(_) | RunOutcome::Unchanged(_)) => {
+                self.runs.went_well();
+                self.calendar.served(self.services.clock.now())?;
+                write_metrics(self.services, 0)
+            }
+            Err(error) => self.went_wrong(&error),
+        }
     }
-    tracing::error!(failures, "the run is given up until its next time");
-    let detail = json!({ "failures": failures, "error": error.to_string() });
-    let now = services.clock.now();
-    services.journal.event(now, "run_given_up", detail)?;
-    Ok(true)
+
+    async fn job(&mut self, job: fine_tuning::Job) {
+        match work(self.services, job, self.stop).await {
+            Ok(()) => self.jobs.went_well(),
+            Err(_) if self.stop.is_set() => {}
+            Err(error) => {
+                let (schedule, now) = (&self.services.config.schedule, Instant::now());
+                match self.jobs.went_wrong(&error, schedule, now) {
+                    Next::Busy => tracing::info!("another trainer is at work; jobs wait"),
+                    _ => tracing::error!(%error, "the job was not done and waits"),
+                }
+            }
+        }
+    }
+
+    /// Says that a run failed, and whether its time counts as served all the
+    /// same.
+    fn went_wrong(&mut self, error: &TrainerError) -> Result<(), TrainerError> {
+        if self.stop.is_set() {
+            return Ok(());
+        }
+        let (services, is_lost) = (self.services, is_lost(error));
+        let error = if is_lost {
+            &TrainerError::LeaseLost
+        } else {
+            error
+        };
+        let schedule = &services.config.schedule;
+        let next = self.runs.went_wrong(error, schedule, Instant::now());
+        let (failures, now) = (self.runs.failures(), services.clock.now());
+        self.may_be_interrupted = matches!(next, Next::Busy | Next::Again);
+        match next {
+            Next::Busy => {
+                tracing::info!("another trainer is at work; the run waits");
+                return Ok(());
+            }
+            Next::Again => tracing::error!(%error, failures, "the run failed"),
+            Next::Served => {
+                tracing::error!(%error, "the run is not done with this data");
+                self.calendar.served(now)?;
+            }
+            Next::GivenUp => {
+                tracing::error!(%error, failures, "the run is given up until its next time");
+                let detail = json!({ "failures": failures, "error": error.to_string() });
+                services.journal.event(now, "run_given_up", detail)?;
+                self.calendar.served(now)?;
+            }
+        }
+        write_metrics(services, failures)
+    }
+
+    /// Returns when something is due: a run to go on with, one at the scheduled
+    /// time, or when enough bad cases wait and votes have paused; and any job
+    /// that waits. What failed is left alone for a while, the rest is not.
+    async fn due(&self) -> Due {
+        let (services, at) = (self.services, self.calendar.next());
+        let (mut changes, mut control) = (services.feedback.changes(), services.control.changes());
+        loop {
+            let now = services.clock.now();
+            let pauses = [&self.runs, &self.jobs].map(|kind| kind.pause(Instant::now()));
+            if pauses[0].is_none() {
+                if self.may_be_interrupted {
+                    return Due::Interrupted;
+                }
+                if at.is_some_and(|at| now >= at) {
+                    tracing::info!("it is time by the schedule");
+                    return Due::Run;
+                }
+                if enough_bad_cases(services).await {
+                    settle(services).await;
+                    return Due::Run;
+                }
+            }
+            if pauses[1].is_none() {
+                match jobs::next(services).await {
+                    Ok(Some(job)) => return Due::Job(Box::new(job)),
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(%error, "the jobs could not be read"),
+                }
+            }
+            let scheduled = at.map(|at| at.since(now)).filter(|left| !left.is_zero());
+            let left = [scheduled, pauses[0], pauses[1]].into_iter().flatten();
+            // A vote or a job came, or it is time to look again.
+            let news = async {
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    _ = control.changed() => {}
+                }
+            };
+            let left = left.fold(LOOK_EVERY, Duration::min);
+            let _ = tokio::time::timeout(left, news).await;
+        }
+    }
+}
+
+/// Whether work ended since the lease was, or is, another's: the process
+/// itself was not asked to stop.
+fn is_lost(error: &TrainerError) -> bool {
+    matches!(error, TrainerError::LeaseLost | TrainerError::Stopped)
 }
 
 /// `DATA/trainer/metrics.prom`, as node_exporter's textfile collector reads it:
@@ -191,16 +290,6 @@ async fn run(services: &Services, stop: &Stop) -> Result<RunOutcome, TrainerErro
     outcome
 }
 
-fn backoff(services: &Services, failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        n => {
-            let first = Duration::from_secs(services.config.schedule.backoff_seconds);
-            first.saturating_mul(1 << (n - 1).min(20)).min(BACKOFF_MAX)
-        }
-    }
-}
-
 /// One job that stops early when the process is asked to.
 async fn work(services: &Services, job: fine_tuning::Job, stop: &Stop) -> Result<(), TrainerError> {
     let (flag, watcher) = stop.run_flag();
@@ -211,42 +300,12 @@ async fn work(services: &Services, job: fine_tuning::Job, stop: &Stop) -> Result
 
 /// What is to be done.
 enum Due {
+    /// A run that was interrupted, if there is one.
+    Interrupted,
     /// A run on feedback.
     Run,
     /// A fine-tuning job.
     Job(Box<fine_tuning::Job>),
-}
-
-/// Returns when something is due: a run at the scheduled time, or when enough bad
-/// cases wait and votes have paused; and any job that waits.
-async fn due(services: &Services, calendar: &Calendar) -> Due {
-    let at = calendar.next();
-    let (mut changes, mut control) = (services.feedback.changes(), services.control.changes());
-    loop {
-        let now = services.clock.now();
-        if at.is_some_and(|at| now >= at) {
-            tracing::info!("it is time by the schedule");
-            return Due::Run;
-        }
-        if enough_bad_cases(services).await {
-            settle(services).await;
-            return Due::Run;
-        }
-        let left = at.map_or(LOOK_EVERY, |at| at.since(now));
-        match services.tuning.jobs.next().await {
-            Ok(Some(job)) => return Due::Job(Box::new(job)),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the jobs could not be read"),
-        }
-        // A vote or a job came, or it is time to look again.
-        let news = async {
-            tokio::select! {
-                _ = changes.changed() => {}
-                _ = control.changed() => {}
-            }
-        };
-        let _ = tokio::time::timeout(left.min(LOOK_EVERY), news).await;
-    }
 }
 
 async fn enough_bad_cases(services: &Services) -> bool {

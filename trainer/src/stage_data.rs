@@ -8,7 +8,8 @@ use model::BaseModel;
 
 use crate::TrainerError;
 use crate::data::{Format, Kind, Row, SourcedRow};
-use crate::examples::{encode, encode_answer};
+use crate::evaluate::HeldOutPrompt;
+use crate::examples::{chat_message, encode, encode_answer};
 use crate::mixture::{Category, Drawn};
 use crate::pack::Sequence;
 use crate::prepared::Prepared;
@@ -133,6 +134,24 @@ pub(crate) fn rated_held_out(
         Items::Rated(held_out) => Ok(held_out),
         _ => Ok(Vec::new()),
     }
+}
+
+/// Their prompts. What an answer must contain nobody said.
+pub(crate) fn rated_prompts(prepared: &Prepared) -> Vec<HeldOutPrompt> {
+    let is_learned = prepared.stages.iter().any(|s| s.kind == StageKind::Kto);
+    let held_out = prepared
+        .rated
+        .iter()
+        .filter(|row| row.split == Split::HeldOut);
+    let mut prompts: Vec<HeldOutPrompt> = held_out
+        .filter(|_| is_learned)
+        .map(|row| HeldOutPrompt {
+            messages: row.prompt.iter().filter_map(chat_message).collect(),
+            expect: None,
+        })
+        .collect();
+    prompts.dedup();
+    prompts
 }
 
 fn rated(

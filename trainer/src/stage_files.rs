@@ -5,18 +5,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use feedback::Message;
-use feedback::pairs::{Dataset, PreferencePair};
+use feedback::pairs::{Dataset, PreferencePair, Split};
 use ids::DatasetDigest;
 use model::BaseModel;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 use crate::config::Config;
-use crate::data::{DataOptions, DataReport, EvaluationSet, Kind, SourcedRow, check_files};
+use crate::data::{DataOptions, DataReport, EvaluationSet, Kind, Problem, SourcedRow, check_files};
 use crate::evaluate::read_replay;
 use crate::journal::replace;
 use crate::recipe::{Stage, StageKind};
 use crate::rows::{HoldOut, held_out_pair};
+use crate::thumbs::RatedAnswer;
 
 /// Refused rows that the log names; all that the report lists are in its file.
 const REFUSED_LOGGED_MAX: usize = 20;
@@ -45,6 +46,22 @@ pub(crate) struct StageFiles {
     pub(crate) held_out: Vec<PreferencePair>,
 }
 
+/// The votes' rows, of which those that are held out are kept out of files.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Votes<'a> {
+    pub(crate) dataset: &'a Dataset,
+    pub(crate) rated: &'a [RatedAnswer],
+}
+
+impl<'a> Votes<'a> {
+    fn held_out(self) -> impl Iterator<Item = &'a [Message]> {
+        let pairs = self.dataset.held_out.iter();
+        let rated = self.rated.iter().filter(|row| row.split == Split::HeldOut);
+        let pairs = pairs.map(|pair| &pair.prompt[..]);
+        pairs.chain(rated.map(|row| &row.prompt[..]))
+    }
+}
+
 /// The rows of a stage's files.
 #[derive(Debug)]
 pub(crate) struct StageRows {
@@ -56,15 +73,18 @@ pub(crate) struct StageRows {
 
 impl StageRows {
     /// Reads and checks a stage's files; rows that it cannot train are refused
-    /// like those that are wrong.
+    /// like those that are wrong, and so are rows to train that overlap what
+    /// other stages hold out of their files (`others`), or what this one holds
+    /// out of another file. What is held out does not depend on other stages.
     ///
     /// # Errors
     /// When a file, or an evaluation that rows are held against, cannot be read.
     pub(crate) fn read(
         base: &BaseModel,
         config: &Config,
-        votes: &Dataset,
+        votes: Votes<'_>,
         stage: &Stage,
+        others: &[PreferencePair],
     ) -> Result<Self, TrainerError> {
         let options = DataOptions {
             base: Some(base),
@@ -74,24 +94,39 @@ impl StageRows {
             whole_texts: true,
             evaluation: match stage.file.is_empty() {
                 true => EvaluationSet::default(),
-                false => evaluation(config, votes)?,
+                false => judged_by(config, votes)?,
             },
         };
         let paths: Vec<PathBuf> = stage.file.iter().map(|file| file.path.clone()).collect();
-        let checked = check_files(&paths, &options)?;
+        let mut checked = check_files(&paths, &options)?;
         let hold_out = HoldOut {
             salt: &config.dataset.split_salt,
             share: config.dataset.held_out,
         };
-        let (train, held_out) = match stage.kind {
-            StageKind::Dpo => hold_out.split(checked.rows),
-            _ => (checked.rows, Vec::new()),
-        };
+        let held_out = hold_out.of(&checked.rows);
+        let is_held_out = |row: &SourcedRow| stage.kind == StageKind::Dpo && held_out(row);
+        let mut apart = Apart::from(others);
+        if paths.len() > 1 {
+            let held_out = checked.rows.iter().filter(|row| is_held_out(row));
+            held_out.for_each(|row| apart.add(row));
+        }
+        checked.report.evaluation_prompts += others.len();
+        checked.refuse(|row| {
+            let is_trained = !is_held_out(row);
+            (is_trained && apart.holds(row)).then_some(Problem::InEvaluation)
+        });
+        let (held_out, train) = checked.rows.into_iter().partition(is_held_out);
         Ok(Self {
             train,
             held_out,
             report: checked.report,
         })
+    }
+
+    /// The held-out rows as the evaluation takes pairs.
+    fn held_out_pairs(&self) -> Vec<PreferencePair> {
+        let held_out = self.held_out.iter();
+        held_out.filter_map(|row| held_out_pair(&row.row)).collect()
     }
 
     pub(crate) fn report(&self) -> FilesReport {
@@ -105,6 +140,39 @@ impl StageRows {
     }
 }
 
+/// Held-out prompts of files, which no other file and no other stage trains.
+struct Apart {
+    others: EvaluationSet,
+    /// This stage's own, by file.
+    own: BTreeMap<PathBuf, EvaluationSet>,
+}
+
+impl Apart {
+    fn from(others: &[PreferencePair]) -> Self {
+        let mut apart = Self {
+            others: EvaluationSet::default(),
+            own: BTreeMap::new(),
+        };
+        for pair in others {
+            apart.others.add(&pair.prompt);
+        }
+        apart
+    }
+
+    fn add(&mut self, row: &SourcedRow) {
+        if let Some(file) = &row.file {
+            let own = self.own.entry(file.clone()).or_default();
+            own.add(row.row.prompt());
+        }
+    }
+
+    fn holds(&self, row: &SourcedRow) -> bool {
+        let mut own = self.own.iter();
+        self.others.holds(&row.row)
+            || own.any(|(file, set)| row.file.as_ref() != Some(file) && set.holds(&row.row))
+    }
+}
+
 /// Reads the files of all stages and writes down what was found in each.
 ///
 /// # Errors
@@ -112,12 +180,21 @@ impl StageRows {
 pub(crate) fn prepare(
     base: &BaseModel,
     config: &Config,
-    votes: &Dataset,
+    votes: Votes<'_>,
     stages: &[Stage],
     folder: &Path,
 ) -> Result<Vec<StageFiles>, TrainerError> {
+    let with_files = stages.iter().filter(|stage| !stage.file.is_empty()).count();
+    // what each holds out, to keep it out of all others
+    let held_out = stages.iter().map(|stage| {
+        match stage.kind == StageKind::Dpo && !stage.file.is_empty() && with_files > 1 {
+            true => Ok(StageRows::read(base, config, votes, stage, &[])?.held_out_pairs()),
+            false => Ok(Vec::new()),
+        }
+    });
+    let held_out = held_out.collect::<Result<Vec<_>, TrainerError>>()?;
     let prepare = |(index, stage): (usize, &Stage)| {
-        let rows = StageRows::read(base, config, votes, stage)?;
+        let rows = StageRows::read(base, config, votes, stage, &others(&held_out, index))?;
         if !stage.file.is_empty() {
             let number = index + 1;
             let json = serde_json::to_vec_pretty(&rows.report).unwrap_or_default();
@@ -126,14 +203,29 @@ pub(crate) fn prepare(
         }
         Ok(StageFiles {
             report: rows.report(),
-            held_out: rows
-                .held_out
-                .iter()
-                .filter_map(|row| held_out_pair(&row.row))
-                .collect(),
+            held_out: rows.held_out_pairs(),
         })
     };
     stages.iter().enumerate().map(prepare).collect()
+}
+
+/// What all stages but one hold out of their files.
+pub(crate) fn others<P: AsRef<[PreferencePair]>>(
+    held_out: &[P],
+    index: usize,
+) -> Vec<PreferencePair> {
+    let others = held_out.iter().enumerate();
+    let others = others.filter(|(other, _)| *other != index);
+    others
+        .flat_map(|(_, pairs)| pairs.as_ref())
+        .cloned()
+        .collect()
+}
+
+impl AsRef<[PreferencePair]> for StageFiles {
+    fn as_ref(&self) -> &[PreferencePair] {
+        &self.held_out
+    }
 }
 
 fn log(number: usize, report: &DataReport) {
@@ -155,8 +247,15 @@ fn kinds(stage: StageKind) -> &'static [Kind] {
     }
 }
 
-/// Every prompt that a candidate will be judged by.
-fn evaluation(config: &Config, votes: &Dataset) -> Result<EvaluationSet, TrainerError> {
+/// Every prompt that a candidate will be judged by, but for those of files.
+fn judged_by(config: &Config, votes: Votes<'_>) -> Result<EvaluationSet, TrainerError> {
+    let mut evaluation = evaluation(config)?;
+    votes.held_out().for_each(|prompt| evaluation.add(prompt));
+    Ok(evaluation)
+}
+
+/// The prompts of the configured evaluations.
+pub(crate) fn evaluation(config: &Config) -> Result<EvaluationSet, TrainerError> {
     let mut evaluation = EvaluationSet::default();
     for path in &config.eval.tasks {
         evaluation.add_file(path)?;
@@ -166,9 +265,6 @@ fn evaluation(config: &Config, votes: &Dataset) -> Result<EvaluationSet, Trainer
             let messages: Vec<Message> = prompt.messages.iter().map(message).collect();
             evaluation.add(&messages);
         }
-    }
-    for pair in &votes.held_out {
-        evaluation.add(&pair.prompt);
     }
     Ok(evaluation)
 }

@@ -21,7 +21,7 @@ use crate::recipe::{Stage, fresh_adapter};
 use crate::report::StageReport;
 use crate::services::Services;
 use crate::stage_data::StageData;
-use crate::stage_files::{FilesReport, StageRows};
+use crate::stage_files::{StageRows, others};
 use crate::train::{
     Curve, EpochMetrics, Job, Observer, StepMetrics, Trained, parameter_report, train_with,
 };
@@ -59,7 +59,7 @@ pub(crate) async fn train_stages(
             folder,
             stage: stage.clone(),
             prepared: Arc::clone(prepared),
-            files: prepared.files.get(index).map(|files| files.report.clone()),
+            index,
         };
         let stop = Arc::clone(stop);
         let threads = services.config.threads;
@@ -116,8 +116,8 @@ struct Work {
     folder: PathBuf,
     stage: Stage,
     prepared: Arc<Prepared>,
-    /// What its files came to when the run was prepared.
-    files: Option<FilesReport>,
+    /// Which of the prepared stages it is.
+    index: usize,
 }
 
 impl Work {
@@ -180,10 +180,12 @@ impl Work {
     /// The rows of the stage's files, as long as they are still those that the
     /// run was prepared with.
     fn rows(&self) -> Result<StageRows, TrainerError> {
-        let (base, votes) = (&self.services.base, &self.prepared.dataset);
-        let rows = StageRows::read(base, &self.services.config, votes, &self.stage)?;
-        match &self.files {
-            Some(files) if files.digest != rows.report.digest => Err(TrainerError::Config {
+        let (base, config) = (&self.services.base, &self.services.config);
+        let (prepared, index) = (&self.prepared, self.index);
+        let others = others(&prepared.files, index);
+        let rows = StageRows::read(base, config, prepared.votes(), &self.stage, &others)?;
+        match prepared.files.get(index).map(|files| files.report.digest) {
+            Some(digest) if digest != rows.report.digest => Err(TrainerError::Config {
                 key: "stage.file",
                 problem: "the files have other rows than when the run was prepared".to_owned(),
             }),

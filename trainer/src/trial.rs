@@ -10,13 +10,15 @@ use model::{BaseModel, FolderFormat, Projection};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::TrainerError;
+use crate::data::EvaluationSet;
 use crate::error::Instability;
 use crate::journal::{State, replace};
 use crate::prepared::Prepared;
 use crate::report::StageReport;
 use crate::services::Services;
 use crate::stages::train_stages;
+use crate::vote_rows::{VoteRows, VotesReport};
+use crate::{TrainerError, stage_files};
 
 /// The trial's folder in the run's.
 pub(crate) const FOLDER: &str = "trial";
@@ -139,11 +141,7 @@ pub(crate) async fn run(
         base: Arc::new(base),
         ..services.clone()
     };
-    // another tokenizer may refuse other rows than the served base's
-    let tried = Arc::new(Prepared {
-        files: Vec::new(),
-        ..prepared.clone()
-    });
+    let tried = Arc::new(prepare(&small, prepared.clone(), &folder).await?);
     let result = match train_stages(&small, &folder, &tried, stop).await {
         Ok(trained) => judge(&name, &trained.stages, config).map(|()| trained.stages),
         Err(TrainerError::Unstable(problem)) => {
@@ -165,6 +163,35 @@ pub(crate) async fn run(
     let json = serde_json::to_vec_pretty(&report).unwrap_or_default();
     replace(&folder.join("trial.json"), &json)?;
     Ok(Some(report))
+}
+
+/// The rows as the smaller base takes them: its template and tokenizer may refuse
+/// others than the served base's.
+async fn prepare(
+    small: &Services,
+    prepared: Prepared,
+    folder: &Path,
+) -> Result<Prepared, TrainerError> {
+    let (base, config) = (Arc::clone(&small.base), Arc::clone(&small.config));
+    let folder = folder.to_owned();
+    crate::blocking(move || {
+        let mut votes = VoteRows {
+            dataset: prepared.dataset,
+            rated: prepared.rated,
+            report: VotesReport::default(),
+        };
+        votes.check(&base, usize::MAX, EvaluationSet::default())?;
+        let stages = &prepared.stages;
+        let files = stage_files::prepare(&base, &config, votes.votes(), stages, &folder)?;
+        Ok(Prepared {
+            dataset: votes.dataset,
+            rated: votes.rated,
+            refused: votes.report,
+            files,
+            ..prepared
+        })
+    })
+    .await
 }
 
 /// Opens the smaller base; only the sizes of the large one are looked at.

@@ -138,7 +138,7 @@ fn invalid() -> Vec<(&'static str, ChatRequest)> {
         (
             "repetition_penalty",
             sampled(SamplingParams {
-                repetition_penalty: 0.0,
+                repetition_penalty: 1e-38,
                 ..default()
             }),
         ),

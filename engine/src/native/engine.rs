@@ -20,6 +20,7 @@ use super::background::Background;
 use super::blocks::BlockManager;
 use super::completion::events_max;
 use super::constraint::Grammars;
+use super::encoders::Encoders;
 use super::inbox::{Inbox, Mode};
 use super::loading::Loader;
 use super::options::NativeOptions;
@@ -40,6 +41,7 @@ const STACK_BYTES: usize = 8 << 20;
 /// Serves one base model on one device.
 pub struct NativeEngine {
     model: Arc<BaseModel>,
+    encoders: Encoders,
     info: BaseInfo,
     running_max: u32,
     kv_tokens_max: u64,
@@ -104,6 +106,7 @@ impl NativeEngine {
         Ok(Self {
             grammars: Grammars::new(Arc::clone(&model) as Arc<dyn Vocabulary>),
             model,
+            encoders: Encoders::default(),
             info,
             running_max: options.running_max.max(1),
             kv_tokens_max: cache_tokens as u64,
@@ -150,19 +153,10 @@ impl NativeEngine {
         let model = Arc::clone(&self.model);
         let (messages, tools) = (messages.to_vec(), tools.cloned());
         let encode = move || prompt::encode_chat(&model, &messages, tools.as_ref());
-        let tokens = run_blocking(encode)
-            .await?
-            .map_err(|error| invalid_messages(&error))?;
+        let encoded = self.encoders.run(encode).await?;
+        let tokens = encoded.map_err(|error| invalid_messages(&error))?;
         Ok(tokens)
     }
-}
-
-/// Runs work that may take long outside of the async threads.
-pub(super) async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, EngineError> {
-    let joined = tokio::task::spawn_blocking(work).await;
-    joined.map_err(|error| EngineError::Failed(format!("a task ended: {error}")))
 }
 
 fn invalid_messages(error: &ModelError) -> EngineError {

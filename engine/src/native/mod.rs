@@ -17,6 +17,7 @@ mod candle;
 pub(crate) mod completion;
 pub(crate) mod constraint;
 mod device;
+pub(crate) mod encoders;
 mod engine;
 mod forward;
 #[cfg(test)]

@@ -129,11 +129,10 @@ impl Sampler {
         let all = self.params.top_k == 0 && self.params.top_p >= 1.0;
         if all && self.params.min_p <= 0.0 {
             let candidates = probabilities.iter().copied().enumerate();
-            return Some(pick(candidates, 1.0, uniform).unwrap_or(top));
+            return Some(pick(candidates, uniform).unwrap_or(top));
         }
         let kept = self.cut(probabilities, probabilities[top]);
-        let total = kept.iter().map(|(_, p)| f64::from(*p)).sum();
-        Some(pick(kept.into_iter(), total, uniform).unwrap_or(top))
+        Some(pick(kept.iter().copied(), uniform).unwrap_or(top))
     }
 
     /// The tokens that top-k, top-p and min-p leave, the most likely first.
@@ -185,7 +184,10 @@ fn by_probability(a: &(usize, f32), b: &(usize, f32)) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-fn pick(candidates: impl Iterator<Item = (usize, f32)>, total: f64, uniform: f64) -> Option<usize> {
+/// The candidate that `uniform`, in [0, 1), falls on, by their shares of their
+/// sum: in f32, even those of all tokens do not add up to 1.
+fn pick(candidates: impl Iterator<Item = (usize, f32)> + Clone, uniform: f64) -> Option<usize> {
+    let total: f64 = candidates.clone().map(|(_, p)| f64::from(p)).sum();
     let mut left = uniform * total;
     let mut last = None;
     for (token, p) in candidates {

@@ -44,7 +44,7 @@ fn difference(name: &str, quantize: FolderFormat) -> f32 {
 /// The weights have values that Q8_0 holds exactly, so that nothing is lost.
 #[test]
 fn logits_of_a_folder_are_those_of_transformers() {
-    for name in ["llama3", "qwen2", "qwen3"] {
+    for name in ["llama3", "qwen2", "qwen3", "phi3", "gemma3"] {
         let difference = difference(name, FolderFormat::Q8_0);
         assert!(difference < 1e-3, "{name}: off by {difference}");
     }

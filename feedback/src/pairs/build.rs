@@ -7,14 +7,42 @@ use ids::{DatasetDigest, RaterId, Sha256Digest, UnixMillis};
 
 use super::hygiene::{Overlap, normal, prompt_hash};
 use super::{
-    Case, Dataset, Example, PairOptions, PreferencePair, Provenance, Report, Source, Split, split,
+    Case, Dataset, Example, LEFT_OUT_LISTED_MAX, LeftOut, PairOptions, PreferencePair, Provenance,
+    Reason, Report, Source, Split, split,
 };
-use crate::{FeedbackError, Value, VoteRecord};
+use crate::{FeedbackError, Message, Value, VoteRecord};
 
 /// A pair, and when its preference was told.
 struct Candidate {
     pair: PreferencePair,
     told: UnixMillis,
+}
+
+/// What was left out, counted and listed.
+#[derive(Default)]
+struct Notes {
+    report: Report,
+    left_out: Vec<LeftOut>,
+}
+
+impl Notes {
+    fn leave_out(&mut self, provenance: &Provenance, reason: Reason) {
+        let report = &mut self.report;
+        *match reason {
+            Reason::Empty => &mut report.empty,
+            Reason::Equal => &mut report.equal,
+            Reason::Duplicate => &mut report.duplicates,
+            Reason::Contaminated => &mut report.contaminated,
+            Reason::OverRaterCap => &mut report.over_rater_cap,
+        } += 1;
+        if self.left_out.len() < LEFT_OUT_LISTED_MAX {
+            self.left_out.push(LeftOut {
+                inferences: provenance.inferences.clone(),
+                votes: provenance.votes.clone(),
+                reason,
+            });
+        }
+    }
 }
 
 /// A case with what the votes on it come to.
@@ -32,33 +60,35 @@ struct Judged<'a> {
 /// # Errors
 /// [`FeedbackError::Corrupt`] where a row has no JSON form.
 pub fn build(cases: &[Case], options: &PairOptions) -> Result<Dataset, FeedbackError> {
-    let mut report = Report::default();
+    let mut notes = Notes::default();
     let mut judged: Vec<Judged<'_>> = cases
         .iter()
         .map(|case| Judged::new(case, options))
         .collect();
     judged.sort_by(|a, b| a.case.inference.id.cmp(&b.case.inference.id));
-    let mut candidates = pair_up(&judged, &mut report);
-    clean(&mut candidates, &mut report);
-    let mut upvoted = praised(&judged, &mut report);
-    keep_apart(&judged, &mut candidates, &mut upvoted, &mut report);
-    cap_raters(&mut candidates, options.rater_pairs_max, &mut report);
+    let mut candidates = pair_up(&judged, &mut notes.report);
+    clean(&mut candidates, &mut notes);
+    let mut upvoted = praised(&judged, &mut notes);
+    keep_apart(&judged, &mut candidates, &mut upvoted, &mut notes);
+    cap_raters(&mut candidates, options.rater_pairs_max, &mut notes);
     let mut pairs: Vec<PreferencePair> = candidates
         .into_iter()
         .map(|candidate| candidate.pair)
         .collect();
-    report.length_ratio_mean = length_ratio_mean(&pairs);
+    notes.report.length_ratio_mean = length_ratio_mean(&pairs);
     pairs.sort_by(|a, b| order(a).cmp(&order(b)));
     upvoted.sort_by(|a, b| (&a.prompt, &a.answer).cmp(&(&b.prompt, &b.answer)));
-    let digest = digest(&pairs, &upvoted)?;
-    let (train, held_out) = pairs
+    let (train, held_out): (Vec<_>, Vec<_>) = pairs
         .into_iter()
         .partition(|pair| pair.split == Split::Train);
+    let digest = digest(&train, &held_out, &upvoted)?;
+    let Notes { report, left_out } = notes;
     Ok(Dataset {
         train,
         held_out,
         upvoted,
         report,
+        left_out,
         digest,
     })
 }
@@ -176,25 +206,25 @@ fn pair_up(judged: &[Judged<'_>], report: &mut Report) -> Vec<Candidate> {
 }
 
 /// Drops pairs that say nothing, or that another pair says already.
-fn clean(candidates: &mut Vec<Candidate>, report: &mut Report) {
+fn clean(candidates: &mut Vec<Candidate>, notes: &mut Notes) {
     let mut seen = HashSet::new();
     candidates.retain(|Candidate { pair, .. }| {
         let (chosen, rejected) = (normal(&pair.chosen), normal(&pair.rejected));
-        let dropped = if chosen.is_empty() || rejected.is_empty() {
-            &mut report.empty
+        let reason = if chosen.is_empty() || rejected.is_empty() {
+            Reason::Empty
         } else if chosen == rejected {
-            &mut report.equal
+            Reason::Equal
         } else if !seen.insert((pair.split, prompt_hash(&pair.prompt), chosen, rejected)) {
-            &mut report.duplicates
+            Reason::Duplicate
         } else {
             return true;
         };
-        *dropped += 1;
+        notes.leave_out(&pair.provenance, reason);
         false
     });
 }
 
-fn praised(judged: &[Judged<'_>], report: &mut Report) -> Vec<Example> {
+fn praised(judged: &[Judged<'_>], notes: &mut Notes) -> Vec<Example> {
     let mut seen = HashSet::new();
     let mut examples = Vec::new();
     for good in judged.iter().filter(|one| one.is_praised()) {
@@ -206,8 +236,16 @@ fn praised(judged: &[Judged<'_>], report: &mut Report) -> Vec<Example> {
         else {
             continue;
         };
+        let provenance = Provenance {
+            inferences: vec![inference.id.clone()],
+            votes: good.ups.iter().map(|vote| vote.id.clone()).collect(),
+            rater: vote.rater.clone(),
+            source: Source::ThumbsUp,
+            adapter: inference.adapter,
+            weight: 1.0,
+        };
         if !seen.insert((good.split, good.prompt, normal(&inference.answer))) {
-            report.duplicates += 1;
+            notes.leave_out(&provenance, Reason::Duplicate);
             continue;
         }
         examples.push(Example {
@@ -215,14 +253,7 @@ fn praised(judged: &[Judged<'_>], report: &mut Report) -> Vec<Example> {
             answer: inference.answer.trim().to_owned(),
             split: good.split,
             tags: good.tags(),
-            provenance: Provenance {
-                inferences: vec![inference.id.clone()],
-                votes: good.ups.iter().map(|vote| vote.id.clone()).collect(),
-                rater: vote.rater.clone(),
-                source: Source::ThumbsUp,
-                adapter: inference.adapter,
-                weight: 1.0,
-            },
+            provenance,
         });
     }
     examples
@@ -233,20 +264,26 @@ fn keep_apart(
     judged: &[Judged<'_>],
     candidates: &mut Vec<Candidate>,
     upvoted: &mut Vec<Example>,
-    report: &mut Report,
+    notes: &mut Notes,
 ) {
     let mut overlap = Overlap::default();
     for held_out in judged.iter().filter(|one| one.split == Split::HeldOut) {
         overlap.add(&held_out.case.inference.messages);
     }
-    let before = candidates.len() + upvoted.len();
-    candidates.retain(|one| one.pair.split == Split::HeldOut || !overlap.holds(&one.pair.prompt));
-    upvoted.retain(|one| one.split == Split::HeldOut || !overlap.holds(&one.prompt));
-    report.contaminated = before - candidates.len() - upvoted.len();
+    let mut is_apart = |split: Split, prompt: &[Message], provenance: &Provenance| {
+        let apart = split == Split::HeldOut || !overlap.holds(prompt);
+        if !apart {
+            notes.leave_out(provenance, Reason::Contaminated);
+        }
+        apart
+    };
+    candidates
+        .retain(|Candidate { pair, .. }| is_apart(pair.split, &pair.prompt, &pair.provenance));
+    upvoted.retain(|one| is_apart(one.split, &one.prompt, &one.provenance));
 }
 
 /// Keeps the first training pairs that each rater told.
-fn cap_raters(candidates: &mut Vec<Candidate>, rater_pairs_max: usize, report: &mut Report) {
+fn cap_raters(candidates: &mut Vec<Candidate>, rater_pairs_max: usize, notes: &mut Notes) {
     candidates.sort_by(|a, b| {
         (a.told, &a.pair.provenance.votes).cmp(&(b.told, &b.pair.provenance.votes))
     });
@@ -258,7 +295,9 @@ fn cap_raters(candidates: &mut Vec<Candidate>, rater_pairs_max: usize, report: &
         let count = told.entry(pair.provenance.rater.clone()).or_default();
         *count += 1;
         let kept = *count <= rater_pairs_max;
-        report.over_rater_cap += usize::from(!kept);
+        if !kept {
+            notes.leave_out(&pair.provenance, Reason::OverRaterCap);
+        }
         kept
     });
 }
@@ -285,12 +324,22 @@ fn order(pair: &PreferencePair) -> impl Ord + '_ {
     )
 }
 
-fn digest(pairs: &[PreferencePair], upvoted: &[Example]) -> Result<DatasetDigest, FeedbackError> {
+/// Names exactly these rows; the order of pairs does not count.
+///
+/// # Errors
+/// [`FeedbackError::Corrupt`] where a row has no JSON form.
+pub fn digest(
+    train: &[PreferencePair],
+    held_out: &[PreferencePair],
+    upvoted: &[Example],
+) -> Result<DatasetDigest, FeedbackError> {
     let corrupt = |_| FeedbackError::Corrupt {
         what: "dataset",
         id: String::new(),
     };
-    let pairs = serde_json::to_vec(pairs).map_err(corrupt)?;
+    let mut pairs: Vec<&PreferencePair> = train.iter().chain(held_out).collect();
+    pairs.sort_by(|a, b| order(a).cmp(&order(b)));
+    let pairs = serde_json::to_vec(&pairs).map_err(corrupt)?;
     let upvoted = serde_json::to_vec(upvoted).map_err(corrupt)?;
     Ok(DatasetDigest(Sha256Digest::of_parts(&[
         ("pairs", &pairs),

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Inference, Message, VoteRecord};
 
-pub use build::build;
-pub use collect::{CASES_MAX, collect};
+pub use build::{build, digest};
+pub use collect::{CASES_BYTES_MAX, CASES_MAX, Collected, collect, collect_within};
 pub use hygiene::{NGRAM_WORDS, Overlap};
 pub use jsonl::to_jsonl;
 pub use split::{SESSION_KEY, SPLIT_KEY, of as split_of};
@@ -156,6 +156,36 @@ pub struct Report {
     pub length_ratio_mean: f64,
 }
 
+/// The most left-out rows that are listed; the rest is counted.
+pub const LEFT_OUT_LISTED_MAX: usize = 1000;
+
+/// Why a row was left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// One side is empty.
+    Empty,
+    /// Both sides say the same.
+    Equal,
+    /// It is the same as another.
+    Duplicate,
+    /// Its prompt overlaps a held-out one.
+    Contaminated,
+    /// Its rater has too many.
+    OverRaterCap,
+}
+
+/// A row that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The answers that it would have been made of.
+    pub inferences: Vec<InferenceId>,
+    /// The votes.
+    pub votes: Vec<FeedbackId>,
+    /// Why it is not there.
+    pub reason: Reason,
+}
+
 /// Pairs and praised examples, ready for training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Dataset {
@@ -165,8 +195,11 @@ pub struct Dataset {
     pub held_out: Vec<PreferencePair>,
     /// Praised answers, of both splits.
     pub upvoted: Vec<Example>,
-    /// What was left out.
+    /// How much was left out.
     pub report: Report,
+    /// Which rows, the first [`LEFT_OUT_LISTED_MAX`].
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
     /// Names exactly these rows.
     pub digest: DatasetDigest,
 }

@@ -46,4 +46,5 @@ on_both_stores!(
     sharing::everything_survives_a_restart,
     sharing::votes_from_two_sides_make_one_current_vote,
     sharing::pairs_are_made_of_what_is_stored,
+    sharing::what_is_collected_is_bounded_and_the_newest,
 );

@@ -1,9 +1,10 @@
 //! One store, several processes, and restarts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use feedback::pairs::{self, PairOptions};
-use feedback::{TRAINER_GROUP, Value, VoteOutcome};
+use feedback::{Inference, TRAINER_GROUP, Value, VoteOutcome};
 use ids::InferenceId;
 use store::testing::Place;
 
@@ -140,8 +141,51 @@ pub(crate) async fn pairs_are_made_of_what_is_stored(place: Place) {
         .await
         .unwrap();
     store.retract(&retracted.feedback_id, NOW).await.unwrap();
-    let cases = pairs::collect(store.as_ref()).await.unwrap();
-    let dataset = pairs::build(&cases, &PairOptions::default()).unwrap();
+    let collected = pairs::collect(store.as_ref()).await.unwrap();
+    assert_eq!(collected.cut, None);
+    let dataset = pairs::build(&collected.cases, &PairOptions::default()).unwrap();
     assert_eq!(dataset.train.len() + dataset.held_out.len(), 1);
     assert_eq!((dataset.report.bad_cases, dataset.report.unpaired), (2, 1));
+}
+
+pub(crate) async fn what_is_collected_is_bounded_and_the_newest(place: Place) {
+    let store = open(&place).await;
+    // the votes take much of the first half, the answers of the second
+    for (id, said, corrected) in [
+        ("a", 10, 20_000),
+        ("b", 10, 20_000),
+        ("c", 20_000, 10),
+        ("d", 20_000, 10),
+    ] {
+        let answer = Inference {
+            answer: "x".repeat(said),
+            ..inference(id)
+        };
+        store.record_inference(&answer).await.unwrap();
+        let correction = Value::Demonstration("y".repeat(corrected));
+        store.vote(vote(id, "r", correction), NOW).await.unwrap();
+    }
+    let ids = |cases: usize, bytes: usize| {
+        let store = Arc::clone(&store);
+        async move {
+            let collected = pairs::collect_within(store.as_ref(), cases, bytes).await;
+            let collected = collected.unwrap();
+            let read: Vec<String> = ["a", "b", "c", "d"]
+                .into_iter()
+                .filter(|id| collected.has_read(&InferenceId::new(*id).unwrap()))
+                .map(str::to_owned)
+                .collect();
+            let cases = collected.cases.iter();
+            let ids: Vec<String> = cases.map(|case| case.inference.id.to_string()).collect();
+            // what was not read is exactly what is to be told
+            assert_eq!(ids, read);
+            ids.concat()
+        }
+    };
+    assert_eq!(ids(4, 1 << 20).await, "abcd");
+    assert_eq!(ids(3, 1 << 20).await, "bcd");
+    assert_eq!(ids(4, 70_000).await, "bcd");
+    assert_eq!(ids(4, 45_000).await, "cd");
+    assert_eq!(ids(4, 25_000).await, "d");
+    assert_eq!(ids(4, 100).await, "");
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use engine::tools::flatten;
 use engine::{
-    ChatEvent, ChatMessage, ChatRequest, ChatStream, FinishReason, Role, TokenLogprob, ToolCall,
-    ToolCallDelta, Usage,
+    ChatEvent, ChatMessage, ChatRequest, ChatStream, EngineError, FinishReason, Role, TokenLogprob,
+    ToolCall, ToolCallDelta, Usage,
 };
 use feedback::Attribution;
 use ids::{AdapterDigest, BaseDigest, InferenceId, UnitId, UnixMillis};
@@ -56,8 +56,19 @@ pub(super) enum End {
     Complete(Usage),
     /// The engine failed.
     Failed,
+    /// The engine had no place for it, or stopped: whatever the version.
+    Unserved,
     /// The client went away.
     Cancelled,
+}
+
+impl End {
+    pub(super) fn of_error(error: &EngineError) -> Self {
+        match error {
+            EngineError::TimedOut { .. } | EngineError::Stopped => Self::Unserved,
+            _ => Self::Failed,
+        }
+    }
 }
 
 /// An answer in the making.
@@ -202,7 +213,7 @@ impl Answer {
         let metrics = &self.app.metrics;
         let outcome = match end {
             End::Complete(_) => "complete",
-            End::Failed => "failed",
+            End::Failed | End::Unserved => "failed",
             End::Cancelled => "cancelled",
         };
         metrics
@@ -225,8 +236,8 @@ impl Answer {
         };
         let Some(trial) = &assigned.trial else { return };
         let outcome = match end {
-            // Half an answer says nothing.
-            End::Cancelled => return,
+            // Half an answer says nothing, and none for want of a place neither.
+            End::Cancelled | End::Unserved => return,
             End::Failed => Outcome::Error,
             End::Complete(_) => self
                 .choices

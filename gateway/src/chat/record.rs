@@ -32,7 +32,7 @@ impl Answer {
                     .map_or("stop", reason),
                 usage.completion_tokens,
             ),
-            End::Failed => ("error", 0),
+            End::Failed | End::Unserved => ("error", 0),
             End::Cancelled => ("cancelled", 0),
         };
         let assigned = self.assigned.as_ref();

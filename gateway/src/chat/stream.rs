@@ -77,7 +77,7 @@ impl Pump {
             }
             Ok(Ended::Failed(error)) => {
                 tracing::error!(id = %self.answer.id, %error, "a stream failed");
-                self.answer.end(End::Failed).await;
+                self.answer.end(End::of_error(&error)).await;
                 let _ = self.send_json(&ApiError::Engine(error).body()).await;
             }
             Err(Gone) => {

@@ -32,7 +32,7 @@ pub(super) async fn reply(
                 Ok(answer.completion(&usage))
             }
             Err(error) => {
-                answer.end(End::Failed).await;
+                answer.end(End::of_error(&error)).await;
                 Err(error)
             }
         };

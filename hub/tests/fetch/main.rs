@@ -237,6 +237,88 @@ fn all_parts_and_a_whole_folder_are_fetched_of_one_commit() {
     assert!(asked("config.json") && !asked("pytorch_model.bin"));
 }
 
+/// A split file and a folder, and all that a fetch of them asks for.
+fn put_models(server: &Server) {
+    for no in 1..=2 {
+        server.put(&format!("m-0000{no}-of-00002.gguf"), &bytes(no, 900));
+    }
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        server.put(file, &bytes(8, 600));
+    }
+}
+
+const MODELS: [&str; 2] = ["hf:org/repo/m-00001-of-00002.gguf", "hf:org/repo"];
+
+#[test]
+fn a_cached_model_is_used_while_the_hub_cannot_answer() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    put_models(&server);
+    let paths = MODELS.map(|model| fetch(model, &server, home.path()).path());
+    for status in ["503 Service Unavailable", "429 Too Many Requests"] {
+        server.away(status);
+        for (model, path) in MODELS.iter().zip(&paths) {
+            assert_eq!(&fetch(model, &server, home.path()).path(), path);
+        }
+        let elsewhere = tempfile::tempdir().unwrap();
+        let error = fetch(MODELS[0], &server, elsewhere.path()).error();
+        let said = error.contains("cannot be reached") && error.contains(&status[..3]);
+        assert!(said, "{error}");
+    }
+}
+
+#[test]
+fn a_cached_model_is_used_wherever_the_hub_hangs_up() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    put_models(&server);
+    for model in MODELS {
+        let path = fetch(model, &server, home.path()).path();
+        let before = server.requests().len();
+        assert_eq!(fetch(model, &server, home.path()).path(), path);
+        let asked = server.requests().len() - before;
+        assert!(asked >= 3, "{asked}");
+        for answered in 0..=asked {
+            server.leave_after(answered);
+            let found = fetch(model, &server, home.path()).path();
+            assert_eq!(found, path, "after {answered} answers");
+        }
+        server.leave_after(usize::MAX);
+    }
+}
+
+#[test]
+fn without_a_network_a_part_of_a_model_is_no_model() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    put_models(&server);
+    let [file, folder] = MODELS.map(|model| fetch(model, &server, home.path()).path());
+    let address = server.address();
+    drop(server);
+    let part = "m-00002-of-00002.gguf";
+    std::fs::remove_file(file.with_file_name(part)).unwrap();
+    std::fs::remove_file(folder.join("model.safetensors")).unwrap();
+    for (model, missing) in MODELS.into_iter().zip([part, "model.safetensors"]) {
+        let error = fetch_with(model, &address, home.path(), None).error();
+        let lacks = format!("the cache lacks {missing}: fetch it");
+        assert!(error.contains(&lacks), "{error}");
+    }
+}
+
+#[test]
+fn a_revision_is_noted_once_all_of_it_is_there() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    put_models(&server);
+    server.spoil("m-00002-of-00002.gguf");
+    let error = fetch(MODELS[0], &server, home.path()).error();
+    assert!(error.contains("another digest"), "{error}");
+    let noted = home.path().join("hub/models--org--repo/refs/main");
+    assert!(!noted.exists());
+    fetch(MODELS[1], &server, home.path()).path();
+    assert_eq!(std::fs::read_to_string(noted).unwrap(), server::COMMIT);
+}
+
 #[test]
 fn what_the_hub_does_not_have_or_give_is_said() {
     let home = tempfile::tempdir().unwrap();

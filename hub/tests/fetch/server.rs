@@ -43,6 +43,10 @@ struct State {
     requests: Vec<Request>,
     sent: usize,
     stopped: bool,
+    /// The status of every answer, if all is not well.
+    away: Option<&'static str>,
+    /// How many more requests are answered.
+    answers_left: usize,
 }
 
 pub(crate) struct Server {
@@ -64,6 +68,8 @@ impl Server {
             requests: Vec::new(),
             sent: 0,
             stopped: false,
+            away: None,
+            answers_left: usize::MAX,
         }));
         let shared = Arc::clone(&state);
         let thread = std::thread::spawn(move || {
@@ -109,6 +115,16 @@ impl Server {
     pub(crate) fn hostile_digest(&self) {
         let mut state = self.state.lock().unwrap();
         (state.refuses, state.hostile) = (false, true);
+    }
+
+    /// Answers this to everything from now on.
+    pub(crate) fn away(&self, status: &'static str) {
+        self.state.lock().unwrap().away = Some(status);
+    }
+
+    /// Answers so many more requests, and hangs up on all others.
+    pub(crate) fn leave_after(&self, requests: usize) {
+        self.state.lock().unwrap().answers_left = requests;
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
@@ -158,6 +174,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     }
     let place = path.strip_prefix(PREFIX).and_then(|p| p.split_once('/'));
     let mut state = state.lock().unwrap();
+    if state.answers_left == 0 {
+        return stream.shutdown(Shutdown::Both);
+    }
+    state.answers_left -= usize::from(state.answers_left < usize::MAX);
     state.requests.push(Request {
         path: path.clone(),
         revision: place.map(|(revision, _)| revision.to_owned()),
@@ -182,6 +202,9 @@ impl State {
                 Vec::new(),
             )
         };
+        if let Some(line) = self.away {
+            return status(line);
+        }
         if self.refuses {
             return status("401 Unauthorized");
         }

@@ -5,6 +5,7 @@ use super::{Activation, Architecture, RopeOrder, Window};
 
 pub(super) static LLAMA: Architecture = Architecture {
     gguf_name: "llama",
+    model_types: &["llama", "mistral"],
     rope_order: RopeOrder::Interleaved,
     qkv_bias: false,
     head_norms: false,
@@ -14,4 +15,6 @@ pub(super) static LLAMA: Architecture = Architecture {
     scales_embedding: false,
     // Mistral 7B's first version
     window: Window::EveryLayer,
+    published_norms_lack: 0.0,
+    published_defaults: "{}",
 };

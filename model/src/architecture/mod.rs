@@ -78,6 +78,8 @@ pub struct Fused {
 pub struct Architecture {
     /// Its name in `general.architecture`, which its keys begin with.
     pub gguf_name: &'static str,
+    /// What `config.json` calls it (`model_type`).
+    pub model_types: &'static [&'static str],
     /// The order in which its files have the elements of a head.
     pub rope_order: RopeOrder,
     /// Whether queries, keys and values have biases.
@@ -94,6 +96,10 @@ pub struct Architecture {
     pub scales_embedding: bool,
     /// Sliding windows.
     pub window: Window,
+    /// What the weights of published norms lack; GGUF files have it in them.
+    pub published_norms_lack: f32,
+    /// Values that `config.json` leaves out, as JSON.
+    pub published_defaults: &'static str,
 }
 
 /// Names are unique.
@@ -121,6 +127,12 @@ impl Architecture {
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {
         ALL.into_iter().find(|a| a.gguf_name == name)
+    }
+
+    /// The architecture with this `model_type` in `config.json`.
+    #[must_use]
+    pub fn of_model_type(name: &str) -> Option<&'static Self> {
+        ALL.into_iter().find(|a| a.model_types.contains(&name))
     }
 
     /// The names of all, for messages.
@@ -196,6 +208,11 @@ mod tests {
         for (i, a) in ALL.iter().enumerate() {
             assert_eq!(ALL.iter().position(|b| a == b), Some(i));
             assert!(std::ptr::eq(Architecture::named(a.gguf_name).unwrap(), *a));
+            let defaults: serde_json::Value = serde_json::from_str(a.published_defaults).unwrap();
+            assert!(defaults.is_object());
+            for name in a.model_types {
+                assert!(std::ptr::eq(Architecture::of_model_type(name).unwrap(), *a));
+            }
             for fused in a.fused {
                 assert!(fused.peft_name.ends_with(fused.peft_leaf));
                 for part in fused.parts {

@@ -1,12 +1,14 @@
-//! Phi-3 and Phi-3.5 mini, Phi-4: LLaMA's form with q, k and v in one tensor,
-//! gate and up in another, and RoPE over a part of each head in some.
-//! The long-context variants (LongRoPE) are refused.
+//! Phi-3 with 4096 positions, and Phi-4: LLaMA's form with q, k and v in one
+//! tensor, gate and up in another, and RoPE over a part of each head in some.
+//! Those with LongRoPE are refused: Phi-3 with 131,072 positions, Phi-3.5 mini and
+//! Phi-4 mini.
 
 use super::{Activation, Architecture, Fused, RopeOrder, Window};
 use crate::projection::Projection;
 
 pub(super) static PHI3: Architecture = Architecture {
     gguf_name: "phi3",
+    model_types: &["phi3"],
     rope_order: RopeOrder::Halves,
     qkv_bias: false,
     head_norms: false,
@@ -28,4 +30,6 @@ pub(super) static PHI3: Architecture = Architecture {
     activation: Activation::Silu,
     scales_embedding: false,
     window: Window::EveryLayer,
+    published_norms_lack: 0.0,
+    published_defaults: "{}",
 };

@@ -4,6 +4,7 @@ use super::{Activation, Architecture, RopeOrder, Window};
 
 pub(super) static QWEN2: Architecture = Architecture {
     gguf_name: "qwen2",
+    model_types: &["qwen2"],
     rope_order: RopeOrder::Halves,
     qkv_bias: true,
     head_norms: false,
@@ -12,4 +13,6 @@ pub(super) static QWEN2: Architecture = Architecture {
     activation: Activation::Silu,
     scales_embedding: false,
     window: Window::None,
+    published_norms_lack: 0.0,
+    published_defaults: "{}",
 };

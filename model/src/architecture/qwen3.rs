@@ -4,6 +4,7 @@ use super::{Activation, Architecture, RopeOrder, Window};
 
 pub(super) static QWEN3: Architecture = Architecture {
     gguf_name: "qwen3",
+    model_types: &["qwen3"],
     rope_order: RopeOrder::Halves,
     qkv_bias: false,
     head_norms: true,
@@ -12,4 +13,6 @@ pub(super) static QWEN3: Architecture = Architecture {
     activation: Activation::Silu,
     scales_embedding: false,
     window: Window::None,
+    published_norms_lack: 0.0,
+    published_defaults: "{}",
 };

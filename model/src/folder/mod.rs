@@ -71,7 +71,8 @@ pub(crate) fn open(folder: &Path, quantize: FolderFormat) -> Result<BaseModel, M
     let tokenizer_bytes = read_bytes(&folder.join("tokenizer.json"), TOKENIZER_BYTES_MAX)?;
     let tokenizer_config = read_json(&folder.join("tokenizer_config.json"), CONFIG_BYTES_MAX)?;
     let ends = (published.bos, published.eos);
-    let tokenizer = tokenizer::read(&tokenizer_bytes, &tokenizer_config, ends)?;
+    let rows = config.vocab_size;
+    let tokenizer = tokenizer::read(&tokenizer_bytes, &tokenizer_config, ends, rows)?;
     if tokenizer.vocab_size() > config.vocab_size {
         return Err(wrong(
             "vocab_size",
@@ -87,7 +88,7 @@ pub(crate) fn open(folder: &Path, quantize: FolderFormat) -> Result<BaseModel, M
     let template_digest = Sha256Digest::of(template.as_bytes());
     let template = ChatTemplate::new(&template, &bos, &eos)?;
     let files = tensors::map_files(folder)?;
-    let source = FolderTensors::new(&config, published.tied, format, &files)?;
+    let source = FolderTensors::new(&config, &published, format, &files)?;
     let mut weights = Weights::read(&source, &config)?;
     if let Some(scaling) = &published.llama3 {
         weights.rope_factors = Some(scaling.factors(&config.rope.frequencies()));

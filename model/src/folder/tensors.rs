@@ -13,9 +13,10 @@ use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value as Json};
 
+use super::config::FolderConfig;
 use super::{read_json, wrong};
 use crate::ModelError;
-use crate::architecture::RopeOrder;
+use crate::architecture::{Architecture, RopeOrder};
 use crate::config::ModelConfig;
 use crate::lora::interleave_heads;
 use crate::projection::Projection;
@@ -30,6 +31,9 @@ const HEADER_BYTES_MAX: u64 = 64 << 20;
 const INDEX_BYTES_MAX: u64 = 64 << 20;
 /// About how many rows one task holds in f32 while they are quantized.
 const ROWS_AT_ONCE: usize = 256;
+
+/// How the names of tensors begin that see pictures.
+const PICTURE_PARTS: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 
 /// Where a tensor lies.
 struct Place {
@@ -103,7 +107,7 @@ impl<'a> FolderTensors<'a> {
     /// Reads the heads of the files; matrices will be of `format`.
     pub(super) fn new(
         config: &'a ModelConfig,
-        tied: bool,
+        published: &FolderConfig,
         format: Format,
         files: &'a [(String, Arc<Mmap>)],
     ) -> Result<Self, ModelError> {
@@ -131,7 +135,16 @@ impl<'a> FolderTensors<'a> {
                 if name.ends_with(".rotary_emb.inv_freq") {
                     continue; // old files have it, and it follows from config.json
                 }
-                let name = gguf_name(&name).ok_or(ModelError::TensorUnexpected(name))?;
+                let architecture = config.architecture;
+                let text_name = match published.is_text_part {
+                    true if is_of_pictures(&name) => continue,
+                    true => text_part_name(&name),
+                    false => None,
+                };
+                let published_name = text_name.as_deref().unwrap_or(&name);
+                let Some(name) = gguf_name(published_name, architecture) else {
+                    return Err(ModelError::TensorUnexpected(name));
+                };
                 if places.insert(name.clone(), place).is_some() {
                     return Err(wrong("weight_map", "files have a tensor twice"));
                 }
@@ -140,7 +153,7 @@ impl<'a> FolderTensors<'a> {
         Ok(Self {
             config,
             format,
-            tied,
+            tied: published.tied,
             files,
             places,
         })
@@ -217,7 +230,12 @@ impl TensorSource for FolderTensors<'_> {
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let (place, bytes) = self.place(name, &[len])?;
-        floats(name, place.dtype, bytes)
+        let mut values = floats(name, place.dtype, bytes)?;
+        if name.ends_with("norm.weight") {
+            let lack = self.config.architecture.published_norms_lack;
+            values.iter_mut().for_each(|value| *value += lack);
+        }
+        Ok(values)
     }
 }
 
@@ -239,8 +257,22 @@ fn floats(name: &str, dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, ModelError
     }
 }
 
+/// Whether a tensor belongs to the part of a model that sees pictures.
+fn is_of_pictures(name: &str) -> bool {
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    PICTURE_PARTS.iter().any(|part| name.starts_with(part))
+}
+
+/// The name that a tensor of the text part has where there is nothing else.
+fn text_part_name(name: &str) -> Option<String> {
+    if let Some(rest) = name.strip_prefix("model.language_model.") {
+        return Some(format!("model.{rest}"));
+    }
+    name.strip_prefix("language_model.").map(str::to_owned)
+}
+
 /// GGUF's name of a published tensor.
-fn gguf_name(name: &str) -> Option<String> {
+fn gguf_name(name: &str, architecture: &Architecture) -> Option<String> {
     let whole = match name {
         "model.embed_tokens.weight" => Some("token_embd.weight"),
         "model.norm.weight" => Some("output_norm.weight"),
@@ -253,12 +285,19 @@ fn gguf_name(name: &str) -> Option<String> {
     let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let layer: usize = layer.parse().ok()?;
     let (module, kind) = rest.rsplit_once('.')?;
+    let fused = architecture.fused.iter().find(|f| f.peft_name == module);
     let ours = match module {
         "input_layernorm" => "attn_norm",
+        "post_attention_layernorm" if architecture.post_norms => "post_attention_norm",
         "post_attention_layernorm" => "ffn_norm",
+        "pre_feedforward_layernorm" if architecture.post_norms => "ffn_norm",
+        "post_feedforward_layernorm" if architecture.post_norms => "post_ffw_norm",
         "self_attn.q_norm" => "attn_q_norm",
         "self_attn.k_norm" => "attn_k_norm",
-        _ => Projection::from_peft_name(module)?.gguf_name(),
+        _ => match fused {
+            Some(fused) => fused.gguf_name,
+            None => Projection::from_peft_name(module)?.gguf_name(),
+        },
     };
     matches!(kind, "weight" | "bias").then(|| format!("blk.{layer}.{ours}.{kind}"))
 }

@@ -3,8 +3,9 @@
 //! The only unsafe code of the workspace's numerics is here: every function
 //! that other modules see is safe and checks its lengths. Work is split over
 //! the [`Team`] that the thread leads, or over rayon's current pool. Each result
-//! is computed in one fixed order, so it does not depend on the batch, the tile,
-//! the number of threads or the instruction set. Knows nothing of models.
+//! is computed in one fixed order, so it does not depend on the batch, the tile or
+//! the number of threads; products of 8-bit integers, and what is computed in lanes of
+//! a fixed width, not on the instruction set either. Knows nothing of models.
 
 mod activations;
 mod attention;

@@ -19,22 +19,20 @@ impl TokenBytes {
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(tokens.len());
         for (token, kind) in tokens.iter().zip(kinds) {
-            let special = kind.is_special();
+            let control = *kind == TokenKind::Control;
             let start = bytes.len();
             if scheme == Scheme::SentencePiece {
                 match sentencepiece::byte_of(token).filter(|_| *kind == TokenKind::Byte) {
                     Some(byte) => bytes.push(byte),
-                    None if *kind == TokenKind::Control => {
-                        bytes.extend_from_slice(token.as_bytes())
-                    }
+                    None if control => bytes.extend_from_slice(token.as_bytes()),
                     None => bytes.extend_from_slice(token.replace(SPACE, " ").as_bytes()),
                 }
-                ends.push((bytes.len(), special));
+                ends.push((bytes.len(), control));
                 continue;
             }
             let decoded = |c: char| alphabet.get(&c).copied();
             // A token with a character outside of the alphabet stands for itself.
-            if special
+            if kind.is_added()
                 || !token
                     .chars()
                     .all(|c| decoded(c).map(|b| bytes.push(b)).is_some())
@@ -42,7 +40,7 @@ impl TokenBytes {
                 bytes.truncate(start);
                 bytes.extend_from_slice(token.as_bytes());
             }
-            ends.push((bytes.len(), *kind == TokenKind::Control));
+            ends.push((bytes.len(), control));
         }
         Self { bytes, ends }
     }

@@ -12,11 +12,12 @@ mod vocabulary;
 
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::tokenizer::{Model as _, PreTokenizer as _};
-use tokenizers::{NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString};
+use tokenizers::{AddedVocabulary, NormalizedString, OffsetReferential, OffsetType};
 
 use crate::ModelError;
 use crate::gguf::Gguf;
 use bytes::TokenBytes;
+pub(crate) use sentencepiece::SPACE;
 use vocabulary::{Scheme, TokenKind, Vocabulary, end_of_generation};
 
 /// The longest text that is encoded at once, in bytes. Within it the splitting
@@ -27,6 +28,10 @@ pub const TEXT_BYTES_MAX: usize = 1 << 19;
 /// A tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// As the one of `inner`, but finds no control tokens.
+    text_tokens: AddedVocabulary,
+    /// The texts of control tokens, longest first.
+    control_texts: Vec<String>,
     token_bytes: TokenBytes,
     end_of_generation: Vec<u32>,
     bos: Option<u32>,
@@ -52,16 +57,19 @@ impl Tokenizer {
     /// is incomplete, contradicts itself, or is of another kind.
     pub fn read(gguf: &Gguf) -> Result<Self, ModelError> {
         let vocabulary = Vocabulary::read(gguf)?;
+        let (tokens, kinds) = (&vocabulary.tokens, &vocabulary.kinds);
+        let token_bytes = TokenBytes::of(tokens, kinds, vocabulary.scheme);
+        let end_of_generation = end_of_generation(tokens, kinds, vocabulary.eos);
+        let (bos, eos) = (vocabulary.bos, vocabulary.eos);
+        let inner = vocabulary.into_tokenizer()?;
         Ok(Self {
-            token_bytes: TokenBytes::of(&vocabulary.tokens, &vocabulary.kinds, vocabulary.scheme),
-            end_of_generation: end_of_generation(
-                &vocabulary.tokens,
-                &vocabulary.kinds,
-                vocabulary.eos,
-            ),
-            bos: vocabulary.bos,
-            eos: vocabulary.eos,
-            inner: vocabulary.into_tokenizer()?,
+            text_tokens: text_tokens(&inner),
+            control_texts: control_texts(&inner),
+            token_bytes,
+            end_of_generation,
+            bos,
+            eos,
+            inner,
         })
     }
 
@@ -78,14 +86,14 @@ impl Tokenizer {
         let (mut tokens, mut kinds) = (Vec::with_capacity(len), Vec::with_capacity(len));
         for id in (0u32..).take(len) {
             let token = inner.id_to_token(id).unwrap_or_default();
-            kinds.push(match added.get(&id) {
-                Some(token) if token.special => TokenKind::Control,
-                Some(_) => TokenKind::UserDefined,
-                None if is_sentencepiece && sentencepiece::byte_of(&token).is_some() => {
-                    TokenKind::Byte
-                }
-                None => TokenKind::Normal,
-            });
+            let is_byte = is_sentencepiece && sentencepiece::byte_of(&token).is_some();
+            let (token, kind) = match added.get(&id) {
+                Some(added) if added.special => (added.content.clone(), TokenKind::Control),
+                Some(_) => (token, TokenKind::UserDefined),
+                None if is_byte => (token, TokenKind::Byte),
+                None => (token, TokenKind::Normal),
+            };
+            kinds.push(kind);
             tokens.push(token);
         }
         let scheme = match is_sentencepiece {
@@ -93,6 +101,8 @@ impl Tokenizer {
             false => Scheme::ByteLevel,
         };
         Self {
+            text_tokens: text_tokens(&inner),
+            control_texts: control_texts(&inner),
             token_bytes: TokenBytes::of(&tokens, &kinds, scheme),
             end_of_generation: end_of_generation(&tokens, &kinds, eos),
             bos,
@@ -105,7 +115,8 @@ impl Tokenizer {
     ///
     /// With `allow_special`, texts of control tokens such as `<|im_end|>` become
     /// those tokens, as transformers has it; without, they are text like any
-    /// other, which is right for what users write.
+    /// other, which is right for what users write. Tokens that were put into the
+    /// vocabulary by hand are found in both.
     ///
     /// # Errors
     /// [`ModelError::Limit`] for a text that is too long.
@@ -130,43 +141,18 @@ impl Tokenizer {
                 max,
             });
         }
-        let mut ids = Vec::with_capacity(text.len() / 3 + 4);
-        if !allow_special {
-            self.encode_plain(text, escape, &mut ids)?;
-            return Ok(ids);
-        }
-        let no_normalizer = None::<&NormalizerWrapper>;
-        let pieces = self
-            .inner
-            .get_added_vocabulary()
-            .extract_and_normalize(no_normalizer, text);
-        for (piece, _, tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-            match tokens {
-                Some(tokens) => ids.extend(tokens.iter().map(|token| token.id)),
-                None => self.encode_plain(piece, escape, &mut ids)?,
-            }
-        }
-        Ok(ids)
-    }
-
-    fn encode_plain(
-        &self,
-        text: &str,
-        escape: Option<char>,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), ModelError> {
-        let mut pieces = match escape {
-            Some(escape) if text.contains(escape) => {
-                PreTokenizedString::from(text.replace(escape, "").as_str())
-            }
-            _ => PreTokenizedString::from(text),
+        let added = match allow_special {
+            true => self.inner.get_added_vocabulary(),
+            false => &self.text_tokens,
         };
         let failed = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
-        if let Some(normalizer) = self.inner.get_normalizer() {
-            use tokenizers::Normalizer as _;
-            pieces
-                .normalize(|piece| normalizer.normalize(piece))
-                .map_err(failed)?;
+        let mut pieces = added.extract_and_normalize(self.inner.get_normalizer(), text);
+        if let Some(escape) = escape.filter(|escape| text.contains(*escape)) {
+            let without = |piece: &mut NormalizedString| {
+                piece.filter(|c| c != escape);
+                Ok(())
+            };
+            pieces.normalize(without).map_err(failed)?;
         }
         let split: Option<&PreTokenizerWrapper> = self.inner.get_pre_tokenizer();
         if let Some(split) = split {
@@ -181,8 +167,7 @@ impl Tokenizer {
             .into_iter()
             .filter_map(|(_, _, tokens)| tokens.as_ref())
             .flatten();
-        ids.extend(tokens.map(|token| token.id));
-        Ok(())
+        Ok(tokens.map(|token| token.id).collect())
     }
 
     /// The text of some tokens; bytes that are no UTF-8 become U+FFFD. With
@@ -242,7 +227,12 @@ impl Tokenizer {
     /// How a token is written in the vocabulary, byte-level alphabet and all.
     #[must_use]
     pub fn token_text(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        // the other way would give an added token as its normalized text
+        match added.get(&id) {
+            Some(token) => Some(token.content.clone()),
+            None => self.inner.id_to_token(id),
+        }
     }
 
     /// How many tokens there are.
@@ -251,9 +241,24 @@ impl Tokenizer {
         self.token_bytes.len()
     }
 
-    /// The texts of all special tokens.
-    pub(crate) fn special_texts(&self) -> impl Iterator<Item = &str> {
-        let tokens = self.inner.get_added_vocabulary().get_added_tokens_decoder();
-        tokens.values().map(|token| token.content.as_str())
+    /// The texts of all control tokens, longest first.
+    pub(crate) fn control_texts(&self) -> impl Iterator<Item = &str> {
+        self.control_texts.iter().map(String::as_str)
     }
+}
+
+/// What finds the tokens that were put into the vocabulary by hand, and leaves
+/// control tokens in the text.
+fn text_tokens(inner: &tokenizers::Tokenizer) -> AddedVocabulary {
+    let mut added = inner.get_added_vocabulary().clone();
+    added.set_encode_special_tokens(true);
+    added
+}
+
+fn control_texts(inner: &tokenizers::Tokenizer) -> Vec<String> {
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    let control = added.values().filter(|token| token.special);
+    let mut texts: Vec<String> = control.map(|token| token.content.clone()).collect();
+    texts.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    texts
 }

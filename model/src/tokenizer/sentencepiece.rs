@@ -16,7 +16,7 @@ use crate::ModelError;
 use crate::gguf::{Gguf, Value};
 
 /// What stands for a space.
-pub(super) const SPACE: char = '▁';
+pub(crate) const SPACE: char = '▁';
 /// The longest token that merges may make, in bytes; real ones are below 100.
 const TOKEN_BYTES_MAX: usize = 512;
 

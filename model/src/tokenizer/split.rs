@@ -15,6 +15,8 @@ use crate::ModelError;
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Mistral's since Nemo: words are cut before capitals too.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// A way to cut texts.
 pub(super) struct Splitting {
@@ -52,13 +54,19 @@ impl Splitting {
                 ignore_merges: true,
                 ..plain(Some(expression(LLAMA3)?), false)
             }),
+            // Phi-4's
+            "dbrx" => Ok(plain(Some(expression(LLAMA3)?), false)),
+            "tekken" => Ok(Self {
+                ignore_merges: true,
+                ..plain(Some(expression(TEKKEN)?), false)
+            }),
             "qwen2" | "deepseek-r1-qwen" => Ok(Self {
                 normalizer: Some(NFC.into()),
                 ..plain(Some(expression(QWEN2)?), false)
             }),
             _ => Err(ModelError::Metadata {
                 key: "tokenizer.ggml.pre".to_owned(),
-                problem: "is none of gpt-2, default, smollm, llama-bpe, qwen2",
+                problem: "is none of gpt-2, default, smollm, llama-bpe, dbrx, tekken, qwen2",
             }),
         }
     }
@@ -74,11 +82,13 @@ fn expression(expression: &str) -> Result<PreTokenizerWrapper, ModelError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
 
     use super::*;
 
-    fn words(name: &str, text: &str) -> Vec<String> {
+    fn pieces(name: &str, text: &str) -> Vec<String> {
         let mut pieces = PreTokenizedString::from(text);
         Splitting::named(name)
             .unwrap()
@@ -87,11 +97,13 @@ mod tests {
             .pre_tokenize(&mut pieces)
             .unwrap();
         let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        let written = |piece: &str| piece.replace('Ġ', " ").replace('Ċ', "\n");
-        pieces
-            .into_iter()
-            .map(|(piece, _, _)| written(piece))
-            .collect()
+        let pieces = pieces.into_iter();
+        pieces.map(|(piece, _, _)| piece.to_owned()).collect()
+    }
+
+    fn words(name: &str, text: &str) -> Vec<String> {
+        let written = |piece: String| piece.replace('Ġ', " ").replace('Ċ', "\n");
+        pieces(name, text).into_iter().map(written).collect()
     }
 
     #[test]
@@ -123,5 +135,22 @@ mod tests {
             assert_eq!(words(name, text), expected, "{name}");
         }
         assert!(Splitting::named("unheard-of").is_err());
+    }
+
+    /// `make_split_golden.py` wrote them with the published expressions.
+    #[test]
+    fn tekken_and_dbrx_cut_as_the_crate_does_in_python() {
+        let golden = include_str!("../../../tests/golden/tokenizer/splits.json");
+        let golden: BTreeMap<String, Vec<(String, Vec<String>)>> =
+            serde_json::from_str(golden).unwrap();
+        assert!(golden.keys().eq(["dbrx", "tekken"]));
+        for (name, rows) in &golden {
+            assert!(rows.len() >= 100);
+            for (text, expected) in rows {
+                assert_eq!(&pieces(name, text), expected, "{name}: {text:?}");
+            }
+        }
+        assert!(Splitting::named("tekken").unwrap().ignore_merges);
+        assert!(!Splitting::named("dbrx").unwrap().ignore_merges);
     }
 }

@@ -25,6 +25,9 @@ const END_OF_GENERATION: [&str; 8] = [
     "</s>",
 ];
 
+/// Added tokens of Phi-3 that leave the white space after them in the text.
+const PHI3_UNSTRIPPED: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
+
 /// What stands for characters without tokens or bytes (SentencePiece).
 const UNKNOWN: &str = "<unk>";
 
@@ -42,7 +45,7 @@ pub(super) enum TokenKind {
 
 impl TokenKind {
     /// Whether it is found in a text before the merges.
-    pub(super) fn is_special(self) -> bool {
+    pub(super) fn is_added(self) -> bool {
         matches!(self, Self::Control | Self::UserDefined)
     }
 }
@@ -65,6 +68,7 @@ pub(super) struct Vocabulary {
     pub(super) bos: Option<u32>,
     pub(super) eos: u32,
     splitting: Splitting,
+    strips_right: bool,
 }
 
 pub(super) fn wrong(key: &str, problem: &'static str) -> ModelError {
@@ -114,6 +118,7 @@ impl Vocabulary {
             bos,
             eos,
             splitting,
+            strips_right: scheme == Scheme::SentencePiece && is_phi3(gguf)?,
         })
     }
 
@@ -122,9 +127,12 @@ impl Vocabulary {
             .tokens
             .iter()
             .zip(&self.kinds)
-            .filter(|(token, kind)| kind.is_special() && !token.is_empty())
+            .filter(|(token, kind)| kind.is_added() && !token.is_empty())
             .map(|(token, kind)| {
-                AddedToken::from(token.as_str(), *kind == TokenKind::Control).normalized(false)
+                let strips = self.strips_right && !PHI3_UNSTRIPPED.contains(&token.as_str());
+                AddedToken::from(token.as_str(), *kind == TokenKind::Control)
+                    .normalized(false)
+                    .rstrip(strips)
             })
             .collect();
         let count = self.tokens.len();
@@ -164,6 +172,16 @@ impl Vocabulary {
         tokenizer.add_tokens(special).map_err(failed)?;
         Ok(tokenizer)
     }
+}
+
+/// Whether added tokens take the white space after them, which GGUF does not say:
+/// those of Phi-3 do, which is known by the architecture or, as llama.cpp knows
+/// it, by the model's name.
+fn is_phi3(gguf: &Gguf) -> Result<bool, ModelError> {
+    let text = |key| gguf.optional(key, Value::as_str);
+    let architecture = text("general.architecture")?.unwrap_or_default();
+    let name = text("general.name")?.unwrap_or_default().to_lowercase();
+    Ok(architecture == "phi3" || name.contains("phi-3") || name.contains("phi3"))
 }
 
 /// The ids that end an answer: the end token, and control tokens that are
@@ -232,4 +250,26 @@ fn merges(gguf: &Gguf) -> Result<Vec<(String, String)>, ModelError> {
     pairs
         .collect::<Option<_>>()
         .ok_or_else(|| wrong(key, "is no list of pairs of tokens"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phi3_is_known_by_its_architecture_or_its_name() {
+        let is = |architecture: &str, name: &str| {
+            let text = |text: &str| Value::String(text.into());
+            let metadata = HashMap::from([
+                ("general.architecture".to_owned(), text(architecture)),
+                ("general.name".to_owned(), text(name)),
+            ]);
+            is_phi3(&Gguf::of_metadata(metadata)).unwrap()
+        };
+        assert!(is("phi3", "Phi 3 Mini 4k Instruct"));
+        assert!(is("llama", "Phi-3 mini as llama"));
+        assert!(!is("llama", "phi 2"));
+        assert!(!is_phi3(&Gguf::of_metadata(HashMap::new())).unwrap());
+    }
 }

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use model::quant::Format;
-use model::{BaseModel, FolderFormat, ModelError};
+use model::{BaseModel, FolderFormat, ModelError, TemplateMessage};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{golden, tiny_model};
@@ -68,6 +71,277 @@ fn its_tokenizer_is_that_of_the_gguf_file_with_the_same_vocabulary() {
     assert_eq!(ours.tokenizer.eos(), theirs.tokenizer.eos());
     assert_eq!(ours.tokenizer.bos(), theirs.tokenizer.bos());
     assert!(ours.tokenizer.is_special(2) && ours.tokenizer.is_end_of_generation(2));
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+    ids: Vec<u32>,
+    as_text: Vec<u32>,
+    with_prefix: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: String,
+    content: String,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    messages: Vec<Message>,
+    ids: Vec<u32>,
+    with_prefix: Vec<u32>,
+}
+
+/// What transformers makes of texts and conversations.
+#[derive(Deserialize)]
+struct Tokens {
+    texts: Vec<Text>,
+    chats: Vec<Chat>,
+}
+
+fn tokens(name: &str) -> Tokens {
+    let path = golden("folders").join(name).join("tokens.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn chat_ids(model: &BaseModel, messages: &[Message]) -> Vec<u32> {
+    let messages: Vec<TemplateMessage<'_>> = messages
+        .iter()
+        .map(|m| TemplateMessage {
+            role: &m.role,
+            content: &m.content,
+        })
+        .collect();
+    model.encode_chat(&messages, true).unwrap()
+}
+
+#[test]
+fn tokens_that_were_added_are_found_by_their_own_rules() {
+    for name in ["gemma3", "phi3"] {
+        let model = BaseModel::open(&golden("folders").join(name)).unwrap();
+        let Tokens { texts, chats } = tokens(name);
+        assert!(texts.len() >= 20 && chats.len() == 3);
+        for row in texts {
+            let encode = |special| model.tokenizer.encode(&row.text, special).unwrap();
+            assert_eq!(encode(true), row.ids, "{name}: {:?}", row.text);
+            assert_eq!(encode(false), row.as_text, "{name}, text: {:?}", row.text);
+        }
+        for chat in chats {
+            assert_eq!(chat_ids(&model, &chat.messages), chat.ids, "{name}");
+        }
+    }
+}
+
+/// Older files have a normalizer in place of the pre-tokenizer, and tokens that
+/// are found in what it makes.
+#[test]
+fn tokens_are_found_in_normalized_text_where_the_file_says_so() {
+    let folder = copy("phi3");
+    change(folder.path(), "tokenizer.json", |json| {
+        json["pre_tokenizer"] = json!(null);
+        json["normalizer"] = json!({"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]});
+    });
+    let model = BaseModel::open(folder.path()).unwrap();
+    let Tokens { texts, chats } = tokens("phi3");
+    for row in texts {
+        let ids = model.tokenizer.encode(&row.text, true).unwrap();
+        assert_eq!(ids, row.with_prefix, "{:?}", row.text);
+    }
+    for chat in chats {
+        assert_eq!(chat_ids(&model, &chat.messages), chat.with_prefix);
+    }
+}
+
+#[test]
+fn no_message_forges_a_control_token_and_ids_are_the_same_in_every_process() {
+    let user = |content: &str| {
+        let (role, content) = ("user".to_owned(), content.to_owned());
+        vec![Message { role, content }]
+    };
+    // what a normalizer makes of other letters is no control token either
+    let folder = copy("phi3");
+    change(folder.path(), "tokenizer.json", |json| {
+        json["normalizer"] = json!({"type": "NFKC"});
+    });
+    let other = golden("folders/gemma3");
+    for (path, texts) in [
+        (other.as_path(), ["<end_of_turn>", "<<bos>end_of_turn>"]),
+        (folder.path(), ["<|end|>\n<written>", "＜written＞ <|end|>"]),
+    ] {
+        let model = BaseModel::open(path).unwrap();
+        let control = |content: &str| {
+            let mut ids = chat_ids(&model, &user(content));
+            ids.retain(|id| model.tokenizer.is_special(*id));
+            ids
+        };
+        let none = control("the thing");
+        let first: Vec<Vec<u32>> = texts.map(|text| chat_ids(&model, &user(text))).to_vec();
+        for text in texts {
+            assert_eq!(control(text), none, "{text}");
+        }
+        // another instance has other hashes
+        let again = BaseModel::open(path).unwrap();
+        let second: Vec<Vec<u32>> = texts.map(|text| chat_ids(&again, &user(text))).to_vec();
+        assert_eq!(first, second);
+    }
+}
+
+#[test]
+fn an_added_token_without_a_row_in_the_embedding_is_text() {
+    let folder = copy("gemma3");
+    let picture = "<image_soft_token>";
+    change(folder.path(), "tokenizer.json", |json| {
+        let mut token = json["added_tokens"][0].clone();
+        token["id"] = json!(333);
+        token["content"] = json!(picture);
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+    });
+    let model = BaseModel::open(folder.path()).unwrap();
+    let before = BaseModel::open(&golden("folders/gemma3")).unwrap();
+    let ids = model.tokenizer.encode(picture, true).unwrap();
+    assert_eq!(ids, before.tokenizer.encode(picture, true).unwrap());
+    assert_eq!(model.tokenizer.decode(&ids, false), picture);
+    assert!(model.tokenizer.vocab_size() <= 333 && ids.len() > 1);
+}
+
+#[test]
+fn a_gemma_is_read_in_every_form_of_its_config() {
+    let newer = BaseModel::open(&golden("folders/gemma3")).unwrap();
+    let window = newer.config.window.unwrap();
+    assert_eq!((window.tokens, window.global_every), (9, Some(2)));
+    assert_eq!(window.rope_theta, Some(5000.0));
+    assert_eq!(newer.config.rope.theta, 1e6);
+    assert_eq!(newer.config.rope.linear_factor, 8.0);
+    assert!((newer.config.attention_scale - 1.0 / 24f32.sqrt()).abs() < 1e-6);
+    let older = copy("gemma3");
+    change(older.path(), "config.json", |json| {
+        let config = json.as_object_mut().unwrap();
+        for key in [
+            "rope_parameters",
+            "layer_types",
+            "_sliding_window_pattern",
+            "rms_norm_eps",
+        ] {
+            config.remove(key);
+        }
+        config.remove("tie_word_embeddings");
+        config.insert("sliding_window_pattern".to_owned(), json!(2));
+        config.insert("rope_theta".to_owned(), json!(1e6));
+        config.insert("rope_local_base_freq".to_owned(), json!(5000.0));
+        config.insert(
+            "rope_scaling".to_owned(),
+            json!({"rope_type": "linear", "factor": 8.0}),
+        );
+    });
+    assert_eq!(BaseModel::open(older.path()).unwrap().config, newer.config);
+    let pictures = copy("gemma3");
+    change(pictures.path(), "config.json", |json| {
+        *json = json!({"model_type": "gemma3", "vision_config": {}, "text_config": json});
+    });
+    for (prefix, vision) in [
+        ("language_model.model.", "vision_tower.a.weight"),
+        ("model.language_model.", "model.multi_modal_projector.b"),
+    ] {
+        rename_tensors(&golden("folders/gemma3"), pictures.path(), prefix, vision);
+        let model = BaseModel::open(pictures.path()).unwrap();
+        assert_eq!(model.config, newer.config);
+        assert_eq!(model.weights.output_norm, newer.weights.output_norm);
+    }
+    let text = copy("gemma3");
+    rename_tensors(
+        &golden("folders/gemma3"),
+        text.path(),
+        "model.",
+        "vision_tower.a",
+    );
+    assert!(matches!(
+        refusal(text.path()),
+        ModelError::TensorUnexpected(_)
+    ));
+}
+
+/// Writes the tensors with another beginning of their names, and one more.
+fn rename_tensors(from: &Path, to: &Path, prefix: &str, more: &str) {
+    let file = fs::read(from.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let renamed = |name: &str| name.replacen("model.", prefix, 1);
+    let mut all: Vec<(String, TensorView<'_>)> = tensors
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| (renamed(&name), tensor))
+        .collect();
+    let extra = TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap();
+    all.push((more.to_owned(), extra));
+    let all = all.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    let bytes = safetensors::serialize(all, None).unwrap();
+    fs::write(to.join("model.safetensors"), bytes).unwrap();
+}
+
+#[test]
+fn what_a_gemma_or_a_phi_may_say_and_nobody_computes_is_refused() {
+    let refused = |name: &str, key: &str, value: Value| {
+        let folder = copy(name);
+        change(folder.path(), "config.json", |json| json[key] = value);
+        refusal(folder.path()).to_string()
+    };
+    let scaled = json!({"sliding_attention": {"rope_type": "linear", "factor": 2.0}});
+    let long = json!({"rope_type": "longrope", "short_factor": [], "long_factor": []});
+    let uneven = json!(["sliding_attention", "full_attention", "full_attention"]);
+    for (name, key, value, said) in [
+        (
+            "gemma3",
+            "hidden_activation",
+            json!("silu"),
+            "hidden_activation",
+        ),
+        (
+            "gemma3",
+            "final_logit_softcapping",
+            json!(30.0),
+            "final_logit",
+        ),
+        (
+            "gemma3",
+            "use_bidirectional_attention",
+            json!(true),
+            "bidirectional",
+        ),
+        ("gemma3", "layer_types", uneven, "layer_types"),
+        ("gemma3", "rope_parameters", scaled, "windowed"),
+        (
+            "gemma3",
+            "query_pre_attn_scalar",
+            json!(0),
+            "attention.scale",
+        ),
+        ("phi3", "rope_parameters", long, "LongRoPE"),
+        ("phi3", "rope_scaling", json!({"type": "su"}), "LongRoPE"),
+        (
+            "phi3",
+            "rope_parameters",
+            json!({"partial_rotary_factor": 1.5}),
+            "partial_rotary",
+        ),
+        ("phi3", "hidden_act", json!("gelu"), "hidden_act"),
+    ] {
+        let folder = (name, key);
+        let error = if key == "rope_scaling" {
+            let folder = copy(name);
+            change(folder.path(), "config.json", |json| {
+                json["rope_parameters"] = json!(null);
+                json[key] = value;
+            });
+            refusal(folder.path()).to_string()
+        } else {
+            refused(name, key, value)
+        };
+        assert!(error.contains(said), "{folder:?}: {error}");
+    }
 }
 
 #[test]

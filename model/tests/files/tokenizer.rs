@@ -114,23 +114,38 @@ fn a_text_at_the_limit_is_encoded_and_one_above_is_not() {
 struct SentencePieceText {
     text: String,
     ids: Vec<u32>,
+    as_text: Vec<u32>,
     without_prefix: Vec<u32>,
+    stripped: Vec<u32>,
+}
+
+/// The golden vocabulary as it is, as one of Gemma, and as one of Phi-3.
+fn sentencepiece() -> [Tokenizer; 3] {
+    let file = std::fs::read(golden("tokenizer/sentencepiece.gguf")).unwrap();
+    let read = |file: &[u8]| Tokenizer::read(&Gguf::parse(file).unwrap()).unwrap();
+    let after = |key: &[u8]| file.windows(key.len()).position(|w| w == key).unwrap() + key.len();
+    let mut gemma = file.clone();
+    let prefix = after(b"tokenizer.ggml.add_space_prefix\x07\0\0\0");
+    assert_eq!(std::mem::replace(&mut gemma[prefix], 0), 1);
+    let mut phi = file.clone();
+    let name = after(b"tok-3 mini") - 10;
+    phi[name..name + 5].copy_from_slice(b"Phi-3");
+    [read(&file), read(&gemma), read(&phi)]
 }
 
 #[test]
 fn a_sentencepiece_vocabulary_encodes_as_its_conversion_by_transformers() {
-    let mut file = std::fs::read(golden("tokenizer/sentencepiece.gguf")).unwrap();
-    let tokenizer = Tokenizer::read(&Gguf::parse(&file).unwrap()).unwrap();
-    let key = b"tokenizer.ggml.add_space_prefix\x07\0\0\0";
-    let at = file.windows(key.len()).position(|w| w == key).unwrap() + key.len();
-    assert_eq!(std::mem::replace(&mut file[at], 0), 1);
-    let gemmas = Tokenizer::read(&Gguf::parse(&file).unwrap()).unwrap();
+    let [tokenizer, gemmas, phis] = sentencepiece();
     let rows: Vec<SentencePieceText> = rows("sentencepiece.jsonl");
-    assert_eq!(rows.len(), 204);
+    assert_eq!(rows.len(), 211);
     let (mut bytes, mut merged) = (0, 0);
     for row in rows {
         let ids = tokenizer.encode(&row.text, true).unwrap();
         assert_eq!(ids, row.ids, "{:?}", row.text);
+        let ids = tokenizer.encode(&row.text, false).unwrap();
+        assert_eq!(ids, row.as_text, "as text: {:?}", row.text);
+        let ids = phis.encode(&row.text, true).unwrap();
+        assert_eq!(ids, row.stripped, "stripped: {:?}", row.text);
         let ids = gemmas.encode(&row.text, true).unwrap();
         assert_eq!(ids, row.without_prefix, "{:?}", row.text);
         assert_eq!(gemmas.decode(&ids, false), row.text);
@@ -144,6 +159,25 @@ fn a_sentencepiece_vocabulary_encodes_as_its_conversion_by_transformers() {
     assert!(tokenizer.is_end_of_generation(tokenizer.eos()));
     assert_eq!(tokenizer.token_bytes(3 + 10), b"\n");
     assert!(!tokenizer.is_special(3 + 10));
+}
+
+#[test]
+fn what_was_added_by_hand_is_text_in_a_sentencepiece_vocabulary_too() {
+    let [_, tokenizer, _] = sentencepiece();
+    for text in ["\n", "\n\n", "  ", "<b>"] {
+        let id = tokenizer.id_of(text).unwrap();
+        assert!(!tokenizer.is_special(id), "{text:?}");
+        assert_eq!(tokenizer.token_bytes(id), text.as_bytes());
+    }
+    let end = tokenizer.id_of("<|end|>").unwrap();
+    assert!(tokenizer.is_special(end));
+    let code = "def f():\n\n  <b>return</b>\n";
+    for special in [true, false] {
+        let ids = tokenizer.encode(code, special).unwrap();
+        assert!(ids.contains(&tokenizer.id_of("\n\n").unwrap()));
+        assert_eq!(tokenizer.decode(&ids, true), code);
+    }
+    assert_eq!(tokenizer.decode(&[end], true), "");
 }
 
 #[test]

@@ -43,10 +43,9 @@ impl ChatCompletionRequest {
             top_p: above_zero("top_p", fields.number("top_p", 0.0..=1.0)?)?,
             top_k: top_k(&mut fields)?,
             min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
-            repetition_penalty: above_zero(
-                "repetition_penalty",
-                fields.number("repetition_penalty", 0.0..=10.0)?,
-            )?,
+            repetition_penalty: fields
+                .number("repetition_penalty", 0.01..=10.0)?
+                .unwrap_or(1.0),
             tools: tools(&mut fields)?,
             format: answer_format(&mut fields)?,
             metadata: metadata(&mut fields)?,

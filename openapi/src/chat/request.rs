@@ -226,9 +226,9 @@ pub struct ChatCompletionBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
-    /// Above 0, to 10; 1 is off.
+    /// 0.01 to 10; 1 is off.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(exclusive_minimum = 0, maximum = 10)]
+    #[schema(minimum = 0.01, maximum = 10)]
     pub repetition_penalty: Option<f32>,
     /// Up to 16 labels; `session_id` can name the rollout's unit.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -305,8 +305,8 @@ pub enum CheckpointObject {
     Checkpoint,
 }
 
-/// How good a checkpoint is; what was not measured is left out. For pairs, the
-/// accuracy is the share that is ranked rightly.
+/// How good a checkpoint is; what was not measured is left out. Tokens' accuracy
+/// is measured where answers are imitated, on the validation data.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct FineTuningCheckpointMetrics {
     /// The optimizer step.
@@ -315,13 +315,13 @@ pub struct FineTuningCheckpointMetrics {
     /// Loss of the last training step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_loss: Option<f64>,
-    /// Accuracy of the last training step.
+    /// Share of trained tokens that were the likeliest in the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_mean_token_accuracy: Option<f64>,
     /// Loss on the validation data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_loss: Option<f64>,
-    /// Accuracy on the validation data.
+    /// Share of the validation answers' tokens that are the likeliest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_mean_token_accuracy: Option<f64>,
 }

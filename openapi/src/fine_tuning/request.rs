@@ -21,8 +21,8 @@ const SUFFIX_CHARS_MAX: usize = 64;
 const METADATA_MAX: usize = 16;
 const METADATA_KEY_CHARS_MAX: usize = 64;
 const METADATA_VALUE_BYTES_MAX: usize = 512;
-/// Limits of hyperparameters.
-const EPOCHS: RangeInclusive<i64> = 1..=50;
+/// Limits of hyperparameters; of epochs the trainer's own.
+const EPOCHS: RangeInclusive<i64> = 1..=8;
 const BATCH: RangeInclusive<i64> = 1..=256;
 const MULTIPLIER: RangeInclusive<f64> = 1e-4..=100.0;
 const BETA: RangeInclusive<f64> = 1e-3..=2.0;
@@ -338,6 +338,7 @@ mod tests {
         );
         for (field, value) in [
             ("n_epochs", json!(0)),
+            ("n_epochs", json!(9)),
             ("n_epochs", json!("some")),
             ("batch_size", json!(1.5)),
             ("beta", json!(9)),

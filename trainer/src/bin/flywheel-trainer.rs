@@ -26,17 +26,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Waits beside the gateway and trains by schedule or when bad cases wait.
+    /// Goes on with what was interrupted, then waits beside the gateway and
+    /// trains by schedule or when bad cases wait.
     Run {
         #[command(flatten)]
         common: Common,
-        /// Go on with an interrupted run first.
-        #[arg(long)]
+        /// What it does without it, too.
+        #[arg(long, hide = true)]
         resume: bool,
     },
     /// Goes on with the last run that was interrupted, from its checkpoint.
     Resume(Common),
-    /// Trains now, once.
+    /// Trains now, once; a run that was interrupted is given up.
     Once(Common),
     /// Judges an adapter in a PEFT folder against what is served; publishes nothing.
     Evaluate {
@@ -178,7 +179,7 @@ fn check_data(args: &CheckData) -> Result<ExitCode, TrainerError> {
 
 fn start(command: Command) -> Result<ExitCode, TrainerError> {
     let (common, action) = match command {
-        Command::Run { common, resume } => (common, Action::Run { resume }),
+        Command::Run { common, resume: _ } => (common, Action::Run),
         Command::Resume(common) => (common, Action::Resume),
         Command::Once(common) => (common, Action::Once),
         Command::CheckData(args) => return check_data(&args),
@@ -208,7 +209,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, TrainerError> {
 }
 
 enum Action {
-    Run { resume: bool },
+    Run,
     Resume,
     Once,
     Evaluate(PathBuf),
@@ -219,13 +220,7 @@ async fn act(config: Config, action: Action) -> Result<ExitCode, TrainerError> {
     let stop = Stop::default();
     tokio::spawn(stop_on_signal(stop.clone()));
     match action {
-        Action::Run { resume } => {
-            if resume && let Err(error) = again(&services, &stop).await {
-                // what failed is on record; the schedule goes on
-                tracing::error!(%error, "the interrupted run failed");
-            }
-            sidecar(&services, &stop).await.map(|()| ExitCode::SUCCESS)
-        }
+        Action::Run => sidecar(&services, &stop).await.map(|()| ExitCode::SUCCESS),
         Action::Resume => match again(&services, &stop).await? {
             Some(RunOutcome::Judged(report)) => Ok(verdict(report.decision)),
             Some(RunOutcome::Unchanged(_)) => Ok(ExitCode::SUCCESS),

@@ -1,8 +1,8 @@
 //! Reads files and keeps the rows that may be trained.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use feedback::pairs::{Dataset, Split};
 use model::{BaseModel, ModelError, TemplateMessage};
 
 use super::format::{Format, parse_line};
@@ -66,32 +66,47 @@ pub fn check_files(files: &[PathBuf], options: &DataOptions<'_>) -> Result<Check
     Ok(Checked { rows, report })
 }
 
-/// What feedback was made into, as rows: pairs of the training split and
-/// praised answers. They were cleaned when they were paired.
-#[must_use]
-pub fn from_feedback(dataset: &Dataset) -> Vec<SourcedRow> {
-    let pairs = dataset.train.iter().map(|pair| Row::Preference {
-        prompt: pair.prompt.clone(),
-        chosen: pair.chosen.clone(),
-        rejected: pair.rejected.clone(),
-    });
-    let praised = dataset.upvoted.iter();
-    let praised = praised
-        .filter(|example| example.split == Split::Train)
-        .map(|example| Row::Chat {
-            prompt: example.prompt.clone(),
-            answer: example.answer.clone(),
+impl Checked {
+    /// Refuses rows that were kept, each line as a whole, for what is known only
+    /// now.
+    pub(crate) fn refuse(&mut self, problem: impl Fn(&SourcedRow) -> Option<Problem>) {
+        let place = |row: &SourcedRow| Some((row.file.clone()?, row.line));
+        let refused = self.rows.iter();
+        let refused: BTreeMap<(PathBuf, usize), Problem> = refused
+            .filter_map(|row| problem(row).and_then(|problem| Some((place(row)?, problem))))
+            .collect();
+        if refused.is_empty() {
+            return;
+        }
+        let report = &mut self.report;
+        self.rows.retain(|row| {
+            let kept = !place(row).is_some_and(|place| refused.contains_key(&place));
+            let mut files = report.files.iter_mut();
+            if !kept && let Some(file) = files.find(|file| Some(&file.path) == row.file.as_ref()) {
+                file.kept = file.kept.saturating_sub(1);
+            }
+            kept
         });
-    pairs
-        .chain(praised)
-        .enumerate()
-        .map(|(index, row)| SourcedRow {
-            file: None,
-            line: index + 1,
-            row,
-            tokens: None,
-        })
-        .collect()
+        for ((path, line), problem) in refused {
+            if let Some(file) = report.files.iter_mut().find(|file| file.path == path) {
+                file.refused += 1;
+            }
+            report.refuse(&path, line, problem);
+        }
+        report.finish(&self.rows);
+    }
+}
+
+/// What is wrong with one row besides its content: it overlaps the evaluation, or
+/// the model's template or context does not take it.
+///
+/// # Errors
+/// The problem.
+pub(crate) fn check_row(row: &Row, options: &DataOptions<'_>) -> Result<(), Problem> {
+    match options.evaluation.holds(row) {
+        true => Err(Problem::InEvaluation),
+        false => fit(row.clone(), options).map(|_| ()),
+    }
 }
 
 struct Reader<'a> {
@@ -226,7 +241,7 @@ impl Reader<'_> {
 }
 
 /// Everything that a row says.
-fn whole(row: &Row) -> String {
+pub(crate) fn whole(row: &Row) -> String {
     let mut text = String::new();
     for message in row.prompt().iter().filter(|m| m.role != "system") {
         text.push_str(&message.content);

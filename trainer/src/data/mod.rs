@@ -1,10 +1,9 @@
 //! Training data from files, and what is wrong with it.
 //!
 //! Reads OpenAI's chat and preference lines, Alpaca, ShareGPT, reasoning rows
-//! and plain text, and takes over what feedback made into pairs. Each row is
-//! checked before it may be trained; a refused one is listed with its line and
-//! its reason. Knows no stage, no loss and no mixture: it hands on [`Row`]s
-//! and the digest that names them.
+//! and plain text. Each row is checked before it may be trained; a refused one is
+//! listed with its line and its reason. Knows no votes, no stage, no loss and no
+//! mixture: it hands on [`Row`]s and the digest that names them.
 
 mod check;
 mod digest;
@@ -19,7 +18,8 @@ mod row;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Checked, DataOptions, check_files, from_feedback};
+pub use check::{Checked, DataOptions, check_files};
+pub(crate) use check::{check_row, whole};
 pub use digest::digest;
 pub use format::Format;
 pub use lines::{FILE_BYTES_MAX, LINE_BYTES_MAX, ROWS_MAX};

@@ -122,6 +122,7 @@ impl DataReport {
 
     pub(super) fn finish(&mut self, rows: &[SourcedRow]) {
         self.kept = rows.len();
+        self.kinds.clear();
         self.digest = (!rows.is_empty()).then(|| digest(rows));
         for sourced in rows {
             *self.kinds.entry(sourced.row.kind()).or_default() += 1;

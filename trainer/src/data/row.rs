@@ -99,9 +99,9 @@ impl Row {
 /// A row and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourcedRow {
-    /// The file; none is feedback.
+    /// The file; none where it is from elsewhere.
     pub file: Option<PathBuf>,
-    /// The line in it, from 1; for feedback the row's number.
+    /// The line in it, from 1.
     pub line: usize,
     /// What can be learned.
     pub row: Row,
@@ -174,6 +174,20 @@ pub enum Problem {
         /// How much of their character runs they share.
         percent: u32,
     },
+    /// Says what the row of another vote says.
+    #[error("says nearly what the vote on {inference} says ({percent}% alike)")]
+    NearVote {
+        /// The answer that the other vote is on.
+        inference: String,
+        /// How much of their character runs they share.
+        percent: u32,
+    },
+    /// Is word for word what another vote says.
+    #[error("says the same as another vote")]
+    Duplicate,
+    /// Whoever voted has as many rows as one may have.
+    #[error("its rater has too many")]
+    OverRaterCap,
     /// Asks what the evaluation asks.
     #[error("overlaps with the evaluation set")]
     InEvaluation,

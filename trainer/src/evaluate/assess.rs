@@ -14,12 +14,12 @@ use model::lora::LoraAdapter;
 
 use super::measure::measure;
 use super::{
-    Comparison, Evaluation, Generator, HeldOutPrompt, RatedScore, RatedScores, TaskSet, compare,
-    held_out, preference, rated, read_replay, read_tasks, replay,
+    Comparison, Evaluation, Generator, HeldOutPrompt, PreferenceScores, RatedScore, RatedScores,
+    TaskSet, compare, held_out, preference, rated, read_replay, read_tasks, replay,
 };
 use crate::config::EvalConfig;
 use crate::examples::{encode_pairs, encode_task_pair, held_out_prompts};
-use crate::train::{Items, PairScore, RatedExample, Scores, TrainConfig, score, sums};
+use crate::train::{Items, PairScore, RatedExample, TrainConfig, score, sums};
 use crate::{FrozenModel, Parameters, Place, TrainerError};
 
 /// The score of each task's pair, for tasks that have one.
@@ -78,8 +78,8 @@ impl Assessor {
             .pair_scores(&tasks, incumbent.clone(), candidate.clone())
             .await?;
         let incumbent_for_rated = incumbent.clone();
-        let scores = self
-            .scores(incumbent, candidate.clone(), subject.held_out)
+        let preference = self
+            .preference(incumbent, candidate.clone(), subject.held_out)
             .await?;
         let rated = self
             .rated(
@@ -105,10 +105,7 @@ impl Assessor {
             .modules
             .values()
             .any(|pair| pair.b.iter().any(|b| *b != 0.0));
-        if scores
-            .as_ref()
-            .is_some_and(|(before, after)| preference(before, after).displaced())
-        {
+        if preference.as_ref().is_some_and(PreferenceScores::displaced) {
             tracing::warn!("the chosen answers lost likelihood (displacement)");
         }
         Ok(Evaluation {
@@ -116,7 +113,7 @@ impl Assessor {
             foreign_base: None,
             held_out,
             rated,
-            preference: scores.map(|(before, after)| preference(&before, &after)),
+            preference,
             replay,
             finite: candidate
                 .modules
@@ -138,27 +135,37 @@ impl Assessor {
         )?)
     }
 
-    /// Log-probabilities of the held-out pairs before and after.
-    async fn scores(
+    /// How base, incumbent and candidate rank the held-out pairs.
+    async fn preference(
         &self,
         incumbent: Option<LoraAdapter>,
         candidate: LoraAdapter,
         pairs: &[PreferencePair],
-    ) -> Result<Option<(Scores, Scores)>, TrainerError> {
+    ) -> Result<Option<PreferenceScores>, TrainerError> {
         let tokens_max = self.training.sequence_tokens_max;
         let (encoded, _) = encode_pairs(&self.base, pairs, tokens_max)?;
         if encoded.is_empty() {
             return Ok(None);
         }
         let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
-        let place = self.place.clone();
+        let (place, seed) = (self.place.clone(), self.eval.seed);
         crate::compute(self.threads, move || {
             let model = FrozenModel::on(&place, &base.weights, &base.config, tokens_max)?;
             let of = |adapter: Option<&LoraAdapter>| {
                 let parameters = adapter.map(Parameters::from_adapter).transpose()?;
                 score(&model, parameters.as_ref(), &encoded, rows)
             };
-            Ok(Some((of(incumbent.as_ref())?, of(Some(&candidate))?)))
+            let (of_base, of_candidate) = (of(None)?, of(Some(&candidate))?);
+            let of_incumbent = match &incumbent {
+                None => of_base.clone(),
+                Some(adapter) => of(Some(adapter))?,
+            };
+            Ok(Some(preference(
+                &of_base,
+                &of_incumbent,
+                &of_candidate,
+                seed,
+            )))
         })
         .await
     }
@@ -172,9 +179,11 @@ impl Assessor {
         if answers.is_empty() {
             return Ok(None);
         }
+        // a stage may have taken longer ones than the recipe's common limit
+        let lengths = answers.iter().map(|answer| answer.sequence.tokens.len());
+        let tokens_max = lengths.fold(1, usize::max);
         let items = Items::Rated(answers.to_vec());
         let (base, rows) = (Arc::clone(&self.base), self.training.pack_rows_max);
-        let tokens_max = self.training.sequence_tokens_max;
         let place = self.place.clone();
         let scores = crate::compute(self.threads, move || {
             let model = FrozenModel::on(&place, &base.weights, &base.config, tokens_max)?;
@@ -224,7 +233,10 @@ impl Assessor {
         prompts.extend_from_slice(subject.prompts);
         let judged = match prompts.is_empty() {
             true => None,
-            false => Some(held_out(generator, &prompts, incumbent, candidate).await?),
+            false => {
+                let seed = self.eval.seed;
+                Some(held_out(generator, &prompts, incumbent, candidate, seed).await?)
+            }
         };
         let replayed = match self.eval.replay.as_deref().map(Path::new) {
             Some(path) => {

@@ -61,7 +61,7 @@ pub(super) fn bars(evaluation: &Evaluation) -> String {
 
 fn groups(evaluation: &Evaluation) -> Vec<Group> {
     let mut groups = Vec::new();
-    if let Some(held_out) = &evaluation.held_out {
+    if let Some(held_out) = evaluation.held_out.as_ref().filter(|h| h.judged() > 0) {
         groups.push(Group {
             label: "held-out exact match",
             before: held_out.share_before(),

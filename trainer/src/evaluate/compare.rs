@@ -52,6 +52,31 @@ impl Metric {
     }
 }
 
+/// Where a difference lies: a paired bootstrap's 95%.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// The lower end.
+    pub low: f64,
+    /// The upper end.
+    pub high: f64,
+}
+
+impl Interval {
+    /// Of the mean of `after` less that of `before`, of the same things.
+    #[must_use]
+    pub fn of(before: &[f64], after: &[f64], seed: u64) -> Self {
+        let both = before.iter().zip(after);
+        let both: Vec<(Part, Part)> = both
+            .map(|(before, after)| (Part::Value(*before), Part::Value(*after)))
+            .collect();
+        if both.is_empty() {
+            return Self::default();
+        }
+        let (low, high) = interval(&both, seed);
+        Self { low, high }
+    }
+}
+
 /// One task's part of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Part {

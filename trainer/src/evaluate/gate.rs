@@ -16,7 +16,8 @@ pub struct GateConfig {
     pub preference_accuracy_min: f64,
     /// Least share of held-out prompts answered right.
     pub exact_match_min: f64,
-    /// Least gain in that share over the incumbent.
+    /// Least gain in that share over the incumbent, where somebody declared what a
+    /// right answer contains.
     pub exact_match_gain_min: f64,
     /// Most percentage points of the base's right answers that may be lost on
     /// the replay set.
@@ -24,7 +25,8 @@ pub struct GateConfig {
     /// Most share of held-out answers that are empty or go round in circles,
     /// above the incumbent's; and of answers to the replay set, above the base's.
     pub degenerate_share_max: f64,
-    /// Fewest held-out prompts or pairs to judge by.
+    /// Fewest held-out prompts, pairs, rated answers or tasks to judge by; without
+    /// any a candidate is always refused.
     pub held_out_min: usize,
     /// Least gain over the incumbent, in points, of the mean of the evaluation
     /// files' goal.
@@ -33,7 +35,8 @@ pub struct GateConfig {
     /// incumbent.
     pub points_lost_max: f64,
     /// Most factor by which answers to the replay set may be longer or shorter
-    /// than the base's, all together.
+    /// than the base's, all together; and held-out answers than the incumbent's and
+    /// what is expected of them.
     pub length_factor_max: f64,
     /// Most share of held-out answers that decline to answer, above the
     /// incumbent's; and of answers to the replay set, above the base's.
@@ -122,9 +125,12 @@ pub enum Refusal {
         /// Share allowed.
         max: f64,
     },
-    /// Its answers are much longer or shorter than the base's.
+    /// Its answers are much longer or shorter than they were.
     LengthDrift {
-        /// Length by the base's.
+        /// Where.
+        #[serde(default)]
+        of: Answers,
+        /// Length by the base's, or by what it should be.
         ratio: f64,
         /// Factor allowed.
         max: f64,
@@ -168,6 +174,17 @@ pub enum Refusal {
     },
 }
 
+/// Answers to what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answers {
+    /// To general prompts.
+    #[default]
+    Replay,
+    /// To prompts that were held out.
+    HeldOut,
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: &f64| 100.0 * share;
@@ -175,7 +192,10 @@ impl fmt::Display for Refusal {
             Self::NonFinite => f.write_str("its factors are not finite"),
             Self::NoChange => f.write_str("it changes nothing"),
             Self::TooLittleHeldOut { found, min } => {
-                write!(f, "{found} held-out prompts and pairs are fewer than {min}")
+                write!(
+                    f,
+                    "{found} held-out prompts, pairs, rated answers and tasks are fewer than {min}"
+                )
             }
             Self::PreferenceAccuracy { found, min } => write!(
                 f,
@@ -211,11 +231,16 @@ impl fmt::Display for Refusal {
             ),
             Self::OtherBase { base } => write!(f, "it was made for another base, {base}"),
             Self::NotMeasured => f.write_str("a measured number is not finite"),
-            Self::LengthDrift { ratio, max } => write!(
-                f,
-                "answers to the general replay set are {ratio:.2} times as long as the base's, \
-                 more than a factor of {max:.1}"
-            ),
+            Self::LengthDrift { of, ratio, max } => {
+                let (which, whose) = match of {
+                    Answers::Replay => ("answers to the general replay set", "the base's"),
+                    Answers::HeldOut => ("held-out answers", "the incumbent's and the expected"),
+                };
+                write!(
+                    f,
+                    "{which} are {ratio:.2} times as long as {whose}, more than a factor of {max:.1}"
+                )
+            }
             Self::Declines { found, max } => write!(
                 f,
                 "{:.1}% more answers than before decline to answer, above {:.1}%",
@@ -266,9 +291,11 @@ pub fn verdict(evaluation: &Evaluation, gate: &GateConfig) -> Vec<Refusal> {
     let prompts = evaluation.held_out.as_ref().map_or(0, |h| h.prompts);
     let pairs = evaluation.preference.as_ref().map_or(0, |p| p.pairs);
     let rated = evaluation.rated.as_ref().map_or(0, |r| r.good + r.bad);
-    let found = prompts.max(pairs).max(rated);
-    if found < gate.held_out_min {
-        let min = gate.held_out_min;
+    let tasks = evaluation.tasks.as_ref();
+    let tasks = tasks.map_or(0, |t| t.goals().map(|row| row.tasks).max().unwrap_or(0));
+    let found = prompts.max(pairs).max(rated).max(tasks);
+    let min = gate.held_out_min.max(1);
+    if found < min {
         refusals.push(Refusal::TooLittleHeldOut { found, min });
     }
     preference_refusals(evaluation, gate, &mut refusals);
@@ -325,8 +352,9 @@ fn replay_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
         refusals.push(Refusal::Forgetting { points, max });
     }
     let (ratio, max) = (replay.length_ratio, gate.length_factor_max);
-    if ratio > 0.0 && (ratio > max || ratio * max < 1.0) {
-        refusals.push(Refusal::LengthDrift { ratio, max });
+    if drifts(ratio, max) {
+        let of = Answers::Replay;
+        refusals.push(Refusal::LengthDrift { of, ratio, max });
     }
     let share = |after: usize, before: usize| {
         after.saturating_sub(before) as f64 / replay.prompts.max(1) as f64
@@ -345,6 +373,11 @@ fn replay_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
     if found > max {
         refusals.push(Refusal::Declines { found, max });
     }
+}
+
+/// Whether a measured length is off by more than a factor.
+fn drifts(ratio: f64, max: f64) -> bool {
+    ratio > 0.0 && (ratio > max || ratio * max < 1.0)
 }
 
 fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
@@ -374,14 +407,18 @@ fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mu
 }
 
 fn rated_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
-    let Some(rated) = &evaluation.rated else {
+    let Some(rated) = evaluation.rated.as_ref().filter(|r| r.good + r.bad > 0) else {
         return;
     };
     let (good_shift, bad_shift) = (rated.good_shift_per_token, rated.bad_shift_per_token);
     let good_kept = rated.good == 0 || good_shift >= -gate.good_answers_lost_max;
-    let bad_fell = rated.bad == 0 || bad_shift < 0.0;
+    // what good answers alone can show is that they became likelier
+    let is_better = match rated.bad {
+        0 => good_shift > 0.0,
+        _ => bad_shift < 0.0,
+    };
     // written so that what is no number is refused
-    if !(good_kept && bad_fell) {
+    if !(good_kept && is_better) {
         refusals.push(Refusal::Thumbs {
             good_shift,
             bad_shift,
@@ -392,13 +429,13 @@ fn rated_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec
 fn answer_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
     if let Some(answers) = evaluation.held_out.as_ref().filter(|h| h.prompts > 0) {
         let (before, after) = (answers.share_before(), answers.share_after());
-        if after < gate.exact_match_min {
+        if answers.judged() > 0 && after < gate.exact_match_min {
             refusals.push(Refusal::ExactMatch {
                 found: after,
                 min: gate.exact_match_min,
             });
         }
-        if after - before < gate.exact_match_gain_min {
+        if answers.declared() > 0 && after - before < gate.exact_match_gain_min {
             let min = gate.exact_match_gain_min;
             refusals.push(Refusal::ExactMatchGain {
                 found: after - before,
@@ -412,6 +449,11 @@ fn answer_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Ve
                 found: share,
                 max: gate.degenerate_share_max,
             });
+        }
+        let (ratio, max) = (answers.length_ratio, gate.length_factor_max);
+        if drifts(ratio, max) {
+            let of = Answers::HeldOut;
+            refusals.push(Refusal::LengthDrift { of, ratio, max });
         }
         let more = answers.declined.saturating_sub(answers.declined_before);
         let (found, max) = (

@@ -21,10 +21,10 @@ mod tasks;
 mod text_scores;
 
 pub use assess::{Assessor, Subject};
-pub use compare::{Comparison, Measured, Metric, Part, Row, compare};
-pub use gate::{GateConfig, Refusal, verdict};
+pub use compare::{Comparison, Interval, Measured, Metric, Part, Row, compare};
+pub use gate::{Answers, GateConfig, Refusal, verdict};
 pub use generate::{Answer, Generator, IN_FLIGHT_MAX};
-pub use held_out::{HeldOut, HeldOutPrompt, PreferenceScores, held_out, preference};
+pub use held_out::{Expectation, HeldOut, HeldOutPrompt, PreferenceScores, held_out, preference};
 pub use matching::contains;
 pub use page::page;
 pub use rated::{RatedScore, RatedScores, rated};

@@ -1,7 +1,6 @@
 //! Folders of jobs that have ended, with their checkpoints, go after a while.
 
 use std::path::Path;
-use std::time::Duration;
 
 use fine_tuning::FineTuningError;
 use ids::{JobId, UnixMillis};
@@ -9,9 +8,8 @@ use serde_json::json;
 
 use super::JOBS_FOLDER;
 use crate::TrainerError;
+use crate::leftovers::{changed, days, entries};
 use crate::services::Services;
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Removes the folders of jobs that ended `storage.job_days` ago: published,
 /// failed, cancelled, or no longer remembered. Those of jobs that wait, work or
@@ -21,14 +19,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// When jobs or folders cannot be read, or a folder not be removed.
 pub(crate) async fn forget(services: &Services) -> Result<(), TrainerError> {
     let root = services.journal.root().join(JOBS_FOLDER);
-    let folders = match std::fs::read_dir(&root) {
-        Ok(folders) => folders,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(TrainerError::file(&root)(error)),
-    };
     let now = services.clock.now();
-    let kept_for = DAY.saturating_mul(services.config.storage.job_days);
-    for folder in folders.filter_map(Result::ok).map(|entry| entry.path()) {
+    let kept_for = days(services.config.storage.job_days);
+    for folder in entries(&root)? {
         let name = folder.file_name().and_then(|name| name.to_str());
         let Some(id) = name.and_then(|name| JobId::new(name).ok()) else {
             continue;
@@ -56,13 +49,7 @@ async fn ended(
     match services.tuning.jobs.get(id).await {
         Ok(job) if job.status.is_final() => Ok(Some(job.finished_at.unwrap_or(job.created_at))),
         Ok(_) => Ok(None),
-        Err(FineTuningError::NoJob(_)) => {
-            let changed = std::fs::metadata(folder).and_then(|meta| meta.modified());
-            let changed = changed.map_err(TrainerError::file(folder))?;
-            let since = changed.duration_since(std::time::UNIX_EPOCH);
-            let millis = since.unwrap_or_default().as_millis();
-            Ok(Some(UnixMillis(i64::try_from(millis).unwrap_or(i64::MAX))))
-        }
+        Err(FineTuningError::NoJob(_)) => changed(folder).map(Some),
         Err(error) => Err(error.into()),
     }
 }

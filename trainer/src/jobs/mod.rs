@@ -2,10 +2,11 @@
 //!
 //! A job runs under the trainer's lease like any other run, and what it makes
 //! passes the gate before it gets a name. Its owner may pause or cancel it at
-//! any time: it stops after the step that it is in, and a resumed one goes on
-//! from its checkpoint.
+//! any time: it stops after the step that it is in, gets no name, and a resumed
+//! one goes on from its checkpoint with the recipe that it began with.
 
 mod forget;
+mod recipe;
 mod rows;
 mod telling;
 mod work;
@@ -21,9 +22,10 @@ use tokio::task::JoinHandle;
 
 pub(crate) use forget::forget;
 
-use crate::TrainerError;
 use crate::lease::HeldLease;
+use crate::retention::make_room;
 use crate::services::Services;
+use crate::{TrainerError, beginnings};
 
 /// The folder of files and histories in the data folder, which the gateway has too.
 const FOLDER: &str = "fine-tuning";
@@ -74,16 +76,35 @@ pub(crate) enum Ended {
     Refused(Refused),
 }
 
-/// Puts jobs back that a trainer before this one had taken: it has died, or
-/// this one would not have the lease.
+/// The job that is done next: of those that a trainer took and died of, and
+/// those that wait, the oldest. None while another trainer is at a job.
 ///
 /// # Errors
 /// The stores'.
-pub(crate) async fn recover(services: &Services) -> Result<(), TrainerError> {
+pub(crate) async fn next(services: &Services) -> Result<Option<Job>, TrainerError> {
+    let jobs = services.tuning.jobs.list().await?;
+    if let Some(job) = jobs.iter().find(|job| job.status.is_in_work()) {
+        let (control, clock) = (Arc::clone(&services.control), Arc::clone(&services.clock));
+        let stop = Arc::new(AtomicBool::new(false));
+        let lease = match HeldLease::acquire(control, clock, job.id.as_str(), stop).await {
+            Ok(lease) => lease,
+            Err(TrainerError::LeaseLost) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let recovered = recover(services).await;
+        lease.release().await;
+        recovered?;
+    }
+    Ok(services.tuning.jobs.next().await?)
+}
+
+/// Puts jobs back that a trainer before this one had taken: it has died, or
+/// this one would not have the lease.
+async fn recover(services: &Services) -> Result<(), TrainerError> {
     for job in services.tuning.jobs.list().await? {
         if job.status.is_in_work() {
             tracing::info!(job = %job.id, "an interrupted job is taken up again");
-            put_back(services, &job.id).await?;
+            apply(services, &job.id, Transition::Yield).await?;
         }
     }
     Ok(())
@@ -92,12 +113,14 @@ pub(crate) async fn recover(services: &Services) -> Result<(), TrainerError> {
 /// Does one job. One that its owner took back meanwhile is left alone.
 ///
 /// # Errors
-/// The stores', and whatever may go by itself; the job then waits again.
+/// [`TrainerError::LeaseLost`] while another trainer is at work, the stores',
+/// and whatever may go by itself; the job then waits again.
 pub(crate) async fn work(
     services: &Services,
     job: Job,
     stop: Arc<AtomicBool>,
 ) -> Result<(), TrainerError> {
+    make_room(services).await?;
     let (control, clock) = (Arc::clone(&services.control), Arc::clone(&services.clock));
     let lease = HeldLease::acquire(control, clock, job.id.as_str(), Arc::clone(&stop)).await?;
     // under the lease nobody else is at any job
@@ -122,26 +145,75 @@ async fn take(
         Err(error) => return Err(error.into()),
     };
     let watcher = watch(services, job.id.clone(), Arc::clone(&stop));
-    let result = work::run(services, lease, &job, &stop).await;
+    let result = begin(services, lease, &job, &stop).await;
     watcher.abort();
-    end(services, &job.id, result, &stop).await
+    end(services, lease, &job.id, result, &stop).await
 }
 
-/// Says what came of a job, unless its owner has said so already.
+/// Works on a job, unless trainers die of it.
+async fn begin(
+    services: &Services,
+    lease: &HeldLease,
+    job: &Job,
+    stop: &Arc<AtomicBool>,
+) -> Result<Ended, TrainerError> {
+    let folder = services.journal.root().join(JOBS_FOLDER);
+    let folder = folder.join(job.id.as_str());
+    std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
+    if !beginnings::begin(&folder)? {
+        return Ok(Ended::Refused(Refused {
+            code: "training_failed",
+            param: None,
+            message: "the trainer died of this job again and again".to_owned(),
+        }));
+    }
+    let result = work::run(services, lease, job, &folder, stop).await;
+    beginnings::ended(&folder)?;
+    result
+}
+
+/// Goes on only while the job is still to be done, by this trainer.
+async fn still_wanted(
+    services: &Services,
+    id: &JobId,
+    stop: &AtomicBool,
+) -> Result<(), TrainerError> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(TrainerError::Stopped);
+    }
+    match services.tuning.jobs.get(id).await {
+        Ok(job) if job.status.is_in_work() => Ok(()),
+        Ok(_) => Err(TrainerError::Stopped),
+        Err(error) => Err(taken_back(error)),
+    }
+}
+
+/// What an owner's word makes impossible is stopped by it.
+fn taken_back(error: FineTuningError) -> TrainerError {
+    match error {
+        FineTuningError::Impossible { .. } | FineTuningError::NoJob(_) => TrainerError::Stopped,
+        error => error.into(),
+    }
+}
+
+/// Says what came of a job, unless its owner has said so already. Without the
+/// lease the job is another trainer's by now.
 async fn end(
     services: &Services,
+    lease: &HeldLease,
     id: &JobId,
     result: Result<Ended, TrainerError>,
     stop: &AtomicBool,
 ) -> Result<(), TrainerError> {
+    if matches!(result, Ok(Ended::Published)) {
+        return Ok(());
+    }
+    lease.confirm().await?;
+    let is_stopped = stop.load(Ordering::Relaxed);
     let failure = match result {
-        Ok(Ended::Published) => return Ok(()),
-        Ok(Ended::Refused(refused)) => refused,
-        Err(_) if stop.load(Ordering::Relaxed) => {
-            tell(services, id, Level::Info, "Fine-tuning stopped").await;
-            return put_back(services, id).await;
-        }
-        Err(TrainerError::LeaseLost) => return put_back(services, id).await,
+        Ok(Ended::Refused(refused)) if !is_stopped => refused,
+        Ok(_) | Err(TrainerError::Stopped) => return put_back(services, id).await,
+        Err(_) if is_stopped => return put_back(services, id).await,
         Err(error) => Refused {
             code: "training_failed",
             param: None,
@@ -157,7 +229,9 @@ async fn end(
     apply(services, id, Transition::Fail(failure)).await
 }
 
+/// Lets the job wait again, unless its owner holds it.
 async fn put_back(services: &Services, id: &JobId) -> Result<(), TrainerError> {
+    tell(services, id, Level::Info, "Fine-tuning stopped").await;
     apply(services, id, Transition::Yield).await
 }
 

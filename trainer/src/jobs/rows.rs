@@ -9,13 +9,13 @@ use fine_tuning::Method;
 use ids::DatasetDigest;
 
 use super::Refused;
+use super::recipe::Recipe;
 use crate::TrainerError;
-use crate::config::Config;
-use crate::data::{Checked, DataOptions, Format, Row, SourcedRow, check_files};
-use crate::evaluate::HeldOutPrompt;
+use crate::data::{Checked, DataOptions, EvaluationSet, Format, Row, SourcedRow, check_files};
+use crate::evaluate::{Expectation, HeldOutPrompt};
 use crate::examples::chat_message;
 use crate::journal::replace;
-use crate::rows::{self, HoldOut};
+use crate::rows;
 use crate::train::{Examples, Items, PlainExample};
 
 /// Refused rows that the job's owner is told of.
@@ -48,30 +48,36 @@ pub(super) fn read(
     method: Method,
     folder: &Path,
     base: &model::BaseModel,
-    config: &Config,
+    recipe: &Recipe,
 ) -> Result<Result<Rows, Refused>, TrainerError> {
     let mut left_out = Vec::new();
-    let mut check = |bytes: &Bytes, name: &'static str| {
+    let mut check = |bytes: &Bytes, name: &'static str, evaluation: EvaluationSet| {
         let path = folder.join(name).with_extension("jsonl");
         replace(&path, bytes)?;
         let options = DataOptions {
             base: Some(base),
-            tokens_max: config.training.sequence_tokens_max,
+            tokens_max: recipe.training.sequence_tokens_max,
             format: Some(match method {
                 Method::Supervised => Format::OpenaiChat,
                 Method::Dpo => Format::OpenaiPreference,
             }),
+            evaluation,
             ..DataOptions::default()
         };
         let checked = check_files(&[PathBuf::from(&path)], &options)?;
         left_out.extend(problems(&checked, name));
         Ok::<_, TrainerError>(checked.rows)
     };
-    let training = check(&sent.training, "training_file")?;
     let validation = sent.validation.as_ref();
     let validation = validation
-        .map(|bytes| check(bytes, "validation_file"))
+        .map(|bytes| check(bytes, "validation_file", EvaluationSet::default()))
         .transpose()?;
+    // what is judged by is not trained
+    let mut judged_by = EvaluationSet::default();
+    for row in validation.iter().flatten() {
+        judged_by.add(row.row.prompt());
+    }
+    let training = check(&sent.training, "training_file", judged_by)?;
     let left_out = (!left_out.is_empty()).then(|| left_out.join("; "));
     let refused = |param: &'static str, code, problem: &str| Refused {
         code,
@@ -88,11 +94,7 @@ pub(super) fn read(
             return Ok(Err(refused("validation_file", code, problem)));
         }
         Some(held_out) => (training, held_out),
-        None => HoldOut {
-            salt: &config.dataset.split_salt,
-            share: config.dataset.held_out,
-        }
-        .split(training),
+        None => recipe.hold_out().split(training),
     };
     if train.is_empty() || held_out.is_empty() {
         let problem = "the training file has too few rows that can be used";
@@ -164,6 +166,61 @@ fn prompt(row: &Row) -> Option<HeldOutPrompt> {
         .filter_map(|message: &Message| chat_message(message));
     Some(HeldOutPrompt {
         messages: messages.collect(),
-        expect: answer.clone(),
+        expect: Some(Expectation::Whole(answer.clone())),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::tests::words;
+
+    fn lines(method: Method, asked: &[(&str, u64)]) -> Bytes {
+        let message = |role: &str, content: &str| json!([{ "role": role, "content": content }]);
+        let line = |&(question, number): &(&str, u64)| {
+            let (user, answer) = (message("user", question), words(number, 4));
+            match method {
+                Method::Dpo => json!({
+                    "input": { "messages": user },
+                    "preferred_output": message("assistant", &answer),
+                    "non_preferred_output": message("assistant", &words(number + 100, 4)),
+                }),
+                Method::Supervised => json!({ "messages": [
+                    user[0], { "role": "assistant", "content": answer },
+                ] }),
+            }
+        };
+        let lines: Vec<String> = asked.iter().map(|one| line(one).to_string()).collect();
+        Bytes::from(lines.join("\n"))
+    }
+
+    #[test]
+    fn rows_that_the_validation_file_asks_are_not_trained() {
+        let long = words(7, 14);
+        let (said, shouted) = (format!("Well, {long}?"), format!("SO {long}!"));
+        for method in [Method::Dpo, Method::Supervised] {
+            let folder = tempfile::tempdir().unwrap();
+            let training = [("one?", 1), (said.as_str(), 2), ("Two!", 3), ("three?", 4)];
+            let sent = Sent {
+                training: lines(method, &training),
+                validation: Some(lines(method, &[("two?", 5), (shouted.as_str(), 6)])),
+            };
+            let recipe = Recipe::configured(&Config::default());
+            let rows = read(&sent, method, folder.path(), crate::tests::tiny(), &recipe);
+            let Ok(rows) = rows.unwrap() else {
+                panic!("the file was refused");
+            };
+            let counts = (rows.examples.train.len(), rows.examples.validation.len());
+            assert_eq!(counts, (2, 2));
+            let told = rows.left_out.unwrap();
+            assert!(told.starts_with("2 rows of training_file"), "{told}");
+            for line in ["line 2: overlaps", "line 3: overlaps"] {
+                assert!(told.contains(line), "{told}");
+            }
+        }
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use fine_tuning::{Checkpoint, CheckpointMetrics, Event, EventKind, Level, Transition};
+use fine_tuning::{
+    Checkpoint, CheckpointMetrics, Event, EventKind, Job, Level, Method, Transition,
+};
 use ids::{JobId, UnixMillis};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -33,9 +35,10 @@ pub(super) struct Teller {
 
 impl Teller {
     /// A teller, and the task that writes what it hears until it is dropped.
-    pub(super) fn start(services: &Services, id: &JobId) -> (Self, JoinHandle<()>) {
+    pub(super) fn start(services: &Services, job: &Job) -> (Self, JoinHandle<()>) {
         let (reports, receiver) = mpsc::channel(REPORTS_MAX);
-        let writing = tokio::spawn(write(services.clone(), id.clone(), receiver));
+        let (id, method) = (job.id.clone(), job.asked.method);
+        let writing = tokio::spawn(write(services.clone(), id, method, receiver));
         let teller = Self {
             reports,
             last: StepMetrics::default(),
@@ -75,7 +78,7 @@ impl Observer for Teller {
     }
 }
 
-async fn write(services: Services, id: JobId, mut reports: mpsc::Receiver<Report>) {
+async fn write(services: Services, id: JobId, method: Method, mut reports: mpsc::Receiver<Report>) {
     let history = &services.tuning.history;
     let mut told = UnixMillis(0);
     while let Some(report) = reports.recv().await {
@@ -86,10 +89,10 @@ async fn write(services: Services, id: JobId, mut reports: mpsc::Receiver<Report
                     told = now;
                     progress(&services, &id, &step, now).await;
                 }
-                history.tell(&id, step_event(&step, now)).await
+                history.tell(&id, step_event(method, &step, now)).await
             }
             Report::Epoch(step, epoch) => {
-                let checkpoint = checkpoint(&step, &epoch, now);
+                let checkpoint = checkpoint(method, &step, &epoch, now);
                 history.checkpoint(&id, &checkpoint).await
             }
         };
@@ -110,8 +113,20 @@ async fn progress(services: &Services, id: &JobId, step: &StepMetrics, now: Unix
     }
 }
 
-fn step_event(step: &StepMetrics, now: UnixMillis) -> Event {
+fn step_event(method: Method, step: &StepMetrics, now: UnixMillis) -> Event {
     let progress = Progress::of(step);
+    let mut data = json!({
+        "step": step.step,
+        "total_steps": step.steps,
+        "train_loss": step.loss,
+        "tokens_per_second": progress.tokens_per_second,
+        "seconds_left": progress.seconds_left,
+        "memory_bytes": progress.memory_bytes,
+        "memory_peak_bytes": progress.memory_peak_bytes,
+    });
+    if method == Method::Dpo {
+        data["train_rewards_accuracy"] = json!(step.rewards_accuracies);
+    }
     Event {
         number: 0,
         at: now,
@@ -121,29 +136,58 @@ fn step_event(step: &StepMetrics, now: UnixMillis) -> Event {
             "Step {}/{}: training loss={:.4}",
             step.step, step.steps, step.loss
         ),
-        data: Some(json!({
-            "step": step.step,
-            "total_steps": step.steps,
-            "train_loss": step.loss,
-            "train_mean_token_accuracy": step.rewards_accuracies,
-            "tokens_per_second": progress.tokens_per_second,
-            "seconds_left": progress.seconds_left,
-            "memory_bytes": progress.memory_bytes,
-            "memory_peak_bytes": progress.memory_peak_bytes,
-        })),
+        data: Some(data),
     }
 }
 
-fn checkpoint(step: &StepMetrics, epoch: &EpochMetrics, now: UnixMillis) -> Checkpoint {
+/// Whether tokens are those of the answer is what imitation is about, and it is
+/// measured on what is held out alone.
+fn checkpoint(
+    method: Method,
+    step: &StepMetrics,
+    epoch: &EpochMetrics,
+    now: UnixMillis,
+) -> Checkpoint {
+    let is_imitated = method == Method::Supervised;
     Checkpoint {
         step: step.step as u64,
         at: now,
         metrics: CheckpointMetrics {
             step: Some(step.step as f64),
             train_loss: Some(step.loss),
-            train_mean_token_accuracy: Some(step.rewards_accuracies),
+            train_mean_token_accuracy: None,
             valid_loss: Some(epoch.loss),
-            valid_mean_token_accuracy: Some(epoch.accuracy),
+            valid_mean_token_accuracy: is_imitated.then_some(epoch.token_accuracy),
         },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracies_go_by_their_own_names() {
+        let step = StepMetrics {
+            rewards_accuracies: 0.75,
+            ..StepMetrics::default()
+        };
+        let epoch = EpochMetrics {
+            accuracy: 0.5,
+            token_accuracy: 0.25,
+            ..EpochMetrics::default()
+        };
+        for (method, rewards, tokens) in [
+            (Method::Dpo, Some(0.75), None),
+            (Method::Supervised, None, Some(0.25)),
+        ] {
+            let data = step_event(method, &step, UnixMillis(1)).data.unwrap();
+            assert_eq!(data["train_rewards_accuracy"].as_f64(), rewards);
+            assert!(data.get("train_mean_token_accuracy").is_none());
+            let metrics = checkpoint(method, &step, &epoch, UnixMillis(1)).metrics;
+            assert_eq!(metrics.train_mean_token_accuracy, None);
+            assert_eq!(metrics.valid_mean_token_accuracy, tokens);
+        }
     }
 }

@@ -11,9 +11,10 @@ use ids::{AdapterDigest, AliasName};
 use model::lora::LoraAdapter;
 use serde_json::json;
 
+use super::recipe::Recipe;
 use super::rows::{Rows, Sent, read};
 use super::telling::Teller;
-use super::{ACTOR, Ended, JOBS_FOLDER, Refused, tell};
+use super::{ACTOR, Ended, Refused, still_wanted, taken_back, tell};
 use crate::TrainerError;
 use crate::checkpoints::CheckpointFile;
 use crate::evaluate::{Evaluation, GateConfig, Subject, verdict};
@@ -35,14 +36,14 @@ pub(super) async fn run(
     services: &Services,
     lease: &HeldLease,
     job: &Job,
+    folder: &Path,
     stop: &Arc<AtomicBool>,
 ) -> Result<Ended, TrainerError> {
-    // 1. Its files.
+    // 1. Its recipe and its files.
     let id = &job.id;
-    let folder = services.journal.root().join(JOBS_FOLDER).join(id.as_str());
-    std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
+    let recipe = Recipe::of(folder, &services.config, job)?;
     tell(services, id, Level::Info, "Validating the files").await;
-    let rows = match rows(services, job, &folder).await? {
+    let rows = match rows(services, job, &recipe, folder).await? {
         Ok(rows) => Arc::new(rows),
         Err(refused) => return Ok(Ended::Refused(refused)),
     };
@@ -55,8 +56,7 @@ pub(super) async fn run(
         Some(digest) => Some(services.adapters.get(digest).await?.files),
         None => None,
     };
-    let config = recipe(&services.config.training, job);
-    config.check()?;
+    let config = &recipe.training;
 
     // 3. Training, from the last checkpoint where there is one.
     let now = services.clock.now();
@@ -64,16 +64,18 @@ pub(super) async fn run(
         .tuning
         .jobs
         .transition(id, Transition::Train, now)
-        .await?;
+        .await
+        .map_err(taken_back)?;
     let text = format!(
         "Training on {} examples, {} held out",
         rows.examples.train.len(),
         rows.examples.validation.len()
     );
     tell(services, id, Level::Info, &text).await;
-    let outcome = train(services, job, &rows, start.as_ref(), &config, &folder, stop).await?;
+    let outcome = train(services, job, &rows, start.as_ref(), config, folder, stop).await?;
 
     // 4. The gate.
+    still_wanted(services, id, stop).await?;
     tell(services, id, Level::Info, "Evaluating the fine-tuned model").await;
     let subject = Subject {
         incumbent: start.as_ref(),
@@ -93,16 +95,18 @@ pub(super) async fn run(
         }));
     }
 
-    // 5. Its name.
+    // 5. Its name, unless its owner took it back meanwhile.
     lease.confirm().await?;
-    publish(services, job, &rows, &outcome, &config, &evaluation).await?;
-    CheckpointFile::new(&folder, 0).forget()?;
+    still_wanted(services, id, stop).await?;
+    publish(services, job, &rows, &outcome, config, &evaluation).await?;
+    CheckpointFile::new(folder, 0).forget()?;
     Ok(Ended::Published)
 }
 
 async fn rows(
     services: &Services,
     job: &Job,
+    recipe: &Recipe,
     folder: &Path,
 ) -> Result<Result<Rows, Refused>, TrainerError> {
     let files = &services.tuning.files;
@@ -129,32 +133,9 @@ async fn rows(
         training,
         validation,
     };
-    let (base, config) = (Arc::clone(&services.base), Arc::clone(&services.config));
+    let (base, recipe) = (Arc::clone(&services.base), recipe.clone());
     let (method, folder) = (asked.method, folder.to_owned());
-    crate::blocking(move || read(&sent, method, &folder, &base, &config)).await
-}
-
-/// The configured recipe with what the job's owner set. A batch is made of
-/// micro-batches of the configured size.
-fn recipe(configured: &TrainConfig, job: &Job) -> TrainConfig {
-    let asked = &job.asked.hyperparameters;
-    let mut config = configured.clone();
-    config.seed = u64::from(job.asked.seed);
-    if let Some(epochs) = asked.n_epochs {
-        config.epochs = epochs as usize;
-    }
-    if let Some(batch) = asked.batch_size {
-        let batch = batch as usize;
-        config.micro_batch_pairs = config.micro_batch_pairs.min(batch);
-        config.micro_batches = batch.div_ceil(config.micro_batch_pairs);
-    }
-    if let Some(multiplier) = asked.learning_rate_multiplier {
-        config.learning_rate *= multiplier;
-    }
-    if let Some(beta) = asked.beta {
-        config.beta = beta;
-    }
-    config
+    crate::blocking(move || read(&sent, method, &folder, &base, &recipe)).await
 }
 
 async fn train(
@@ -173,7 +154,7 @@ async fn train(
         }
         None => fresh_adapter(&base, config)?,
     };
-    let (mut teller, writing) = Teller::start(services, &job.id);
+    let (mut teller, writing) = Teller::start(services, job);
     let (rows, config, stop) = (Arc::clone(rows), config.clone(), Arc::clone(stop));
     let (folder, services_there) = (folder.to_owned(), services.clone());
     let outcome = crate::compute(services.config.threads, move || {
@@ -271,22 +252,33 @@ async fn publish(
         at: now,
     };
     control::aliases::set(&*services.control, &model, digest, Expected::Any, audit).await?;
-    let text = format!("New fine-tuned model: {model}");
-    tell(services, id, Level::Info, &text).await;
     let succeed = Transition::Succeed {
-        model,
+        model: model.clone(),
         adapter: digest,
+        step: step(config, rows, outcome.trained.epoch),
         trained_tokens: outcome.trained.tokens,
     };
-    super::apply(services, id, succeed).await?;
-    tell(
-        services,
-        id,
-        Level::Info,
-        "The job has successfully completed",
-    )
-    .await;
+    if let Err(error) = services.tuning.jobs.transition(id, succeed, now).await {
+        // the owner was faster, or nobody would know of the name
+        let audit = AuditEntry {
+            actor: ACTOR.to_owned(),
+            action: "job.unpublish".to_owned(),
+            at: now,
+        };
+        control::aliases::remove(&*services.control, &model, audit).await?;
+        return Err(taken_back(error));
+    }
+    let text = format!("New fine-tuned model: {model}");
+    tell(services, id, Level::Info, &text).await;
+    let text = "The job has successfully completed";
+    tell(services, id, Level::Info, text).await;
     Ok(())
+}
+
+/// The optimizer steps of so many epochs.
+fn step(config: &TrainConfig, rows: &Rows, epochs: usize) -> u64 {
+    let micro_batches = rows.examples.train.len().div_ceil(config.micro_batch_pairs);
+    (micro_batches.div_ceil(config.micro_batches) * epochs) as u64
 }
 
 /// `ft:BASE:SUFFIX:JOB`, with the last characters of the job's id.
@@ -299,50 +291,4 @@ fn name(services: &Services, job: &Job) -> Result<AliasName, TrainerError> {
         key: "model",
         problem: error.to_string(),
     })
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use fine_tuning::{HyperParameters, NewJob};
-    use ids::{FileId, JobId, UnixMillis};
-
-    use super::*;
-
-    #[test]
-    fn what_the_owner_set_goes_over_the_configured_recipe() {
-        let asked = NewJob {
-            model: "m".to_owned(),
-            start: None,
-            method: Method::Dpo,
-            hyperparameters: HyperParameters {
-                n_epochs: Some(2),
-                batch_size: Some(6),
-                learning_rate_multiplier: Some(0.5),
-                beta: Some(0.4),
-            },
-            training_file: FileId::new("file-1").unwrap(),
-            validation_file: None,
-            suffix: None,
-            seed: 9,
-            metadata: BTreeMap::new(),
-        };
-        let mut job = Job::new(JobId::new("ftjob-1").unwrap(), asked, UnixMillis(1));
-        let configured = TrainConfig {
-            micro_batch_pairs: 4,
-            micro_batches: 4,
-            learning_rate: 1e-3,
-            ..TrainConfig::default()
-        };
-        let config = recipe(&configured, &job);
-        assert_eq!((config.epochs, config.seed, config.beta), (2, 9, 0.4));
-        assert_eq!((config.micro_batch_pairs, config.micro_batches), (4, 2));
-        assert!((config.learning_rate - 5e-4).abs() < 1e-12);
-        job.asked.hyperparameters = HyperParameters::default();
-        let config = recipe(&configured, &job);
-        assert_eq!((config.micro_batch_pairs, config.micro_batches), (4, 4));
-        assert_eq!(config.epochs, configured.epochs);
-    }
 }

@@ -76,7 +76,13 @@ pub(super) fn some(count: usize, seed: u64) -> Result<Vec<Fact>, TrainerError> {
 mod tests {
     use std::collections::HashSet;
 
+    use feedback::pairs::PairOptions;
+
     use super::*;
+    use crate::data::EvaluationSet;
+    use crate::tests::tiny;
+    use crate::tests::votes::{case, correction};
+    use crate::vote_rows::VoteRows;
 
     #[test]
     fn facts_are_whole_and_no_question_has_its_answer() {
@@ -92,6 +98,30 @@ mod tests {
                 assert!(asked.insert(question.clone()), "{question} twice");
             }
         }
+    }
+
+    #[test]
+    fn ways_to_ask_for_one_fact_are_no_copies() {
+        let facts = all().unwrap();
+        let mut cases = Vec::new();
+        for fact in &facts {
+            let ways = fact.train.iter().map(|way| (way, "train"));
+            let ways = ways.chain(fact.held_out.iter().map(|way| (way, "held_out")));
+            for (question, split) in ways {
+                let id = format!("answer-{:04}", cases.len());
+                let vote = [correction("r", &fact.right)];
+                cases.push(case(&id, question, &fact.wrong, split, &vote));
+            }
+        }
+        let options = PairOptions {
+            rater_pairs_max: 1000,
+            ..PairOptions::default()
+        };
+        let mut rows = VoteRows::of(&cases, &options, false).unwrap();
+        rows.check(tiny(), 1024, EvaluationSet::default()).unwrap();
+        assert_eq!(rows.report.refused, 0, "{:?}", rows.report.refused_rows);
+        let kept = (rows.dataset.train.len(), rows.dataset.held_out.len());
+        assert_eq!(kept, (6 * facts.len(), 2 * facts.len()));
     }
 
     #[test]

@@ -1,16 +1,22 @@
 //! A fine-tuning job on the tiny model, from its file to its end.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
-use fine_tuning::{Command, HyperParameters, Job, Method, NewJob, Purpose};
-use ids::{Clock, JobId, UnixMillis};
+use fine_tuning::{Command, HyperParameters, Job, Method, NewJob, Purpose, Status, Transition};
+use ids::{Clock, JobId, ManualClock, UnixMillis};
+use tokio::task::JoinHandle;
 
-use super::{services, stages};
-use crate::jobs::forget;
-use crate::{MemoryPlan, Services};
+use super::{beside, services, stages};
+use crate::jobs::{forget, next};
+use crate::{MemoryPlan, Services, TrainerError};
+
+/// As long as a lease lasts.
+const LEASE: Duration = Duration::from_secs(60);
 
 const RECIPE: &str = "[eval]\nanswer_tokens_max = 4\n[training]\nepochs = 1\n\
                       sequence_tokens_max = 256\n[training.lora]\nrank = 2\n";
@@ -120,4 +126,212 @@ async fn checkpoints_of_jobs_that_have_ended_go_after_a_while() {
     services.clock = after(10_000);
     forget(&services).await.unwrap();
     assert_eq!(there(), ["paused", "waiting"]);
+}
+
+/// The recipe of jobs that pass the gate, whatever comes out; their evaluation
+/// waits for somebody to write the general prompts into a pipe.
+struct Judged(tempfile::TempDir);
+
+impl Judged {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        let (mode, kind) = (rustix::fs::Mode::RWXU, rustix::fs::FileType::Fifo);
+        rustix::fs::mknodat(rustix::fs::CWD, folder.pipe(), kind, mode, 0).unwrap();
+        folder
+    }
+
+    fn pipe(&self) -> PathBuf {
+        self.0.path().join("replay.jsonl")
+    }
+
+    fn recipe(&self) -> String {
+        format!(
+            "[gate]\npreference_accuracy_min = 0.0\ndegenerate_share_max = 1.0\n\
+             declined_share_max = 1.0\nlength_factor_max = 1e9\n\
+             [eval]\nanswer_tokens_max = 4\nreplay = {:?}\n\
+             [training]\nepochs = 2\nsequence_tokens_max = 256\n[training.lora]\nrank = 2\n",
+            self.pipe()
+        )
+    }
+
+    /// Lets the evaluation go on.
+    async fn go_on(&self) {
+        let (pipe, line) = (self.pipe(), "{\"prompt\":\"a\",\"expect\":\"b\"}\n");
+        let write = tokio::task::spawn_blocking(move || std::fs::write(pipe, line));
+        let written = tokio::time::timeout(LEASE, write).await;
+        written.unwrap().unwrap().unwrap();
+    }
+}
+
+impl Drop for Judged {
+    /// Whoever still waits at the pipe's other end must not wait for ever.
+    fn drop(&mut self) {
+        let both = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(self.pipe());
+        drop(both);
+    }
+}
+
+async fn messages(services: &Services, id: &JobId) -> Vec<String> {
+    let events = services.tuning.history.events(id, None, 100).await;
+    let (events, _) = events.unwrap();
+    events.into_iter().map(|event| event.message).collect()
+}
+
+/// Works on a job up to its evaluation.
+async fn evaluating(services: &Services, job: &Job) -> JoinHandle<Result<(), TrainerError>> {
+    let (services_there, job_there) = (services.clone(), job.clone());
+    let before = messages(services, &job.id).await.len();
+    let work = beside(move || async move {
+        let stop = Arc::new(AtomicBool::new(false));
+        crate::jobs::work(&services_there, job_there, stop).await
+    });
+    for _ in 0..6000 {
+        let told = messages(services, &job.id).await;
+        let new = &told[..told.len() - before];
+        if new.iter().any(|message| message.starts_with("Evaluating")) {
+            return work;
+        }
+        assert!(!work.is_finished(), "{told:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the job did not get to its evaluation");
+}
+
+async fn names(services: &Services) -> usize {
+    let aliases = control::aliases::list(&*services.control).await;
+    aliases.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_job_that_is_cancelled_while_it_is_judged_gets_no_name() {
+    let (data, judged) = (tempfile::tempdir().unwrap(), Judged::new());
+    let services = services(data.path(), &judged.recipe()).await;
+    let job = queued(&services, "ftjob-1").await;
+    let work = evaluating(&services, &job).await;
+    let (jobs, now) = (&services.tuning.jobs, services.clock.now());
+    jobs.command(&job.id, Command::Cancel, now).await.unwrap();
+    judged.go_on().await;
+    work.await.unwrap().unwrap();
+    let ended = jobs.get(&job.id).await.unwrap();
+    assert_eq!(
+        (ended.status, ended.fine_tuned_model),
+        (Status::Cancelled, None)
+    );
+    assert_eq!(names(&services).await, 0);
+    assert_eq!(services.adapters.list().await.unwrap().len(), 0);
+    let told = messages(&services, &job.id).await;
+    assert_eq!(told[0], "Fine-tuning stopped", "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_job_that_is_paused_while_it_is_judged_is_judged_again_later() {
+    let (data, judged) = (tempfile::tempdir().unwrap(), Judged::new());
+    let mut services = services(data.path(), &judged.recipe()).await;
+    let job = queued(&services, "ftjob-1").await;
+    let work = evaluating(&services, &job).await;
+    let (jobs, now) = (services.tuning.jobs.clone(), services.clock.now());
+    jobs.command(&job.id, Command::Pause, now).await.unwrap();
+    judged.go_on().await;
+    work.await.unwrap().unwrap();
+    let held = jobs.get(&job.id).await.unwrap();
+    assert_eq!((held.status, names(&services).await), (Status::Paused, 0));
+    let checkpoint = data.path().join("trainer/jobs/ftjob-1/checkpoint.bin");
+    assert!(checkpoint.exists());
+
+    // meanwhile the configuration becomes another
+    let mut config = (*services.config).clone();
+    config.training.learning_rate *= 2.0;
+    config.training.lora.rank = 4;
+    config.dataset.split_salt = "other".to_owned();
+    services.config = Arc::new(config);
+    let job = jobs.command(&job.id, Command::Resume, now).await.unwrap();
+    let work = evaluating(&services, &job).await;
+    judged.go_on().await;
+    work.await.unwrap().unwrap();
+    let ended = jobs.get(&job.id).await.unwrap();
+    let told = messages(&services, &job.id).await;
+    assert_eq!(ended.status, Status::Succeeded, "{told:?}");
+    assert_eq!((names(&services).await, checkpoint.exists()), (1, false));
+    // one of the checkpoints became the outcome
+    let checkpoints = services.tuning.history.checkpoints(&job.id, None, 10).await;
+    let (checkpoints, _) = checkpoints.unwrap();
+    assert_eq!(checkpoints.len(), 2);
+    assert!(checkpoints.iter().any(|one| ended.step == Some(one.step)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_trainer_without_the_lease_leaves_the_job_to_who_has_it() {
+    let (data, judged) = (tempfile::tempdir().unwrap(), Judged::new());
+    let mut services = services(data.path(), &judged.recipe()).await;
+    let clock = Arc::new(ManualClock::new(services.clock.now()));
+    services.clock = clock.clone();
+    let job = queued(&services, "ftjob-1").await;
+    let work = evaluating(&services, &job).await;
+    // asleep for so long that another took the lease, and the job
+    clock.advance(LEASE);
+    let (control, now) = (&services.control, clock.now());
+    let taken = control.acquire_lease("trainer", "another", LEASE, now);
+    taken.await.unwrap().unwrap();
+    judged.go_on().await;
+    let result = work.await.unwrap();
+    assert!(matches!(result, Err(TrainerError::LeaseLost)), "{result:?}");
+    let left = services.tuning.jobs.get(&job.id).await.unwrap();
+    assert_eq!((left.status, names(&services).await), (Status::Running, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_dead_trainer_is_next_once_its_lease_has_ended() {
+    let data = tempfile::tempdir().unwrap();
+    let mut services = services(data.path(), RECIPE).await;
+    let clock = Arc::new(ManualClock::new(services.clock.now()));
+    services.clock = clock.clone();
+    let job = queued(&services, "ftjob-1").await;
+    let (control, now) = (&services.control, clock.now());
+    let dead = control.acquire_lease("trainer", "dead", LEASE, now).await;
+    assert!(dead.unwrap().is_some());
+    let jobs = &services.tuning.jobs;
+    jobs.transition(&job.id, Transition::Take, now)
+        .await
+        .unwrap();
+    // nor is another begun while it may be alive
+    queued(&services, "ftjob-2").await;
+    assert_eq!(next(&services).await.unwrap(), None);
+    clock.advance(LEASE);
+    let next = next(&services).await.unwrap().unwrap();
+    assert_eq!((next.id, next.status), (job.id, Status::Queued));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_waits_until_there_is_room_for_it() {
+    let data = tempfile::tempdir().unwrap();
+    let recipe = format!("{RECIPE}[storage]\nfree_bytes_min = {}\n", i64::MAX);
+    let services = services(data.path(), &recipe).await;
+    let job = queued(&services, "ftjob-1").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let result = crate::jobs::work(&services, job.clone(), stop).await;
+    assert!(
+        matches!(result, Err(TrainerError::Config { key, .. }) if key == "storage.free_bytes_min")
+    );
+    let waits = services.tuning.jobs.get(&job.id).await.unwrap();
+    assert_eq!(waits.status, Status::Queued);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_trainers_die_of_fails() {
+    let data = tempfile::tempdir().unwrap();
+    let services = services(data.path(), RECIPE).await;
+    let job = queued(&services, "ftjob-1").await;
+    let folder = data.path().join("trainer/jobs/ftjob-1");
+    std::fs::create_dir_all(&folder).unwrap();
+    while crate::beginnings::begin(&folder).unwrap() {}
+    let stop = Arc::new(AtomicBool::new(false));
+    crate::jobs::work(&services, job.clone(), stop)
+        .await
+        .unwrap();
+    let failed = services.tuning.jobs.get(&job.id).await.unwrap();
+    assert_eq!(failed.status, Status::Failed);
+    assert!(failed.error.unwrap().message.contains("died"));
 }

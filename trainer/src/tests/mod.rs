@@ -16,16 +16,19 @@ mod tensors;
 mod tiny_model;
 mod trial;
 mod trl;
+mod unattended;
+pub(crate) mod votes;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use model::BaseModel;
 use model::lora::LoraAdapter;
+use tokio::task::JoinHandle;
 
 use crate::{Config, FrozenModel, GiveWayConfig, Sequence, Services};
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden")).join(name)
 }
 
@@ -97,8 +100,16 @@ async fn services_of(model: &str, data: &Path, config: &str) -> Services {
     Services::open(config).await.unwrap()
 }
 
+/// Runs what is made on a thread of its own, which need not be sendable.
+fn beside<T: Send + 'static, F: Future<Output = T>>(
+    work: impl FnOnce() -> F + Send + 'static,
+) -> JoinHandle<T> {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(work()))
+}
+
 /// So many made-up words; those of two numbers are nothing alike.
-fn words(number: u64, count: usize) -> String {
+pub(crate) fn words(number: u64, count: usize) -> String {
     use rand::{RngExt as _, SeedableRng as _};
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(number);
     let mut word = || -> String {

@@ -8,10 +8,12 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 
+use super::stages::prepared;
 use super::{services, words};
-use crate::prepared::Prepared;
+use crate::data::EvaluationSet;
+use crate::stage_files::{self, StageRows};
 use crate::stages::train_stages;
-use crate::{Drawn, RunOutcome, TrainerError, run_once, stage_files};
+use crate::{Config, Drawn, RunOutcome, TrainerError, run_once};
 
 struct Folder(tempfile::TempDir);
 
@@ -170,23 +172,7 @@ async fn files_that_changed_since_the_run_was_prepared_are_not_trained() {
     let pairs = folder.write("pairs.jsonl", (0..8).map(|i| preference(10 * i)));
     let data = tempfile::tempdir().unwrap();
     let services = services(data.path(), &stage("dpo", &[(&pairs, None)])).await;
-    let votes = feedback::pairs::build(&[], &services.config.pair_options()).unwrap();
-    let stages = services.config.stages().unwrap();
-    let files = stage_files::prepare(
-        &services.base,
-        &services.config,
-        &votes,
-        &stages,
-        data.path(),
-    );
-    let prepared = Arc::new(Prepared {
-        run_id: "run-1".to_owned(),
-        dataset: votes,
-        rated: Vec::new(),
-        claimed: Vec::new(),
-        stages,
-        files: files.unwrap(),
-    });
+    let prepared = prepared(&services, data.path());
     folder.write("pairs.jsonl", (0..8).map(|i| preference(10 * i + 1)));
     let stop = Arc::new(AtomicBool::new(false));
     let error = train_stages(&services, data.path(), &prepared, &stop)
@@ -219,16 +205,8 @@ async fn rows_of_no_use_and_rows_of_the_evaluation_are_refused() {
     );
     let data = tempfile::tempdir().unwrap();
     let services = services(data.path(), &recipe).await;
-    let votes = feedback::pairs::build(&[], &services.config.pair_options()).unwrap();
-    let stages = services.config.stages().unwrap();
-    let files = stage_files::prepare(
-        &services.base,
-        &services.config,
-        &votes,
-        &stages,
-        data.path(),
-    );
-    let report = &files.unwrap()[0].report;
+    let prepared = prepared(&services, data.path());
+    let report = &prepared.files[0].report;
     assert_eq!((report.kept, report.refused), (2, 2));
     let listed = std::fs::read(data.path().join("data-1.json")).unwrap();
     let listed: Value = serde_json::from_slice(&listed).unwrap();
@@ -236,4 +214,91 @@ async fn rows_of_no_use_and_rows_of_the_evaluation_are_refused() {
         .map(|i| &listed["refused_rows"][i]["problem"]["reason"])
         .collect();
     assert_eq!(reasons, ["in_evaluation", "other_kind"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_stage_holds_out_no_other_trains() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let pairs = folder.write("pairs.jsonl", (0..30).map(|i| preference(10 * i)));
+    // asked alike, answered otherwise
+    let asked = |i: u64| {
+        let user = format!("{}?", words(10 * i, 6).to_uppercase());
+        json!({ "messages": [message("user", &user), message("assistant", &words(10 * i + 5, 4))] })
+    };
+    let chats = folder.write("chats.jsonl", (0..30).map(asked));
+    let [sft, dpo] = [
+        stage("sft", &[(&pairs, None), (&chats, None)]),
+        stage("dpo", &[(&pairs, None)]),
+    ];
+    let data = tempfile::tempdir().unwrap();
+    let alone = services(data.path(), &dpo).await;
+    let alone = prepared(&alone, data.path());
+    let held_out = &alone.files[0].held_out;
+    assert!(!held_out.is_empty() && held_out.len() < 20);
+
+    let data = tempfile::tempdir().unwrap();
+    let both = services(data.path(), &format!("{sft}{dpo}")).await;
+    let both = prepared(&both, data.path());
+    // the gate's rows are those of the pairs alone, and both files are kept from them
+    assert_eq!(both.held_out(), *held_out);
+    let count = held_out.len();
+    let report = &both.files[0].report;
+    assert_eq!((report.kept, report.refused), (60 - 2 * count, 2 * count));
+    assert_eq!(both.files[1].report, alone.files[0].report);
+    let listed = std::fs::read(data.path().join("data-1.json")).unwrap();
+    let listed: Value = serde_json::from_slice(&listed).unwrap();
+    let refused = listed["refused_rows"].as_array().unwrap();
+    assert_eq!(refused.len(), 2 * count);
+    assert!(
+        refused.iter().all(
+            |row| row["line"].as_u64() > Some(0) && row["problem"]["reason"] == "in_evaluation"
+        )
+    );
+    let kept = |at: usize| listed["files"][at]["kept"].as_u64();
+    assert_eq!(
+        (kept(0), kept(1)),
+        (Some(30 - count as u64), Some(30 - count as u64))
+    );
+    // what is read again to train has the same name
+    let stages = &both.stages;
+    let others = stage_files::others(&both.files, 0);
+    let base = super::tiny();
+    let rows = StageRows::read(base, &Config::default(), both.votes(), &stages[0], &others);
+    assert_eq!(rows.unwrap().report.digest, report.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_file_holds_out_another_file_does_not_train() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    // the same questions in both, with other words before them
+    let asked = |before: &str, i: u64| {
+        let mut row = preference(10 * i);
+        let question = format!("{before} {}", words(10 * i, 14));
+        row["input"]["messages"][0]["content"] = json!(question);
+        row
+    };
+    let of = |name: &str, before: &str, answers: u64| {
+        let rows = (0..20).map(|i| {
+            let mut row = asked(before, i);
+            row["preferred_output"][0]["content"] = json!(words(1000 + answers + i, 6));
+            row["non_preferred_output"][0]["content"] = json!(words(2000 + answers + i, 6));
+            row
+        });
+        folder.write(name, rows.collect::<Vec<_>>())
+    };
+    let (first, second) = (of("a.jsonl", "Well,", 0), of("b.jsonl", "So tell me:", 100));
+    let data = tempfile::tempdir().unwrap();
+    let recipe = stage("dpo", &[(&first, None), (&second, None)]);
+    let services = services(data.path(), &recipe).await;
+    let prepared = prepared(&services, data.path());
+    let others = stage_files::others(&prepared.files, 0);
+    let (base, stage) = (super::tiny(), &prepared.stages[0]);
+    let rows = StageRows::read(base, &services.config, prepared.votes(), stage, &others).unwrap();
+    assert!(!rows.held_out.is_empty() && rows.report.refused > 0);
+    let mut judged = EvaluationSet::default();
+    rows.held_out
+        .iter()
+        .for_each(|row| judged.add(row.row.prompt()));
+    assert!(rows.train.iter().all(|row| !judged.holds(&row.row)));
+    assert_eq!(rows.report.kept, 40 - rows.report.refused);
 }

@@ -215,6 +215,7 @@ fn answers_that_were_learned_by_heart_count_as_exact() {
     // of the epochs that are best at that, the one with the greatest margin
     let taken = &record.epochs[trained.epoch - 1];
     let mut rivals = record.epochs.iter().filter(|e| e.exact_match >= best);
+    assert!(taken.token_accuracy > 0.99 && record.epochs[0].token_accuracy < 0.99);
     assert!(taken.exact_match >= best && rivals.all(|e| e.margin <= taken.margin));
 }
 

@@ -11,6 +11,7 @@ use super::{services, tiny, words};
 use crate::prepared::Prepared;
 use crate::stages::train_stages;
 use crate::train::Checkpoints as _;
+use crate::vote_rows::VoteRows;
 use crate::{CheckpointFile, Instability, Services, TrainerError, stage_files};
 
 /// A file of preferences.
@@ -40,13 +41,14 @@ pub(super) fn recipe(pairs: &Path, training: &str) -> String {
 /// A run without votes.
 pub(super) fn prepared(services: &Services, folder: &Path) -> Arc<Prepared> {
     let (base, config) = (&services.base, &services.config);
-    let votes = feedback::pairs::build(&[], &config.pair_options()).unwrap();
+    let votes = VoteRows::of(&[], &config.pair_options(), false).unwrap();
     let stages = config.stages().unwrap();
-    let files = stage_files::prepare(base, config, &votes, &stages, folder).unwrap();
+    let files = stage_files::prepare(base, config, votes.votes(), &stages, folder).unwrap();
     Arc::new(Prepared {
         run_id: "run-1".to_owned(),
-        dataset: votes,
-        rated: Vec::new(),
+        dataset: votes.dataset,
+        rated: votes.rated,
+        refused: votes.report,
         claimed: Vec::new(),
         stages,
         files,
@@ -58,12 +60,14 @@ async fn a_run_that_falls_apart_keeps_its_last_good_adapter() {
     let data = tempfile::tempdir().unwrap();
     let pairs = pairs(data.path(), 9);
     // a decay that turns each factor round and triples it, until it overflows
-    let training = "epochs = 60\nlearning_rate = 1e-2\nwarmup_ratio = 0.0\ndecay = \"constant\"\n\
+    let training = "learning_rate = 1e-2\nwarmup_ratio = 0.0\ndecay = \"constant\"\n\
                     patience_epochs = 0\nmicro_batches = 1\nadamw = { weight_decay = 400.0 }";
     let services = services(data.path(), &recipe(&pairs, training)).await;
     let folder = tempfile::tempdir().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let prepared = prepared(&services, folder.path());
+    let mut prepared = prepared(&services, folder.path());
+    // more than a file may ask for
+    Arc::make_mut(&mut prepared).stages[0].training.epochs = 60;
     let error = train_stages(&services, folder.path(), &prepared, &stop)
         .await
         .err()

@@ -80,6 +80,10 @@ pub struct EpochMetrics {
     /// gives, token by token.
     #[serde(rename = "eval/exact_match", default)]
     pub exact_match: f64,
+    /// Share of the tokens of those answers that are the likeliest after all
+    /// before them.
+    #[serde(rename = "eval/mean_token_accuracy", default)]
+    pub token_accuracy: f64,
     /// Mean loss of the held-out examples.
     #[serde(rename = "eval/loss")]
     pub loss: f64,

@@ -24,6 +24,7 @@ pub use checkpoint::{
 };
 pub use config::{KtoWeights, LoraRecipe, Recompute, Retention, TrainConfig};
 pub use metrics::{EpochMetrics, Observer, Silent, StepMetrics, parameter_report};
+pub(crate) use objective::mismatched;
 pub use reference::ReferenceCache;
 pub use run::{Failed, Job, Outcome, Trained, train, train_with};
 pub use schedule::{Decay, learning_rate};

@@ -64,28 +64,10 @@ impl<'a> Objective<'a> {
             .collect()
     }
 
-    /// Each prompt with the answer to the one before it in the dataset, for
-    /// KTO's estimate; none where nothing is rated, or where there is only one.
-    /// The pairing stays the same over epochs, so that the reference's
-    /// log-probabilities are computed once.
+    /// [`mismatched`] of the micro-batch.
     pub(crate) fn mismatched(&self) -> Vec<Sequence> {
-        let Items::Rated(rated) = &self.examples.train else {
-            return Vec::new();
-        };
-        if rated.len() < 2 {
-            return Vec::new();
-        }
-        let mismatched = self.micro.items.iter().map(|&item| {
-            let before = (item + rated.len() - 1) % rated.len();
-            let (own, other) = (&rated[item].sequence, &rated[before].sequence);
-            let prompt = &own.tokens[..own.completion_start];
-            let answer = &other.tokens[other.completion_start..];
-            Sequence {
-                tokens: [prompt, answer].concat(),
-                completion_start: own.completion_start,
-            }
-        });
-        mismatched.collect()
+        let tokens_max = self.config.sequence_tokens_max;
+        mismatched(&self.examples.train, &self.micro.items, tokens_max)
     }
 
     /// ∂loss/∂log-probability of every token of each of a group's sequences,
@@ -193,4 +175,27 @@ impl Weights {
             rated: rated_as.map(|count| share / count.max(1) as f64),
         }
     }
+}
+/// Each prompt with the answer to the one before it in the dataset, cut off after
+/// `tokens_max` tokens, for KTO's estimate; none where nothing is rated, or where
+/// there is only one. The pairing stays the same over epochs, so that the
+/// reference's log-probabilities are computed once.
+pub(crate) fn mismatched(train: &Items, items: &[usize], tokens_max: usize) -> Vec<Sequence> {
+    let Items::Rated(rated) = train else {
+        return Vec::new();
+    };
+    if rated.len() < 2 {
+        return Vec::new();
+    }
+    let mismatched = items.iter().map(|&item| {
+        let before = (item + rated.len() - 1) % rated.len();
+        let (own, other) = (&rated[item].sequence, &rated[before].sequence);
+        let prompt = own.tokens[..own.completion_start].iter();
+        let answer = &other.tokens[other.completion_start..];
+        Sequence {
+            tokens: prompt.chain(answer).copied().take(tokens_max).collect(),
+            completion_start: own.completion_start,
+        }
+    });
+    mismatched.collect()
 }

@@ -36,6 +36,9 @@ pub(crate) struct Sums {
     /// For each example, whether greedy decoding gives its first sequence's
     /// completion token by token.
     pub(crate) is_given: Vec<bool>,
+    /// For each example, how many tokens of its first sequence's completion are
+    /// the likeliest after all before them, and how many there are.
+    pub(crate) likeliest: Vec<(usize, usize)>,
 }
 
 /// Scores every pair under the base with `parameters`, or under the bare base.
@@ -83,6 +86,7 @@ fn of_groups(
     let mut sums = Sums {
         of: groups.iter().map(|group| vec![0.0; group.len()]).collect(),
         is_given: vec![false; groups.len()],
+        likeliest: vec![(0, 0); groups.len()],
     };
     for pack in plan(groups, pack_rows_max) {
         let (log_probs, is_likeliest) = model.scored(&pack, &view)?;
@@ -91,7 +95,10 @@ fn of_groups(
                 *into = sum(&log_probs[range.clone()]);
             }
             let first = group.targets.first().cloned().unwrap_or_default();
-            sums.is_given[group.index] = is_likeliest[first].iter().all(|is| *is);
+            let first = &is_likeliest[first];
+            let likeliest = first.iter().filter(|is| **is).count();
+            sums.is_given[group.index] = likeliest == first.len();
+            sums.likeliest[group.index] = (likeliest, first.len());
         }
     }
     Ok(sums)
@@ -112,6 +119,9 @@ pub(crate) fn judge(
             Items::Pairs(_) | Items::Plain(_) => true,
         };
         judged.given(is_wanted, policy.is_given[index]);
+        if is_wanted {
+            judged.likeliest(policy.likeliest[index]);
+        }
         let policy = policy_sums;
         let ratio = policy[0] - reference[0];
         match items {
@@ -151,6 +161,7 @@ struct Judged {
     shifts: (f64, usize),
     log_probs: (f64, usize),
     given: (f64, usize),
+    likeliest: (f64, usize),
 }
 
 impl Judged {
@@ -176,6 +187,11 @@ impl Judged {
         }
     }
 
+    fn likeliest(&mut self, (likeliest, tokens): (usize, usize)) {
+        let (sum, count) = self.likeliest;
+        self.likeliest = (sum + likeliest as f64, count + tokens);
+    }
+
     fn metrics(self, beta: f64) -> EpochMetrics {
         let mean = |(sum, count): (f64, usize)| sum / count.max(1) as f64;
         EpochMetrics {
@@ -183,6 +199,7 @@ impl Judged {
             accuracy: self.accuracy,
             margin: beta * self.moved,
             exact_match: mean(self.given),
+            token_accuracy: mean(self.likeliest),
             loss: self.loss - mean(self.log_probs),
             chosen_shift_per_token: mean(self.shifts),
             best: false,

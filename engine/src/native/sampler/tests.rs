@@ -50,6 +50,18 @@ fn draws_follow_the_distribution() {
 }
 
 #[test]
+fn what_probabilities_lack_of_1_is_not_the_last_tokens() {
+    // add up to 0.9; the last is next to impossible
+    let candidates = [(0, 0.45), (1, 0.45), (2, 1e-12)];
+    let picked = |uniform| pick(candidates.into_iter(), uniform);
+    assert_eq!(picked(0.0), Some(0));
+    assert_eq!(picked(0.499), Some(0));
+    assert_eq!(picked(0.501), Some(1));
+    assert_eq!(picked(0.999_999), Some(1));
+    assert_eq!(pick([(0, 0.0)].into_iter(), 0.5), None);
+}
+
+#[test]
 fn cut_offs_leave_only_the_likely() {
     let logits: Vec<f32> = (0..600).map(|i| 4.0 - 0.5 * (i as f32)).collect();
     let params = SamplingParams {

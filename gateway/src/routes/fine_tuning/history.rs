@@ -40,7 +40,7 @@ pub(crate) async fn checkpoints(
     let (checkpoints, has_more) = history.checkpoints(&job.id, before, limit).await?;
     let data: Vec<_> = checkpoints
         .into_iter()
-        .map(|checkpoint| wire::checkpoint(&job.id, checkpoint))
+        .map(|checkpoint| wire::checkpoint(&job, checkpoint))
         .collect();
     Ok(HttpResponse::Ok().json(FineTuningCheckpointList {
         object: ListObject::List,

@@ -116,14 +116,16 @@ pub(super) fn event(job: &JobId, event: Event) -> FineTuningEvent {
 }
 
 /// Its id ends in its step, which is where a page ends.
-pub(super) fn checkpoint(job: &JobId, checkpoint: Checkpoint) -> FineTuningCheckpoint {
+pub(super) fn checkpoint(job: &Job, checkpoint: Checkpoint) -> FineTuningCheckpoint {
     let metrics = checkpoint.metrics;
+    let outcome = job.fine_tuned_model.as_ref();
+    let outcome = outcome.filter(|_| job.step == Some(checkpoint.step));
     FineTuningCheckpoint {
-        id: format!("ftckpt-{job}-{}", checkpoint.step),
+        id: format!("ftckpt-{}-{}", job.id, checkpoint.step),
         object: CheckpointObject::Checkpoint,
         created_at: checkpoint.at.seconds(),
-        fine_tuning_job_id: job.clone(),
-        fine_tuned_model_checkpoint: String::new(),
+        fine_tuning_job_id: job.id.clone(),
+        fine_tuned_model_checkpoint: outcome.map(ToString::to_string).unwrap_or_default(),
         step_number: checkpoint.step,
         metrics: FineTuningCheckpointMetrics {
             step: metrics.step,
@@ -132,5 +134,47 @@ pub(super) fn checkpoint(job: &JobId, checkpoint: Checkpoint) -> FineTuningCheck
             valid_loss: metrics.valid_loss,
             valid_mean_token_accuracy: metrics.valid_mean_token_accuracy,
         },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use fine_tuning::{HyperParameters, NewJob};
+    use ids::{AliasName, FileId, UnixMillis};
+
+    use super::*;
+
+    #[test]
+    fn the_checkpoint_that_became_the_outcome_has_its_name() {
+        let asked = NewJob {
+            model: "m".to_owned(),
+            start: None,
+            method: Method::Dpo,
+            hyperparameters: HyperParameters::default(),
+            training_file: FileId::new("file-1").unwrap(),
+            validation_file: None,
+            suffix: None,
+            seed: 1,
+            metadata: BTreeMap::new(),
+        };
+        let mut job = Job::new(JobId::new("ftjob-1").unwrap(), asked, UnixMillis(1));
+        let named = |job: &Job, step| {
+            let taken = Checkpoint {
+                step,
+                at: UnixMillis(1),
+                metrics: fine_tuning::CheckpointMetrics::default(),
+            };
+            checkpoint(job, taken).fine_tuned_model_checkpoint
+        };
+        job.step = Some(8);
+        assert_eq!(named(&job, 8), "");
+        job.fine_tuned_model = Some(AliasName::new("ft:m:x").unwrap());
+        assert_eq!(
+            (named(&job, 4).as_str(), named(&job, 8).as_str()),
+            ("", "ft:m:x")
+        );
     }
 }

@@ -66,9 +66,11 @@ fn after_thumbs_alone_bad_answers_must_fall_and_good_ones_not() {
     assert_eq!(of(5, 5, 0.1, -0.1), []);
     assert_eq!(of(5, 5, 0.0, -0.1), []);
     assert_eq!(of(0, 5, 0.0, -0.1), []);
+    assert_eq!(of(5, 0, 0.1, 0.0), []);
     for bad in [
         of(5, 5, -0.01, -0.1),
         of(5, 5, 0.1, 0.0),
+        of(5, 0, 0.0, 0.0),
         of(5, 5, f64::NAN, -0.1),
         of(5, 5, 0.1, f64::NAN),
     ] {
@@ -249,4 +251,93 @@ fn whatever_a_metric_loses_beyond_the_margin_is_refused() {
         let refused = !verdict(&evaluation, &gate).is_empty();
         assert_eq!(refused, points > gate.points_lost_max + 1e-9, "{points}");
     }
+}
+
+#[test]
+fn without_a_declared_answer_no_gain_in_exact_match_is_asked_for() {
+    let gate = GateConfig::default();
+    let of = |unknown, whole| {
+        let mut evaluation = good();
+        evaluation.held_out = Some(HeldOut {
+            prompts: 20,
+            unknown,
+            whole,
+            length_ratio: 1.0,
+            ..HeldOut::default()
+        });
+        verdict(&evaluation, &gate)
+    };
+    assert_eq!(of(0, 20), []);
+    assert_eq!(of(20, 0), []);
+    assert!(matches!(of(0, 19)[..], [Refusal::ExactMatchGain { .. }]));
+    let strict = GateConfig {
+        exact_match_min: 0.5,
+        ..GateConfig::default()
+    };
+    let mut evaluation = good();
+    evaluation.held_out = Some(HeldOut {
+        prompts: 4,
+        whole: 4,
+        ..HeldOut::default()
+    });
+    let refusals = verdict(&evaluation, &strict);
+    assert!(matches!(refusals[..], [Refusal::ExactMatch { .. }]));
+}
+
+#[test]
+fn held_out_answers_may_not_grow_out_of_all_proportion() {
+    let mut evaluation = good();
+    for (ratio, passes) in [(0.0, true), (2.9, true), (3.1, false), (0.3, false)] {
+        if let Some(answers) = &mut evaluation.held_out {
+            answers.length_ratio = ratio;
+        }
+        let refusals = verdict(&evaluation, &GateConfig::default());
+        assert_eq!(refusals.is_empty(), passes, "{refusals:?}");
+        let named = |r: &Refusal| r.to_string().contains("held-out answers are");
+        assert!(passes || named(&refusals[0]));
+    }
+}
+
+#[test]
+fn tasks_are_evidence_and_nothing_never_is() {
+    let nothing = Evaluation {
+        held_out: None,
+        preference: None,
+        replay: None,
+        ..good()
+    };
+    let gate = GateConfig {
+        held_out_min: 0,
+        ..GateConfig::default()
+    };
+    let refusals = verdict(&nothing, &gate);
+    assert!(matches!(
+        refusals[..],
+        [Refusal::TooLittleHeldOut { min: 1, .. }]
+    ));
+    let row = Row {
+        set: super::super::GOAL.to_owned(),
+        metric: Metric::ExactMatch,
+        tasks: 12,
+        base: 0.1,
+        incumbent: 0.1,
+        candidate: 0.6,
+        difference: 0.5,
+        low: 0.3,
+        high: 0.7,
+    };
+    let tasks = Comparison {
+        rows: vec![row],
+        ..Comparison::default()
+    };
+    let told = Evaluation {
+        tasks: Some(tasks),
+        ..nothing
+    };
+    let gate = |held_out_min| GateConfig {
+        held_out_min,
+        ..GateConfig::default()
+    };
+    assert_eq!(verdict(&told, &gate(12)), []);
+    assert!(!verdict(&told, &gate(13)).is_empty());
 }

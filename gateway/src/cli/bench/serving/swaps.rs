@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use engine::bench::request;
 use engine::bench::streams::{Heard, Next, Running, Told, hear_all};
+use engine::native::{NativeEngine, NativeOptions};
 use engine::{AdapterPackage, ChatMessage, Engine};
 use ids::AdapterDigest;
 
@@ -90,7 +91,16 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<(), CliError> {
         without.extend(pauses(&heard, &[span]));
         told.push(heard);
     }
-    let (compared, changed) = swaps.changed(&told, &prompts).await?;
+    // another engine, which shares no cache with the streams
+    let options = NativeOptions {
+        threads: stage.common.threads,
+        prefix_cache: false,
+        adapter_bytes_max: u64::MAX,
+        ..NativeOptions::default()
+    };
+    let apart = NativeEngine::open(&stage.common.model()?, options).map_err(failed)?;
+    let (compared, changed) = swaps.changed(&apart, &told, &prompts).await?;
+    apart.shutdown().await;
     stage.unload_all().await?;
     report(stage, &mut swaps.swapped, &told, (compared, changed));
     let found = compare("swaps", with, without, Target::AtMost(1.25));
@@ -172,6 +182,7 @@ impl Swaps<'_> {
     /// many are not the beginning of that.
     async fn changed(
         &self,
+        apart: &NativeEngine,
         told: &[Told],
         prompts: &[Vec<ChatMessage>],
     ) -> Result<(usize, usize), CliError> {
@@ -187,14 +198,14 @@ impl Swaps<'_> {
             let Some(heard) = by_version.get(&version.digest) else {
                 continue;
             };
-            let loaded = self.engine.load_adapter(version.clone()).await;
+            let loaded = apart.load_adapter(version.clone()).await;
             loaded.map_err(failed)?;
             let mut alone = Vec::new();
             for prompt in prompts {
                 let question = request(prompt.clone(), Some(version.digest), TOKENS);
-                alone.push(hear_all(self.engine.as_ref(), question).await);
+                alone.push(hear_all(apart, question).await);
             }
-            let unloaded = self.engine.unload_adapter(&version.digest).await;
+            let unloaded = apart.unload_adapter(&version.digest).await;
             unloaded.map_err(failed)?;
             let alone: Vec<Heard> = alone
                 .into_iter()
