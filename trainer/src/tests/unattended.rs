@@ -145,8 +145,8 @@ async fn a_run_that_trainers_die_of_is_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_falls_apart_leaves_no_checkpoint() {
     let data = tempfile::tempdir().unwrap();
-    let training = "epochs = 60\nlearning_rate = 1e-2\nwarmup_ratio = 0.0\ndecay = \"constant\"\n\
-                    patience_epochs = 0\nmicro_batches = 1\nadamw = { weight_decay = 400.0 }";
+    let training = "epochs = 8\nlearning_rate = 1e-2\nwarmup_ratio = 0.0\ndecay = \"constant\"\n\
+                    patience_epochs = 0\nmicro_batches = 1\nadamw = { weight_decay = 1000.0 }";
     let services = services(data.path(), &recipe(data.path(), training)).await;
     let stop = Arc::new(AtomicBool::new(false));
     let error = run_once(&services, stop, true).await.unwrap_err();
