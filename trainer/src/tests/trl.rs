@@ -194,6 +194,10 @@ fn check_metrics(run: &str, ours: &StepMetrics, trl: &BTreeMap<String, f64>, tol
     assert!(compared >= 1, "{run} compared nothing");
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "`make check-trl` shows how far they are off"
+)]
 fn first_step(case: &Case) {
     let (facts, base) = (&case.facts, &*case.base);
     for (run, steps) in &facts.runs {
@@ -249,6 +253,7 @@ fn first_step(case: &Case) {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "as of the first step")]
 fn twenty_steps(case: &Case) {
     let before = case.as_peft(&case.start);
     for (run, steps) in &case.facts.runs {
