@@ -64,7 +64,7 @@ impl Tokenizer {
         let inner = vocabulary.into_tokenizer()?;
         Ok(Self {
             text_tokens: text_tokens(&inner),
-            control_texts: control_texts(&inner),
+            control_texts: control_texts(&inner, &end_of_generation),
             token_bytes,
             end_of_generation,
             bos,
@@ -100,11 +100,12 @@ impl Tokenizer {
             true => Scheme::SentencePiece,
             false => Scheme::ByteLevel,
         };
+        let end_of_generation = end_of_generation(&tokens, &kinds, eos);
         Self {
             text_tokens: text_tokens(&inner),
-            control_texts: control_texts(&inner),
+            control_texts: control_texts(&inner, &end_of_generation),
             token_bytes: TokenBytes::of(&tokens, &kinds, scheme),
-            end_of_generation: end_of_generation(&tokens, &kinds, eos),
+            end_of_generation,
             bos,
             eos,
             inner,
@@ -255,10 +256,53 @@ fn text_tokens(inner: &tokenizers::Tokenizer) -> AddedVocabulary {
     added
 }
 
-fn control_texts(inner: &tokenizers::Tokenizer) -> Vec<String> {
+/// Those of control tokens, of tokens that end an answer, and of tokens that look
+/// like marks of turns: not every conversion calls them control tokens.
+fn control_texts(inner: &tokenizers::Tokenizer, end_of_generation: &[u32]) -> Vec<String> {
     let added = inner.get_added_vocabulary().get_added_tokens_decoder();
-    let control = added.values().filter(|token| token.special);
-    let mut texts: Vec<String> = control.map(|token| token.content.clone()).collect();
+    let control = added.iter().filter(|(id, token)| {
+        token.special || end_of_generation.contains(id) || looks_like_control(&token.content)
+    });
+    let mut texts: Vec<String> = control.map(|(_, token)| token.content.clone()).collect();
     texts.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
     texts
+}
+
+/// `<|…|>`, `<｜…｜>`, `<start_of_turn>` and `<end_of_turn>`.
+fn looks_like_control(text: &str) -> bool {
+    let is_between = |from: &str, to: &str| {
+        let inside = text
+            .strip_prefix(from)
+            .and_then(|rest| rest.strip_suffix(to));
+        inside.is_some_and(|inside| !inside.is_empty())
+    };
+    is_between("<|", "|>") || is_between("<｜", "｜>") || is_between("<", "_of_turn>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::looks_like_control;
+
+    #[test]
+    fn marks_of_turns_are_known_by_their_form() {
+        let marks = [
+            "<|im_start|>",
+            "<|eot_id|>",
+            "<｜User｜>",
+            "<start_of_turn>",
+            "<end_of_turn>",
+        ];
+        assert!(marks.into_iter().all(looks_like_control));
+        let texts = [
+            "<b>",
+            "</table>",
+            "\n\n",
+            "<think>",
+            "<tool_call>",
+            "|>",
+            "<||>",
+            "_of_turn>",
+        ];
+        assert!(!texts.into_iter().any(looks_like_control));
+    }
 }
