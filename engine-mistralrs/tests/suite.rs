@@ -1,6 +1,8 @@
 //! The engine keeps what every engine must: the real model, a GGUF file with
 //! Q4_1 matrices and a head that is its embedding in Q8_0.
 
+use std::time::Duration;
+
 use engine::Engine as _;
 use engine::conformance::{self, Fixture};
 use engine_mistralrs::MistralOptions;
@@ -17,6 +19,8 @@ async fn the_suite() {
         // the last event
         waiting_max: 12,
         context_length_max: Some(512),
+        // one at a time, on a machine that may be busy with others
+        queue_wait_max: Duration::from_secs(1200),
         ..MistralOptions::default()
     };
     let wider = ModelConfig {

@@ -37,7 +37,7 @@ import make_peft_golden as tiny
 from bench_training import dequantize
 from make_training_golden import GOLDEN, PAIRS
 
-STEPS, RATE = 20, 2e-3
+STEPS = 20
 LOSSES = {
     "sigmoid": {},
     "sigmoid_sft": {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]},
@@ -58,7 +58,7 @@ TEXTS = [
 class Tiny:
     """The random model of the goldens."""
 
-    folder, vocabulary, pairs = GOLDEN, tiny.CONFIG.vocab_size, PAIRS
+    folder, vocabulary, pairs, rate = GOLDEN, tiny.CONFIG.vocab_size, PAIRS, 2e-3
 
     def policy(self):
         return PeftModel.from_pretrained(tiny.base_model(), tiny.GOLDEN / "adapter", is_trainable=True)
@@ -66,6 +66,9 @@ class Tiny:
 
 class Real:
     """The model of a GGUF file."""
+
+    # a loss that is 0 after some steps would leave noise to compare
+    rate = 1e-4
 
     def __init__(self, model, folder):
         self.model, self.folder = pathlib.Path(model), pathlib.Path(folder)
@@ -106,9 +109,9 @@ def tokenizer(case):
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="t2", pad_token="t0", unk_token="t0")
 
 
-def common(folder):
+def common(case, folder):
     return {
-        "output_dir": folder, "max_steps": STEPS, "learning_rate": RATE, "lr_scheduler_type": "constant",
+        "output_dir": folder, "max_steps": STEPS, "learning_rate": case.rate, "lr_scheduler_type": "constant",
         "logging_steps": 1, "gradient_accumulation_steps": 1, "report_to": "none", "save_strategy": "no",
         "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "weight_decay": 0.0, "max_grad_norm": 1.0,
         "disable_tqdm": True, "max_length": 256,
@@ -150,7 +153,7 @@ def preference(case, name):
     pairs = [{"prompt_ids": c[:s], "chosen_ids": c[s:], "rejected_ids": r[s:]} for c, r, s in case.pairs]
     options = {"loss_type": [name], "beta": 0.3, "per_device_train_batch_size": len(pairs)} | LOSSES[name]
     return lambda folder: DPOTrainer(
-        case.policy(), args=DPOConfig(**common(folder), **options), train_dataset=Dataset.from_list(pairs),
+        case.policy(), args=DPOConfig(**common(case, folder), **options), train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer(case),
     )
 
@@ -159,7 +162,7 @@ def kto(case, folder):
     rows = [{"prompt_ids": t[:s], "completion_ids": t[s:], "label": good} for t, s, good in rated(case.pairs)]
     for row, before in zip(rows, rows[-1:] + rows[:-1]):
         row["KL_completion_ids"] = before["completion_ids"]
-    options = common(folder) | {"beta": 0.3, "per_device_train_batch_size": len(rows)}
+    options = common(case, folder) | {"beta": 0.3, "per_device_train_batch_size": len(rows)}
     options |= {"desirable_weight": 1.2, "undesirable_weight": 0.9}
     return KTOTrainer(
         case.policy(), args=KTOConfig(**options), train_dataset=Dataset.from_list(rows),
@@ -172,7 +175,7 @@ def supervised(case, folder):
         {"input_ids": c, "completion_mask": [0] * s + [1] * (len(c) - s), "labels": [-100] * s + c[s:]}
         for c, _, s in case.pairs
     ]
-    options = common(folder) | {"per_device_train_batch_size": len(rows), "completion_only_loss": True}
+    options = common(case, folder) | {"per_device_train_batch_size": len(rows), "completion_only_loss": True}
     return SFTTrainer(
         case.policy(), args=SFTConfig(**options), train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer(case),
@@ -182,7 +185,7 @@ def supervised(case, folder):
 def main():
     torch.manual_seed(1)
     case = Real(*sys.argv[1:]) if sys.argv[1:] else Tiny()
-    facts = {"learning_rate": RATE, "beta": 0.3, "sft_weight": 0.7, "label_smoothing": 0.1}
+    facts = {"learning_rate": case.rate, "beta": 0.3, "sft_weight": 0.7, "label_smoothing": 0.1}
     facts["desirable_weight"], facts["undesirable_weight"] = 1.2, 0.9
     facts["pairs"] = [{"chosen": c, "rejected": r, "completion_start": s} for c, r, s in case.pairs]
     facts["rated"] = [{"tokens": t, "completion_start": s, "is_good": good} for t, s, good in rated(case.pairs)]

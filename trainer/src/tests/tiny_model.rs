@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use model::ModelConfig;
 use model::lora::{LoraAdapter, LoraConfig};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -90,7 +91,11 @@ fn config(facts: &Facts) -> TrainConfig {
 }
 
 /// The gradients as a PEFT file has them: q and k in the published row order.
-pub(super) fn as_peft(parameters: &Parameters, sums: &[Vec<f32>]) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn as_peft(
+    model: &ModelConfig,
+    parameters: &Parameters,
+    sums: &[Vec<f32>],
+) -> BTreeMap<String, Vec<f32>> {
     let mut adapter = parameters.to_adapter().unwrap();
     let named: BTreeMap<String, Vec<f32>> = parameters
         .named(sums)
@@ -100,7 +105,7 @@ pub(super) fn as_peft(parameters: &Parameters, sums: &[Vec<f32>]) -> BTreeMap<St
         pair.a = named[&format!("{id}.lora_A")].clone();
         pair.b = named[&format!("{id}.lora_B")].clone();
     }
-    let files = adapter.to_peft(&tiny().config).unwrap();
+    let files = adapter.to_peft(model).unwrap();
     read_tensors(&files.safetensors)
 }
 
@@ -135,7 +140,7 @@ fn loss_and_every_gradient_are_torchs() {
     assert!((metrics.logps_rejected - mean(1)).abs() < 1e-4);
     let torch = std::fs::read(golden("training/dpo_gradients.safetensors")).unwrap();
     let torch = read_tensors(&torch);
-    let ours = as_peft(&parameters, &sums);
+    let ours = as_peft(&tiny().config, &parameters, &sums);
     assert_eq!(
         ours.keys().collect::<Vec<_>>(),
         torch.keys().collect::<Vec<_>>()

@@ -232,7 +232,7 @@ fn first_step(case: &Case) {
         let limit = 1e-4 * expected.max(1.0);
         assert!((norm_all - expected).abs() < limit, "{run}: {norm_all}");
         check_metrics(run, &metrics, &steps[0], 1e-4);
-        let ours = as_peft(&parameters, &sums);
+        let ours = as_peft(&base.config, &parameters, &sums);
         let trl = case.tensors(run, "gradients");
         assert_eq!(
             ours.keys().collect::<Vec<_>>(),
