@@ -55,6 +55,9 @@ struct Case {
     start: LoraAdapter,
     facts: Facts,
     folder: PathBuf,
+    /// How far the gradient of a tensor may be off, by its norm: what rounding in
+    /// f32 comes to in so many layers.
+    gradients_apart_max: f64,
 }
 
 impl Case {
@@ -73,6 +76,7 @@ impl Case {
             start,
             facts,
             folder,
+            gradients_apart_max: 1e-4,
         }
     }
 
@@ -85,7 +89,10 @@ impl Case {
     fn real() -> Self {
         let folder = std::env::var_os("FLYWHEEL_TRL_GOLDEN").map(PathBuf::from);
         let folder = folder.expect("FLYWHEEL_TRL_GOLDEN is not set: run `make check-trl`");
-        Self::open(real(), &folder.join("adapter"), folder)
+        Self {
+            gradients_apart_max: 1e-3,
+            ..Self::open(real(), &folder.join("adapter"), folder)
+        }
     }
 
     fn tensors(&self, run: &str, which: &str) -> BTreeMap<String, Vec<f32>> {
@@ -200,6 +207,7 @@ fn check_metrics(run: &str, ours: &StepMetrics, trl: &BTreeMap<String, f64>, tol
 )]
 fn first_step(case: &Case) {
     let (facts, base) = (&case.facts, &*case.base);
+    let mut parted = Vec::new();
     for (run, steps) in &facts.runs {
         let examples = Examples {
             train: facts.items(run),
@@ -246,16 +254,20 @@ fn first_step(case: &Case) {
                 .map(|(a, b)| a - b)
                 .collect();
             let relative = norm(&off) / norm(expected).max(1e-12);
-            assert!(relative < 1e-4, "{run} {name}: {relative}");
             worst = worst.max(relative);
         }
         println!("{run}: loss {off:.1e} off, gradients at most {worst:.1e}");
+        if worst >= case.gradients_apart_max {
+            parted.push(format!("{run}: {worst:.1e}"));
+        }
     }
+    assert!(parted.is_empty(), "gradients: {parted:?}");
 }
 
 #[expect(clippy::print_stdout, reason = "as of the first step")]
 fn twenty_steps(case: &Case) {
     let before = case.as_peft(&case.start);
+    let mut parted = Vec::new();
     for (run, steps) in &case.facts.runs {
         let examples = Examples {
             train: case.facts.items(run),
@@ -294,11 +306,14 @@ fn twenty_steps(case: &Case) {
                 .map(|(a, b)| f64::from(a * b))
                 .sum();
             let cosine = dot / (norm(&ours) * norm(&theirs));
-            assert!(cosine > 0.9999, "{run} {name}: {cosine}");
             worst = worst.min(cosine);
+        }
+        if worst <= 0.9999 {
+            parted.push(format!("{run}: {worst:.6}"));
         }
         println!("{run}: changes after {STEPS} steps at least at cosine {worst:.6}");
     }
+    assert!(parted.is_empty(), "cosines: {parted:?}");
 }
 
 #[test]
