@@ -55,8 +55,9 @@ struct Case {
     start: LoraAdapter,
     facts: Facts,
     folder: PathBuf,
-    /// How far the gradient of a tensor may be off, by its norm: what rounding in
-    /// f32 comes to in so many layers.
+    /// How far the gradient of a tensor may be off, by its norm. In so many layers
+    /// rounding in f32 grows: torch alone, without batches, is up to 2e-4 off its own
+    /// numbers in f64.
     gradients_apart_max: f64,
 }
 
@@ -90,7 +91,7 @@ impl Case {
         let folder = std::env::var_os("FLYWHEEL_TRL_GOLDEN").map(PathBuf::from);
         let folder = folder.expect("FLYWHEEL_TRL_GOLDEN is not set: run `make check-trl`");
         Self {
-            gradients_apart_max: 1e-3,
+            gradients_apart_max: 2e-3,
             ..Self::open(real(), &folder.join("adapter"), folder)
         }
     }
