@@ -55,10 +55,6 @@ struct Case {
     start: LoraAdapter,
     facts: Facts,
     folder: PathBuf,
-    /// How far the gradient of a tensor may be off, by its norm. In so many layers
-    /// rounding in f32 grows: torch alone, without batches, is up to 2e-4 off its own
-    /// numbers in f64.
-    gradients_apart_max: f64,
 }
 
 impl Case {
@@ -77,7 +73,6 @@ impl Case {
             start,
             facts,
             folder,
-            gradients_apart_max: 1e-4,
         }
     }
 
@@ -90,10 +85,7 @@ impl Case {
     fn real() -> Self {
         let folder = std::env::var_os("FLYWHEEL_TRL_GOLDEN").map(PathBuf::from);
         let folder = folder.expect("FLYWHEEL_TRL_GOLDEN is not set: run `make check-trl`");
-        Self {
-            gradients_apart_max: 2e-3,
-            ..Self::open(real(), &folder.join("adapter"), folder)
-        }
+        Self::open(real(), &folder.join("adapter"), folder)
     }
 
     fn tensors(&self, run: &str, which: &str) -> BTreeMap<String, Vec<f32>> {
@@ -258,7 +250,7 @@ fn first_step(case: &Case) {
             worst = worst.max(relative);
         }
         println!("{run}: loss {off:.1e} off, gradients at most {worst:.1e}");
-        if worst >= case.gradients_apart_max {
+        if worst >= 1e-4 {
             parted.push(format!("{run}: {worst:.1e}"));
         }
     }
