@@ -1,6 +1,8 @@
 //! Prompts become tokens outside of the async threads, few at a time: the CPUs
 //! belong to the batch, and whoever sends many long prompts waits in line.
 
+use std::sync::Arc;
+
 use tokio::sync::Semaphore;
 
 use crate::EngineError;
@@ -10,16 +12,17 @@ pub const ENCODING_MAX: usize = 2;
 
 /// Where prompts are encoded; first come, first served.
 #[derive(Debug)]
-pub struct Encoders(Semaphore);
+pub struct Encoders(Arc<Semaphore>);
 
 impl Default for Encoders {
     fn default() -> Self {
-        Self(Semaphore::new(ENCODING_MAX))
+        Self(Arc::new(Semaphore::new(ENCODING_MAX)))
     }
 }
 
 impl Encoders {
-    /// Runs `encode` when it is its turn.
+    /// Runs `encode` when it is its turn. Once begun it keeps its place to its end,
+    /// though nobody waits for it any more.
     ///
     /// # Errors
     /// [`EngineError::Failed`] when it panics.
@@ -28,8 +31,12 @@ impl Encoders {
         encode: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, EngineError> {
         let failed = |what: String| EngineError::Failed(what);
-        let permit = self.0.acquire().await;
-        let _permit = permit.map_err(|error| failed(error.to_string()))?;
+        let permit = Arc::clone(&self.0).acquire_owned().await;
+        let permit = permit.map_err(|error| failed(error.to_string()))?;
+        let encode = move || {
+            let _permit = permit;
+            encode()
+        };
         let joined = tokio::task::spawn_blocking(encode).await;
         joined.map_err(|error| failed(format!("a task ended: {error}")))
     }
@@ -38,7 +45,6 @@ impl Encoders {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
