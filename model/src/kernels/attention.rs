@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use serde::{Deserialize, Serialize};
 
-use super::gemm::{self, PanelRow, Rows};
+use super::gemm::{self, Onto, PanelRow, Rows};
 use super::kv_quant::{self, QuantPage};
 use super::math;
 use super::memory::{Arena, Slice};
@@ -323,7 +323,7 @@ impl Task<'_> {
         for (p, page) in self.query.pages[..stride / PAGE_TOKENS].iter().enumerate() {
             page.with_keys(self.layer, self.kv_head, |panels| {
                 // SAFETY: the scores are this task's.
-                unsafe { gemm::panel_product(x, panels, &scores, p * PAGE_TOKENS, false) };
+                unsafe { gemm::panel_product(x, panels, &scores, p * PAGE_TOKENS, Onto::Replaces) };
             });
         }
     }
@@ -347,9 +347,13 @@ impl Task<'_> {
             };
             for dim in (0..self.layout.head_dim).step_by(2 * GROUP) {
                 let place = (self.layer, self.kv_head, dim);
+                let onto = match p {
+                    0 => Onto::Replaces,
+                    _ => Onto::Continues,
+                };
                 page.with_values(place, positions, |panels| {
                     // SAFETY: each task has heads or rows of its own.
-                    unsafe { gemm::panel_product(x, panels, out, dim, p > 0) };
+                    unsafe { gemm::panel_product(x, panels, out, dim, onto) };
                 });
             }
         }

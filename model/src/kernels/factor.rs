@@ -11,7 +11,7 @@ use half::f16;
 use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 
 use super::cpu::Level;
-use super::gemm::{self, PanelRow, Rows};
+use super::gemm::{self, Onto, PanelRow, Rows};
 use super::memory::{Arena, Plain, Slice, prefetch};
 use super::multiversion::multiversion;
 use super::panels::with_panels;
@@ -183,11 +183,15 @@ impl Factor {
             stride: self.cols,
             offset: 0,
         };
+        let onto = match accumulate {
+            true => Onto::Continues,
+            false => Onto::Replaces,
+        };
         for column in columns.step_by(2 * GROUP) {
             let first = column / GROUP * self.cols;
             self.with_two_panels(first, |panels| {
                 // SAFETY: by contract.
-                unsafe { gemm::panel_product(x, panels, y, column, accumulate) };
+                unsafe { gemm::panel_product(x, panels, y, column, onto) };
             });
         }
     }

@@ -1,7 +1,8 @@
 //! The f32 micro-kernel: rows of `x` times panels of 16 output columns.
 //!
 //! A panel is `[k][16]`. Each output is `fma`s over k in order, whatever the
-//! tile, so a row's result does not depend on the rows beside it.
+//! tile, so a row's result does not depend on the rows beside it. Rounding grows with
+//! k; [`Onto::Adds`] is there to sum a long k in pieces.
 
 use super::cpu::Level;
 use super::parallel::SharedOutput;
@@ -21,6 +22,17 @@ pub(super) struct Rows<'a> {
     pub(super) offset: usize,
 }
 
+/// What becomes of the values that a product finds in `y`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Onto {
+    /// They are replaced.
+    Replaces,
+    /// The sum goes on from them.
+    Continues,
+    /// The product is summed by itself and added to them.
+    Adds,
+}
+
 /// `y[.., col..col+32] (+)= x · [panels.0 panels.1]`, for all rows of `x`. The
 /// second panel is not read where `y` has no column for it.
 ///
@@ -31,7 +43,7 @@ pub(super) unsafe fn panel_product(
     panels: (&[PanelRow], &[PanelRow]),
     y: &SharedOutput<'_>,
     col: usize,
-    accumulate: bool,
+    onto: Onto,
 ) {
     let k = panels.0.len();
     assert!(k == panels.1.len() && x.offset + k <= x.stride);
@@ -45,7 +57,7 @@ pub(super) unsafe fn panel_product(
             panels,
             y,
             col,
-            accumulate,
+            onto,
         };
         first += match x.n - first {
             12.. => job.run::<12>(level),
@@ -63,7 +75,7 @@ struct Job<'a, 'y> {
     panels: (&'a [PanelRow], &'a [PanelRow]),
     y: &'a SharedOutput<'y>,
     col: usize,
-    accumulate: bool,
+    onto: Onto,
 }
 
 type Acc<const N: usize> = [[[f32; GROUP]; 2]; N];
@@ -72,7 +84,7 @@ impl Job<'_, '_> {
     #[inline(always)]
     fn run<const N: usize>(&self, level: Level) -> usize {
         let mut acc: Acc<N> = [[[0.0; GROUP]; 2]; N];
-        if self.accumulate {
+        if self.onto == Onto::Continues {
             self.each_part(&mut acc, |part, acc| copy(part, acc));
         }
         let start = self.first * self.x.stride + self.x.offset;
@@ -97,7 +109,12 @@ impl Job<'_, '_> {
             // SAFETY: `panel_product` checked the lengths.
             _ => unsafe { portable::<N>(x, stride, self.panels, &mut acc) },
         }
-        self.each_part(&mut acc, |part, acc| copy(acc, part));
+        match self.onto {
+            Onto::Adds => self.each_part(&mut acc, |part, acc| {
+                part.iter_mut().zip(acc).for_each(|(y, sum)| *y += *sum);
+            }),
+            _ => self.each_part(&mut acc, |part, acc| copy(acc, part)),
+        }
         N
     }
 
@@ -252,6 +269,95 @@ unsafe fn avx512<const N: usize>(
         unsafe {
             _mm512_storeu_ps(acc[0].as_mut_ptr(), sum[0]);
             _mm512_storeu_ps(acc[1].as_mut_ptr(), sum[1]);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::test_noise::noise;
+
+    const COLS: usize = 2 * GROUP;
+
+    fn panels(values: &[f32]) -> Vec<PanelRow> {
+        let rows = values.as_chunks::<GROUP>().0;
+        rows.iter().map(|row| PanelRow(*row)).collect()
+    }
+
+    /// Sums with one rounding for each product, in order.
+    fn expected(
+        x: &[f32],
+        k: usize,
+        panels: [&[PanelRow]; 2],
+        before: &[f32],
+        onto: Onto,
+    ) -> Vec<f32> {
+        let cell = |at: usize| {
+            let (row, col) = (at / COLS, at % COLS);
+            let weights = panels[col / GROUP].iter().map(|w| w.0[col % GROUP]);
+            let from = match onto {
+                Onto::Continues => before[at],
+                Onto::Replaces | Onto::Adds => 0.0,
+            };
+            let products = x[row * k..][..k].iter().zip(weights);
+            let sum = products.fold(from, |sum, (x, w)| x.mul_add(w, sum));
+            match onto {
+                Onto::Adds => before[at] + sum,
+                Onto::Replaces | Onto::Continues => sum,
+            }
+        };
+        (0..before.len()).map(cell).collect()
+    }
+
+    fn product<const N: usize>(
+        level: Level,
+        x: &[f32],
+        panels: [&[PanelRow]; 2],
+        before: &[f32],
+        onto: Onto,
+    ) -> Vec<f32> {
+        let mut y = before.to_vec();
+        let job = Job {
+            x: Rows {
+                x,
+                n: N,
+                stride: panels[0].len(),
+                offset: 0,
+            },
+            first: 0,
+            panels: (panels[0], panels[1]),
+            y: &SharedOutput::new(&mut y, COLS),
+            col: 0,
+            onto,
+        };
+        job.run::<N>(level);
+        y
+    }
+
+    proptest! {
+        #[test]
+        fn every_level_and_tile_has_the_bits_of_the_scalar_sum(k in 1usize..150, seed: u64, onto in 0usize..3) {
+            let onto = [Onto::Replaces, Onto::Continues, Onto::Adds][onto];
+            let (first, second) = (panels(&noise(seed, k * GROUP)), panels(&noise(seed ^ 1, k * GROUP)));
+            let panels = [first.as_slice(), second.as_slice()];
+            let (x, before) = (noise(seed ^ 2, 12 * k), noise(seed ^ 3, 12 * COLS));
+            let expected = expected(&x, k, panels, &before, onto);
+            for &level in Level::available() {
+                let found = [
+                    product::<12>(level, &x, panels, &before, onto),
+                    product::<6>(level, &x[..6 * k], panels, &before[..6 * COLS], onto),
+                    product::<3>(level, &x[..3 * k], panels, &before[..3 * COLS], onto),
+                    product::<2>(level, &x[..2 * k], panels, &before[..2 * COLS], onto),
+                    product::<1>(level, &x[..k], panels, &before[..COLS], onto),
+                ];
+                for found in found {
+                    prop_assert_eq!(&found, &expected[..found.len()], "{:?}", level);
+                }
+            }
         }
     }
 }

@@ -169,7 +169,41 @@ fn log_sum_exp_body(values: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::test_noise::noise;
+
+    proptest! {
+        /// What was compiled for this CPU's level against the portable code.
+        #[test]
+        fn this_cpu_gives_the_bits_of_portable_code(len in 1usize..70, scale in 1f32..30.0, seed: u64) {
+            let values = |salt: u64| -> Vec<f32> {
+                noise(seed ^ salt, len).iter().map(|v| v * scale).collect()
+            };
+            let (x, y) = (values(0), values(1));
+            let both = |there: fn(&mut [f32], &[f32]), here: fn(&mut [f32], &[f32])| {
+                let (mut found, mut expected) = (x.clone(), x.clone());
+                there(&mut found, &y);
+                here(&mut expected, &y);
+                (found, expected)
+            };
+            let pairs = [
+                both(silu_mul, silu_mul_body),
+                both(gelu_mul, gelu_mul_body),
+                both(add, add_body),
+                both(|x, _| softmax(x), |x, _| softmax_body(x)),
+                both(|x, y| x[0] = log_sum_exp(y), |x, y| x[0] = log_sum_exp_body(y)),
+                both(
+                    |x, y| rms_norm(y, &x.to_vec(), 1e-5, x),
+                    |x, y| rms_norm_body(y, &x.to_vec(), 1e-5, x),
+                ),
+            ];
+            for (found, expected) in pairs {
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
 
     #[test]
     fn exp_is_within_two_units_of_the_last_place() {

@@ -1,15 +1,20 @@
 //! f32 products with quantized matrices: weights are dequantized into panels
-//! of 16 output columns, a few at a time, and used while they are in cache.
+//! of 16 output columns, a few at a time, and used while they are in cache. Sums are
+//! made in pieces of [`SUMMED_AT_ONCE`], so that their rounding hardly grows with their
+//! length: training differentiates through them.
 
 use std::cell::RefCell;
 
-use super::gemm::{self, PanelRow, Rows};
+use super::gemm::{self, Onto, PanelRow, Rows};
 use super::multiversion::multiversion;
 use super::parallel::{self, SharedOutput};
 use crate::quant::{BLOCK, CodeWidth, GROUP, PackedMatrix, QuantMatrix, dequantize_columns};
 
 /// Weight rows that a transposed product holds dequantized at once.
 const ROWS_AT_ONCE: usize = 1024;
+
+/// Products that are summed before the sum is added to others.
+const SUMMED_AT_ONCE: usize = 128;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<PanelRow>> = const { RefCell::new(Vec::new()) };
@@ -53,8 +58,30 @@ pub(super) unsafe fn multiply_columns_f32(
             offset: 0,
         };
         // SAFETY: by contract.
-        unsafe { gemm::panel_product(x, (first, second), y, pair * 2 * GROUP, false) };
+        unsafe { sum_in_pieces(x, (first, second), y, pair * 2 * GROUP, Onto::Replaces) };
     });
+}
+
+/// [`gemm::panel_product`] in pieces of [`SUMMED_AT_ONCE`].
+///
+/// # Safety
+/// As there.
+unsafe fn sum_in_pieces(
+    x: Rows<'_>,
+    (first, second): (&[PanelRow], &[PanelRow]),
+    y: &SharedOutput<'_>,
+    col: usize,
+    mut onto: Onto,
+) {
+    let pieces = first
+        .chunks(SUMMED_AT_ONCE)
+        .zip(second.chunks(SUMMED_AT_ONCE));
+    for (i, panels) in pieces.enumerate() {
+        let offset = x.offset + i * SUMMED_AT_ONCE;
+        // SAFETY: by contract.
+        unsafe { gemm::panel_product(Rows { offset, ..x }, panels, y, col, onto) };
+        onto = Onto::Adds;
+    }
 }
 
 /// `dx[n, cols] = dy[n, rows] · W`
@@ -72,10 +99,12 @@ pub(crate) fn matmul_transposed_f32(matrix: &QuantMatrix, dy: &[f32], n: usize, 
                     stride: rows,
                     offset: first_row,
                 };
+                let onto = match first_row {
+                    0 => Onto::Replaces,
+                    _ => Onto::Adds,
+                };
                 // SAFETY: these 32 columns belong to this task.
-                unsafe {
-                    gemm::panel_product(x, (first, second), &dx, b * BLOCK, first_row > 0);
-                }
+                unsafe { sum_in_pieces(x, (first, second), &dx, b * BLOCK, onto) };
             });
         }
     });

@@ -235,10 +235,14 @@ impl TreeAttention {
         );
         // The gradient of a softmax: p∘(dp − Σ p∘dp).
         for (ds, p) in ds.chunks_exact_mut(path).zip(p.chunks_exact(path)) {
-            let dot: f32 = ds.iter().zip(p).map(|(ds, p)| ds * p).sum();
+            let products = ds
+                .iter()
+                .zip(p)
+                .map(|(&ds, &p)| f64::from(ds) * f64::from(p));
+            let dot: f64 = products.sum();
             ds.iter_mut()
                 .zip(p)
-                .for_each(|(ds, p)| *ds = p * (*ds - dot));
+                .for_each(|(ds, &p)| *ds = p * (f64::from(*ds) - dot) as f32);
         }
         let scale = 1.0 / (dim as f32).sqrt();
         let mut dq = vec![0.0; q.len()];

@@ -1,4 +1,8 @@
 //! RMS normalization with a frozen weight.
+//!
+//! Trained models carry some tokens in one channel that is a thousand times the
+//! others. There the two terms of the gradient all but cancel, so it is computed in
+//! f64 and rounded once.
 
 use std::sync::Arc;
 
@@ -18,9 +22,9 @@ pub(crate) struct RmsNorm {
 
 impl RmsNorm {
     /// `1 / rms(row)`, summed in f64 so that the order of summation is no issue.
-    fn inverse_rms(&self, row: &[f32]) -> f32 {
+    fn inverse_rms(&self, row: &[f32]) -> f64 {
         let squares: f64 = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-        (1.0 / (squares / row.len() as f64 + f64::from(self.eps)).sqrt()) as f32
+        1.0 / (squares / row.len() as f64 + f64::from(self.eps)).sqrt()
     }
 
     fn forward(&self, x: &[f32]) -> Vec<f32> {
@@ -30,7 +34,7 @@ impl RmsNorm {
             .zip(x.par_chunks(width))
             .with_min_len(ROWS_MIN)
             .for_each(|(y, x)| {
-                let inverse = self.inverse_rms(x);
+                let inverse = self.inverse_rms(x) as f32;
                 for ((y, &x), &w) in y.iter_mut().zip(x).zip(self.weight.iter()) {
                     *y = x * inverse * w;
                 }
@@ -50,12 +54,13 @@ impl RmsNorm {
                 let inverse = self.inverse_rms(x);
                 let mut dot = 0.0f64;
                 for ((&x, &dy), &w) in x.iter().zip(dy).zip(self.weight.iter()) {
-                    dot += f64::from(x * dy * w);
+                    dot += f64::from(x) * f64::from(dy) * f64::from(w);
                 }
-                let along = (f64::from(inverse).powi(3) * dot / width as f64) as f32;
+                let along = inverse.powi(3) * dot / width as f64;
                 let rows = dx.iter_mut().zip(x).zip(dy).zip(self.weight.iter());
                 for (((dx, &x), &dy), &w) in rows {
-                    *dx = inverse * w * dy - along * x;
+                    let across = inverse * f64::from(w) * f64::from(dy);
+                    *dx = (across - along * f64::from(x)) as f32;
                 }
             });
         dx
