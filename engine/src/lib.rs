@@ -17,4 +17,5 @@ mod vocabulary;
 
 pub use api::*;
 pub use constraint::{Constraint, GRAMMAR_BYTES_MAX, GRAMMAR_NESTING_MAX, Grammar};
+pub use model::kernels::give_back_freed_memory;
 pub use tools::{Tool, ToolCall, ToolCallDelta, ToolChoice, ToolUse};

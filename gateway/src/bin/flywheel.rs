@@ -5,5 +5,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    engine::give_back_freed_memory();
     gateway::cli::run(gateway::cli::Cli::parse())
 }

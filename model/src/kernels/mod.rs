@@ -11,6 +11,7 @@ mod activations;
 mod attention;
 mod cpu;
 mod factor;
+mod freed;
 mod gemm;
 mod int8;
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +36,7 @@ mod wide;
 pub use attention::{KvFormat, KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
 pub use factor::{Factor, FactorFormat};
+pub use freed::give_back_freed_memory;
 pub use limits::MachineLimits;
 pub use low_rank::{LowRankPair, LowRankTerm};
 pub use math::{add, gelu_mul, log_sum_exp, rms_norm, silu_mul, softmax};
