@@ -201,7 +201,7 @@ impl Factor {
     /// sees by itself.
     pub(super) fn prefetch_columns(&self, columns: &Range<usize>) {
         /// Of each factor.
-        const BYTES_MAX: usize = 1024;
+        const BYTES_MAX: usize = 4096;
         if let Values::Int8(units) = &self.values {
             let at = columns.start / GROUP * units_of(self.cols);
             let end = columns.end.div_ceil(GROUP) * units_of(self.cols);

@@ -6,6 +6,9 @@ use super::activations::Activations;
 use super::int8::Tile;
 use crate::quant::{CodeWidth, GROUP, Line, PackedMatrix};
 
+/// How many blocks ahead of its use one is fetched.
+const AHEAD: usize = 16;
+
 /// Fills a tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn tile<const N: usize>(
@@ -42,6 +45,9 @@ fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
     };
     let mut acc = [_mm512_setzero_ps(); N];
     for b in 0..weights.blocks {
+        if first == 0 {
+            prefetch_block::<LINES>(weights, first_block + b + AHEAD);
+        }
         let steps = load_steps::<LINES>(&lines[b * LINES..(b + 1) * LINES]);
         let scale = load_half(&scales[b * GROUP..(b + 1) * GROUP]);
         let min = if MIN {
@@ -71,6 +77,26 @@ fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
         // SAFETY: a row is 16 floats.
         unsafe { _mm512_storeu_ps(row.as_mut_ptr(), acc) };
     }
+}
+
+/// Begins to fetch a block: three streams are more than the hardware keeps ahead of.
+#[inline(always)]
+fn prefetch_block<const LINES: usize>(weights: &PackedMatrix, block: usize) {
+    let fetch = |at: *const i8| {
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at) }
+    };
+    for line in 0..LINES {
+        fetch(
+            weights
+                .codes
+                .as_ptr()
+                .wrapping_add(block * LINES + line)
+                .cast(),
+        );
+    }
+    fetch(weights.scales.as_ptr().wrapping_add(block * GROUP).cast());
+    fetch(weights.mins.as_ptr().wrapping_add(block * GROUP).cast());
 }
 
 /// The eight steps of a block, one byte a code.

@@ -17,6 +17,10 @@ pub(super) const PAIRS: usize = BLOCK / 2;
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 1024 / 16;
 
+/// The same where the products take half the time.
+#[cfg(target_arch = "x86_64")]
+const AHEAD_512: usize = 4 * AHEAD;
+
 /// Results of 16 rows of a factor for some activation rows.
 type Tile<const N: usize> = [[f32; GROUP]; N];
 
@@ -188,7 +192,10 @@ pub(super) fn add_two_groups(
     match level {
         // SAFETY: the level is one that this CPU has; the sizes are as asserted.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => unsafe { add_two_groups_avx2(units, x, y) },
+        Level::Avx2 => unsafe { add_two_groups_avx2(units, x, y) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { add_two_groups_avx512(units, x, y) },
         _ => {
             let of_group = units.chunks_exact(1 + pairs);
             for (units, y) in of_group.zip(y.chunks_exact_mut(GROUP)) {
@@ -229,6 +236,50 @@ unsafe fn add_two_groups_avx2(units: &[Unit], x: WideRows<'_>, y: &mut [f32; 2 *
             let y = y.as_mut_ptr().add(GROUP / 2 * half);
             let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scale);
             _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), product));
+        }
+    }
+}
+
+/// # Safety
+/// As [`add_two_groups_avx2`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn add_two_groups_avx512(units: &[Unit], x: WideRows<'_>, y: &mut [f32; 2 * GROUP]) {
+    use std::arch::x86_64::*;
+    let pairs = x.words.len();
+    // SAFETY: by contract.
+    unsafe {
+        let first = units.as_ptr().cast::<__m256i>();
+        let groups = [first, first.add(1 + pairs)];
+        let codes = |group: *const __m256i, p: usize| {
+            _mm512_cvtepi8_epi16(_mm256_load_si256(group.add(1 + p)))
+        };
+        // sums of integers: in which order makes no difference
+        let mut even = [_mm512_setzero_si512(); 2];
+        let mut odd = even;
+        let (twos, rest) = x.words.as_chunks::<2>();
+        for (i, [one, two]) in twos.iter().enumerate() {
+            let (one, two) = (_mm512_set1_epi32(*one), _mm512_set1_epi32(*two));
+            for g in 0..2 {
+                even[g] = _mm512_dpwssd_epi32(even[g], codes(groups[g], 2 * i), one);
+                odd[g] = _mm512_dpwssd_epi32(odd[g], codes(groups[g], 2 * i + 1), two);
+            }
+        }
+        for word in rest {
+            let word = _mm512_set1_epi32(*word);
+            for g in 0..2 {
+                even[g] = _mm512_dpwssd_epi32(even[g], codes(groups[g], pairs - 1), word);
+            }
+        }
+        let x_scale = _mm512_set1_ps(*x.scales.as_ptr());
+        for (g, group) in groups.into_iter().enumerate() {
+            let bits = _mm512_cvtepu16_epi32(_mm256_load_si256(group));
+            let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits));
+            let scale = _mm512_mul_ps(scale, x_scale);
+            let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even[g], odd[g]));
+            let y = y.as_mut_ptr().add(GROUP * g);
+            let product = _mm512_mul_ps(dot, scale);
+            _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), product));
         }
     }
 }
@@ -304,23 +355,39 @@ unsafe fn avx512<const N: usize>(
     let mut unit = units.as_ptr().cast::<__m256i>();
     for b in 0..scales {
         let pairs = (words - b * PAIRS).min(PAIRS);
-        let mut dots = [_mm512_setzero_si512(); N];
+        // of every other pair, so that few rows are not one chain of sums
+        let mut even = [_mm512_setzero_si512(); N];
+        let mut odd = even;
         // SAFETY: by contract.
         unsafe {
             let bits = _mm512_cvtepu16_epi32(_mm256_load_si256(unit));
             let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits));
             let x_words = x.words.as_ptr().add(b * PAIRS);
-            for p in 0..pairs {
+            let add = |dots: &mut [__m512i; N], p: usize| {
                 let w = _mm512_cvtepi8_epi16(_mm256_load_si256(unit.add(1 + p)));
                 for (i, dot) in dots.iter_mut().enumerate() {
                     let word = _mm512_set1_epi32(*x_words.add(i * words + p));
                     *dot = _mm512_dpwssd_epi32(*dot, w, word);
                 }
+            };
+            for p in (0..pairs - pairs % 2).step_by(2) {
+                add(&mut even, p);
+                add(&mut odd, p + 1);
             }
-            for (i, (acc, dot)) in acc.iter_mut().zip(dots).enumerate() {
+            if pairs % 2 == 1 {
+                add(&mut even, pairs - 1);
+            }
+            for (i, (acc, (even, odd))) in acc.iter_mut().zip(even.into_iter().zip(odd)).enumerate()
+            {
+                let dot = _mm512_add_epi32(even, odd);
                 let x_scale = _mm512_set1_ps(*x.scales.as_ptr().add(i * scales + b));
                 let scale = _mm512_mul_ps(scale, x_scale);
                 *acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *acc);
+            }
+            // as for AVX2
+            for line in 0..PAIRS / 2 {
+                let at = unit.cast::<__m128i>().wrapping_add(AHEAD_512 + 4 * line);
+                _mm_prefetch::<_MM_HINT_T0>(at.cast());
             }
             unit = unit.add(1 + pairs);
         }
