@@ -195,8 +195,8 @@ mod tests {
                 both(|x, _| softmax(x), |x, _| softmax_body(x)),
                 both(|x, y| x[0] = log_sum_exp(y), |x, y| x[0] = log_sum_exp_body(y)),
                 both(
-                    |x, y| rms_norm(y, &x.to_vec(), 1e-5, x),
-                    |x, y| rms_norm_body(y, &x.to_vec(), 1e-5, x),
+                    |x, y| rms_norm(y, y, 1e-5, x),
+                    |x, y| rms_norm_body(y, y, 1e-5, x),
                 ),
             ];
             for (found, expected) in pairs {

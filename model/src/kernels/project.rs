@@ -75,9 +75,17 @@ pub(super) fn project_at(
         .collect();
     let parts = outputs.iter().map(Output::parts).sum();
     parallel::run_ranges(parts, |range| {
-        for (output, part) in range.filter_map(|part| locate(&outputs, part)) {
+        let first = range.start;
+        for number in range {
+            let Some((output, part)) = locate(&outputs, number) else {
+                continue;
+            };
             let columns = output.columns(part);
-            inner.prefetch(output.index, &columns);
+            // from there on the kernel for AVX-512 fetches ahead by itself
+            let begins = number == first || part == 0;
+            if begins || level != Level::Avx512 {
+                inner.prefetch(output.index, &columns);
+            }
             // SAFETY: each part is computed by one task.
             unsafe {
                 output.compute(level, part);

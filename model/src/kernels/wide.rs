@@ -251,6 +251,10 @@ unsafe fn add_two_groups_avx512(units: &[Unit], x: WideRows<'_>, y: &mut [f32; 2
     unsafe {
         let first = units.as_ptr().cast::<__m256i>();
         let groups = [first, first.add(1 + pairs)];
+        // the columns that this sequence is asked for next, after a matrix's and others'
+        for line in 0..=pairs {
+            _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(2 * (1 + pairs + line)).cast());
+        }
         let codes = |group: *const __m256i, p: usize| {
             _mm512_cvtepi8_epi16(_mm256_load_si256(group.add(1 + p)))
         };
