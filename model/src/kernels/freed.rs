@@ -6,8 +6,8 @@
 //! of one adapter's loading are megabytes each, so that a gateway held what all its
 //! loads together needed at some time.
 
-/// From this size on a block is mapped by itself, and unmapped when it is freed. With
-/// 4 MiB a gateway grew as before; what the engine allocates for a step costs no more.
+/// From this size on a block is mapped by itself, and unmapped when it is freed. What
+/// the engine allocates for a step is not noticeably slower for it.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED_FROM: libc::c_int = 1 << 20;
 
