@@ -127,11 +127,6 @@ impl<'t> Inner<'t> {
         }
     }
 
-    /// Whether there are any.
-    pub(super) fn is_some(&self) -> bool {
-        !self.terms.is_empty()
-    }
-
     /// The terms of an output, and where their inner products begin.
     fn terms_of(&self, output: usize) -> impl Iterator<Item = (&LowRankTerm<'t>, &Place)> {
         let start = self.terms.partition_point(|term| term.output < output);

@@ -43,7 +43,7 @@ unsafe impl Plain for f16 {}
 
 /// Asks the CPU to bring values into its nearest cache, where it can be asked.
 #[inline(always)]
-pub(crate) fn prefetch<T: Plain>(values: &[T]) {
+pub(super) fn prefetch<T: Plain>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..size_of_val(values)).step_by(ALIGN) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -89,9 +89,6 @@ pub(super) fn project_at(
             // SAFETY: each part is computed by one task.
             unsafe {
                 output.compute(level, part);
-                if inner.is_some() {
-                    output.prefetch(part + 1);
-                }
                 inner.add_all(output.index, &columns, &output.y);
             }
         }
@@ -130,14 +127,6 @@ impl Output<'_> {
 
     fn columns(&self, part: usize) -> Range<usize> {
         part * COLUMNS..((part + 1) * COLUMNS).min(self.rows)
-    }
-
-    /// Begins to fetch the weights of a part, between which and those before it
-    /// something else is read: the hardware has lost sight of them.
-    fn prefetch(&self, part: usize) {
-        if let Weights::Int8(packed, _) = self.weights {
-            packed.prefetch_group(2 * part);
-        }
     }
 
     /// # Safety

@@ -10,7 +10,7 @@ use half::f16;
 
 use super::blocks::{self, BLOCK};
 use super::{Format, QuantMatrix};
-use crate::kernels::{Arena, Slice, prefetch};
+use crate::kernels::{Arena, Slice};
 
 /// Rows that are interleaved.
 pub(crate) const GROUP: usize = 16;
@@ -142,22 +142,6 @@ impl PackedMatrix {
         let lines = self.width.lines();
         let at = (group * self.blocks + block) * lines;
         &self.codes[at..at + lines]
-    }
-
-    /// Begins to fetch the beginning of a group, if there is one of that number.
-    pub(crate) fn prefetch_group(&self, group: usize) {
-        /// Lines of codes; the hardware sees by itself how they go on.
-        const LINES_MAX: usize = 16;
-        let first = group * self.blocks;
-        let blocks = self.blocks.min(LINES_MAX / self.width.lines());
-        let (codes, values) = (self.width.lines(), first * GROUP..(first + blocks) * GROUP);
-        prefetch(
-            self.codes
-                .get(first * codes..(first + blocks) * codes)
-                .unwrap_or_default(),
-        );
-        prefetch(self.scales.get(values.clone()).unwrap_or_default());
-        prefetch(self.mins.get(values).unwrap_or_default());
     }
 
     /// The code of row `r` of a group at column `k` of a block.
