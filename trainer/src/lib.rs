@@ -85,6 +85,10 @@ pub use tensors::{Compute, Place};
 pub use trial::{TrialConfig, TrialFailure, TrialReport};
 pub use vote_rows::{RefusedVote, VotesReport};
 
+/// The code that this is, as manifests name it: the package's version, and a digest of
+/// the sources and of the lock file.
+pub const CODE_VERSION: &str = env!("FLYWHEEL_CODE_VERSION");
+
 /// Runs blocking work on a thread of its own.
 async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, TrainerError> + Send + 'static,

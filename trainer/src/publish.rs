@@ -41,7 +41,7 @@ pub(crate) async fn publish(
         ("tokens", json!(training.tokens)),
         ("gate", json!(report.gate)),
         ("rows", json!(training.rows)),
-        ("code_version", json!(env!("CARGO_PKG_VERSION"))),
+        ("code_version", json!(crate::CODE_VERSION)),
         ("votes", json!(training.votes)),
     ];
     let lineage = Lineage {

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use model::kernels::{self, KvFormat, KvLayout, LowRankTerm, Query, for_rows};
+use model::kernels::{self, KvFormat, KvLayout, LowRankTerm, Query, Terms, for_rows};
 use model::quant::{Precision, matmul_many};
 use model::{Activation, BaseModel, LayerWeights, Projection};
 
@@ -60,6 +60,24 @@ pub(super) fn groups<'a>(chunks: &[Chunk<'a>]) -> Vec<Group<'a>> {
         }
     }
     groups
+}
+
+/// The products of a layer, in their order; projections of one input are one product.
+const PRODUCTS: [&[Projection]; 4] = [
+    &[Projection::Q, Projection::K, Projection::V],
+    &[Projection::O],
+    &[Projection::Gate, Projection::Up],
+    &[Projection::Down],
+];
+
+/// The product that comes after one of a layer: its layer, which may be one past the
+/// last, and projections.
+fn after(layer: usize, projections: &[Projection]) -> (usize, &'static [Projection]) {
+    let next = PRODUCTS.iter().position(|product| *product == projections);
+    match next.and_then(|at| PRODUCTS.get(at + 1)) {
+        Some(product) => (layer, product),
+        None => (layer + 1, PRODUCTS[0]),
+    }
 }
 
 /// A batch on its way through the layers.
@@ -262,12 +280,20 @@ impl Forward {
         mut outputs: [&mut [f32]; N],
         batch: &Batch<'_>,
     ) {
+        let (next_layer, next) = after(layer, &projections);
+        let (of_this, of_next) = (
+            batch.terms(layer, &projections),
+            batch.terms(next_layer, next),
+        );
         matmul_many(
             &projections.map(|projection| weights.projection(projection)),
             (x, batch.n),
             &mut outputs,
             self.precision_of(projections[0]),
-            &batch.terms(layer, &projections),
+            Terms {
+                of_this: &of_this,
+                of_next: &of_next,
+            },
         );
     }
 

@@ -138,10 +138,10 @@ impl DeviceAdapter {
         }
     }
 
-    /// The factors of a module for our own kernels, if it is adapted.
+    /// The factors of a module for our own kernels, if there is one and it is adapted.
     pub(super) fn pair(&self, layer: usize, projection: Projection) -> Option<&LowRankPair> {
         match &self.factors {
-            Factors::Cpu { pairs, .. } => pairs[layer][projection as usize].as_ref(),
+            Factors::Cpu { pairs, .. } => pairs.get(layer)?[projection as usize].as_ref(),
             #[cfg(feature = "candle")]
             Factors::Candle(_) => None,
         }

@@ -12,7 +12,7 @@ use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 
 use super::cpu::Level;
 use super::gemm::{self, Onto, PanelRow, Rows};
-use super::memory::{Arena, Plain, Slice, prefetch};
+use super::memory::{Arena, Plain, Slice};
 use super::multiversion::multiversion;
 use super::panels::with_panels;
 use super::parallel::SharedOutput;
@@ -156,6 +156,14 @@ impl Factor {
         matches!(self.values, Values::Int8(_))
     }
 
+    /// The values of a factor that is kept in 8 bits.
+    pub(super) fn units(&self) -> &[Unit] {
+        match &self.values {
+            Values::Int8(units) => units,
+            _ => &[],
+        }
+    }
+
     /// `y[n, columns] = x[n, cols] · Wᵀ` for some output columns, the first of
     /// them a multiple of 32, or `y += …`. Each row of `y` depends on its own
     /// row of `x` (and of `y`) alone, bit for bit.
@@ -196,18 +204,13 @@ impl Factor {
         }
     }
 
-    /// Begins to fetch the beginning of some output columns' values, the first of the
-    /// columns a multiple of 16; further values follow in order, which the hardware
-    /// sees by itself.
-    pub(super) fn prefetch_columns(&self, columns: &Range<usize>) {
-        /// Of each factor.
-        const BYTES_MAX: usize = 4096;
-        if let Values::Int8(units) = &self.values {
-            let at = columns.start / GROUP * units_of(self.cols);
-            let end = columns.end.div_ceil(GROUP) * units_of(self.cols);
-            let end = end.min(at + BYTES_MAX / size_of::<Unit>());
-            prefetch(units.get(at..end).unwrap_or_default());
-        }
+    /// Those of some output columns, the first of them a multiple of 16.
+    pub(super) fn units_of(&self, columns: &Range<usize>) -> &[Unit] {
+        let of_group = units_of(self.cols);
+        let groups = columns.start / GROUP..columns.end.div_ceil(GROUP);
+        self.units()
+            .get(groups.start * of_group..groups.end * of_group)
+            .unwrap_or_default()
     }
 
     /// Calls `f` with the panels from row `first` of the values on. Past the last
@@ -245,15 +248,11 @@ impl Factor {
     ) {
         let level = Level::detect();
         let of_group = units_of(self.cols);
-        let whole = columns.len() == 2 * GROUP && columns.end <= self.rows;
-        if accumulate && whole && x.n == 1 && self.cols <= BLOCK {
-            let units = &units[columns.start / GROUP * of_group..][..2 * of_group];
+        if accumulate && columns.len().is_multiple_of(GROUP) && x.n == 1 && self.cols <= BLOCK {
+            let units = &units[columns.start / GROUP * of_group..columns.end / GROUP * of_group];
             // SAFETY: by contract.
-            let y = unsafe { y.part(0, columns.start, 2 * GROUP) };
-            if let Ok(y) = <&mut [f32; 2 * GROUP]>::try_from(y) {
-                wide::add_two_groups(level, units, x, y);
-            }
-            return;
+            let y = unsafe { y.part(0, columns.start, columns.len()) };
+            return wide::add_to_row(level, units, x, y);
         }
         for column in columns.step_by(GROUP) {
             let units = &units[column / GROUP * of_group..][..of_group];

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::factor::{Factor, FactorInput};
+use super::factor::{Factor, FactorInput, Unit};
 use super::parallel::{self, SharedOutput};
 use super::wide::{WideRows, quantize_wide, scales_of, words_of};
 
@@ -38,6 +38,15 @@ pub struct LowRankTerm<'a> {
     pub rows: Range<usize>,
     /// The factors.
     pub pair: &'a LowRankPair,
+}
+
+/// What adapters add to a product.
+#[derive(Clone, Copy, Default)]
+pub struct Terms<'a> {
+    /// In the order of their outputs.
+    pub of_this: &'a [LowRankTerm<'a>],
+    /// Of the product that comes next: it is faster where it is told now.
+    pub of_next: &'a [LowRankTerm<'a>],
 }
 
 /// `scale · A · x` for every term, one after the other.
@@ -136,12 +145,14 @@ impl<'t> Inner<'t> {
         terms.take_while(move |(term, _)| term.output == output)
     }
 
-    /// Begins to fetch what [`Inner::add_all`] will read, where that is spread over
-    /// so many places that the hardware does not foresee it.
-    pub(super) fn prefetch(&self, output: usize, columns: &Range<usize>) {
-        for (term, _) in self.terms_of(output) {
-            term.pair.b.prefetch_columns(columns);
-        }
+    /// What [`Inner::add_all`] will read of factors in 8 bits.
+    pub(super) fn values<'a>(
+        &'a self,
+        output: usize,
+        columns: &Range<usize>,
+    ) -> impl Iterator<Item = &'a [Unit]> {
+        self.terms_of(output)
+            .map(move |(term, _)| term.pair.b.units_of(columns))
     }
 
     /// Adds an output's terms to some of its columns, of which the first is a
@@ -256,10 +267,6 @@ impl InnerTasks<'_> {
         let Some(input) = products.first().map(Product::input) else {
             return;
         };
-        for product in products {
-            let a = &product.term.pair.a;
-            a.prefetch_columns(&(0..a.rows()));
-        }
         let x = &self.x[input.start * self.cols..input.end * self.cols];
         let (mut words, mut scales) = WIDE.take();
         if products.iter().any(|product| product.term.pair.a.is_int8()) {
@@ -417,7 +424,13 @@ mod tests {
         let x = noise(7, n * cols);
         let mut ys = outs.map(|out| vec![f32::NAN; n * out]);
         let mut slices = ys.each_mut().map(Vec::as_mut_slice);
-        project(&matrices, (&x, n), &mut slices, None, &terms);
+        fn of_this<'a>(of_this: &'a [LowRankTerm<'a>]) -> Terms<'a> {
+            Terms {
+                of_this,
+                of_next: of_this,
+            }
+        }
+        project(&matrices, (&x, n), &mut slices, None, of_this(&terms));
         let in_term = |row: usize| groups.iter().any(|(rows, _, _)| rows.contains(&row));
         for row in (0..n).filter(|&row| !in_term(row)) {
             assert!(
@@ -438,17 +451,17 @@ mod tests {
                     );
                 }
                 let mut alone = vec![f32::NAN; module.out];
-                let term = LowRankTerm {
+                let term = [LowRankTerm {
                     output: 0,
                     rows: 0..1,
                     pair: &module.pair,
-                };
+                }];
                 project(
                     &[matrices[*output]],
                     (x, 1),
                     &mut [&mut alone],
                     None,
-                    &[term],
+                    of_this(&term),
                 );
                 assert_eq!(found, alone);
             }

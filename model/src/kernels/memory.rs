@@ -41,14 +41,14 @@ unsafe impl Plain for [i8; GROUP] {}
 // SAFETY: 16 bits, all of them a number.
 unsafe impl Plain for f16 {}
 
-/// Asks the CPU to bring values into its nearest cache, where it can be asked.
+/// Asks the CPU to bring values into its second cache, where it can be asked.
 #[inline(always)]
-pub(super) fn prefetch<T: Plain>(values: &[T]) {
+pub(super) fn prefetch_far<T: Plain>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..size_of_val(values)).step_by(ALIGN) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: within the slice; and a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().add(at)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().cast::<i8>().add(at)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = values;

@@ -8,6 +8,7 @@
 //! a fixed width, not on the instruction set either. Knows nothing of models.
 
 mod activations;
+mod ahead;
 mod attention;
 mod cpu;
 mod factor;
@@ -38,7 +39,7 @@ pub use cpu::Level;
 pub use factor::{Factor, FactorFormat};
 pub use freed::give_back_freed_memory;
 pub use limits::MachineLimits;
-pub use low_rank::{LowRankPair, LowRankTerm};
+pub use low_rank::{LowRankPair, LowRankTerm, Terms};
 pub use math::{add, gelu_mul, log_sum_exp, rms_norm, silu_mul, softmax};
 pub use memory::Arena;
 pub use parallel::{for_each_mut, for_rows};

@@ -9,15 +9,21 @@
 use std::ops::Range;
 
 use super::activations::{Activations, Passes};
+use super::ahead::{Ahead, share};
 use super::cpu::Level;
 use super::int8::matmul_group;
-use super::low_rank::{Inner, LowRankTerm};
+use super::low_rank::{Inner, Terms};
 use super::panels;
 use super::parallel::{self, SharedOutput};
 use crate::quant::{GROUP, PackedMatrix, QuantMatrix};
 
 /// Output columns that are computed together.
 const COLUMNS: usize = 2 * GROUP;
+/// The most of such parts before adapters' terms are added to them: so many that each
+/// term reads its B in long runs, so few that the outputs are still in a near cache.
+const PARTS_MAX: usize = 8;
+/// The same, times rows.
+const ROWS_AND_PARTS_MAX: usize = 8 * PARTS_MAX;
 
 /// `ys[i] = x · W_iᵀ` for `x[n, cols]`, and the terms. With `passes`, all matrices
 /// must have products with 8-bit activations.
@@ -26,7 +32,7 @@ pub(crate) fn project(
     (x, n): (&[f32], usize),
     ys: &mut [&mut [f32]],
     passes: Option<Passes>,
-    terms: &[LowRankTerm<'_>],
+    terms: Terms<'_>,
 ) {
     project_at(Level::detect(), matrices, (x, n), ys, passes, terms);
 }
@@ -38,10 +44,10 @@ pub(super) fn project_at(
     (x, n): (&[f32], usize),
     ys: &mut [&mut [f32]],
     passes: Option<Passes>,
-    terms: &[LowRankTerm<'_>],
+    terms: Terms<'_>,
 ) {
     let cols = matrices.first().map_or(0, |matrix| matrix.cols());
-    let mut inner = Inner::new(terms);
+    let mut inner = Inner::new(terms.of_this);
     let activations = {
         let tasks = inner.tasks(x, cols);
         match passes {
@@ -74,21 +80,23 @@ pub(super) fn project_at(
         })
         .collect();
     let parts = outputs.iter().map(Output::parts).sum();
+    let at_once = (ROWS_AND_PARTS_MAX / n.max(1)).clamp(1, PARTS_MAX);
+    let next = terms.of_next.iter().map(|term| term.pair.a.units());
     parallel::run_ranges(parts, |range| {
-        let first = range.start;
-        for number in range {
-            let Some((output, part)) = locate(&outputs, number) else {
-                continue;
-            };
-            let columns = output.columns(part);
-            // from there on the kernel for AVX-512 fetches ahead by itself
-            let begins = number == first || part == 0;
-            if begins || level != Level::Avx512 {
-                inner.prefetch(output.index, &columns);
-            }
+        let mut ahead = Ahead::default();
+        let mut number = range.start;
+        while let Some((output, part)) = locate(&outputs, number).filter(|_| number < range.end) {
+            let end = (part + at_once).min(output.parts());
+            let end = end.min(part + range.end - number);
+            let columns = output.columns(part).start..output.columns(end - 1).end;
+            let beside = share(next.clone(), number..number + end - part, parts);
+            ahead.set(inner.values(output.index, &columns).chain(beside));
+            number += end - part;
             // SAFETY: each part is computed by one task.
             unsafe {
-                output.compute(level, part);
+                for part in part..end {
+                    output.compute(level, part, &mut ahead, end - part);
+                }
                 inner.add_all(output.index, &columns, &output.y);
             }
         }
@@ -131,10 +139,11 @@ impl Output<'_> {
 
     /// # Safety
     /// No other task uses the part's columns.
-    unsafe fn compute(&self, level: Level, part: usize) {
+    unsafe fn compute(&self, level: Level, part: usize, ahead: &mut Ahead<'_>, parts_left: usize) {
         match self.weights {
             Weights::Int8(packed, activations) => {
-                for group in 2 * part..(2 * part + 2).min(packed.groups) {
+                for (i, group) in (2 * part..(2 * part + 2).min(packed.groups)).enumerate() {
+                    ahead.fetch(2 * parts_left - i);
                     matmul_group(level, packed, group, activations, &self.y);
                 }
             }

@@ -17,10 +17,6 @@ pub(super) const PAIRS: usize = BLOCK / 2;
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 1024 / 16;
 
-/// The same where the products take half the time.
-#[cfg(target_arch = "x86_64")]
-const AHEAD_512: usize = 4 * AHEAD;
-
 /// Results of 16 rows of a factor for some activation rows.
 type Tile<const N: usize> = [[f32; GROUP]; N];
 
@@ -82,10 +78,14 @@ fn quantize_block(x: &[f32; BLOCK], words: &mut [i32; PAIRS]) -> f32 {
     } else {
         0.0
     };
-    let code =
-        |v: f32| ((v * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    for (word, pair) in words.iter_mut().zip(x.as_chunks::<2>().0) {
-        *word = (code(pair[0]) & 0xffff) | code(pair[1]) << 16;
+    let mut codes = [0i16; BLOCK];
+    for (code, v) in codes.iter_mut().zip(x) {
+        *code = ((v * inverse + ROUND)
+            .to_bits()
+            .wrapping_sub(ROUND.to_bits())) as i16;
+    }
+    for (word, pair) in words.iter_mut().zip(codes.as_chunks::<2>().0) {
+        *word = i32::from(pair[0]) & 0xffff | i32::from(pair[1]) << 16;
     }
     largest / LARGEST
 }
@@ -177,25 +177,19 @@ fn scalar<const N: usize>(
     }
 }
 
-/// `y += x · Wᵀ` for one row of `x` of at most a block, and two groups of 16 rows of
-/// a factor: the B of one sequence in a decoding step, of which there are tens of
-/// thousands.
-pub(super) fn add_two_groups(
-    level: Level,
-    units: &[Unit],
-    x: WideRows<'_>,
-    y: &mut [f32; 2 * GROUP],
-) {
+/// `y += x · Wᵀ` for one row of `x` of at most a block, and groups of 16 rows of a
+/// factor: the B of one sequence in a decoding step, of which there are thousands.
+pub(super) fn add_to_row(level: Level, units: &[Unit], x: WideRows<'_>, y: &mut [f32]) {
     let pairs = x.words.len();
     assert!(x.n == 1 && pairs <= PAIRS && x.scales.len() == 1);
-    assert!(units.len() >= 2 * (1 + pairs));
+    assert!(units.len() * GROUP == y.len() * (1 + pairs));
     match level {
         // SAFETY: the level is one that this CPU has; the sizes are as asserted.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { add_two_groups_avx2(units, x, y) },
+        Level::Avx2 => unsafe { add_to_row_avx2(units, x, y) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { add_two_groups_avx512(units, x, y) },
+        Level::Avx512 => unsafe { add_to_row_avx512(units, x, y) },
         _ => {
             let of_group = units.chunks_exact(1 + pairs);
             for (units, y) in of_group.zip(y.chunks_exact_mut(GROUP)) {
@@ -209,80 +203,77 @@ pub(super) fn add_two_groups(
 }
 
 /// # Safety
-/// The sizes are as `add_two_groups` asserts them.
+/// The sizes are as `add_to_row` asserts them.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_two_groups_avx2(units: &[Unit], x: WideRows<'_>, y: &mut [f32; 2 * GROUP]) {
+unsafe fn add_to_row_avx2(units: &[Unit], x: WideRows<'_>, y: &mut [f32]) {
     use std::arch::x86_64::*;
-    let pairs = x.words.len();
-    // SAFETY: by contract; a unit is two halves of 16 bytes.
-    unsafe {
-        let first = units.as_ptr().cast::<__m128i>();
-        let second = first.add(2 * (1 + pairs));
-        let mut dots = [_mm256_setzero_si256(); 4];
-        for (p, word) in x.words.iter().enumerate() {
-            let word = _mm256_set1_epi32(*word);
-            for (half, dot) in dots.iter_mut().enumerate() {
-                let codes = [first, second][half / 2].add(2 + 2 * p + half % 2);
-                let codes = _mm256_cvtepi8_epi16(_mm_load_si128(codes));
-                *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(codes, word));
+    let x_scale = _mm256_set1_ps(x.scales[0]);
+    let groups = units.chunks_exact(1 + x.words.len());
+    for (units, y) in groups.zip(y.as_chunks_mut::<GROUP>().0) {
+        // SAFETY: a unit is two halves of 16 bytes, and as many as words follow the first.
+        unsafe {
+            let unit = units.as_ptr().cast::<__m128i>();
+            let mut dots = [_mm256_setzero_si256(); 2];
+            for (p, word) in x.words.iter().enumerate() {
+                let word = _mm256_set1_epi32(*word);
+                for (half, dot) in dots.iter_mut().enumerate() {
+                    let codes = _mm256_cvtepi8_epi16(_mm_load_si128(unit.add(2 + 2 * p + half)));
+                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(codes, word));
+                }
             }
-        }
-        let x_scale = _mm256_set1_ps(*x.scales.as_ptr());
-        for (half, dot) in dots.into_iter().enumerate() {
-            let bits = _mm_load_si128([first, second][half / 2].add(half % 2));
-            let scale = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits));
-            let scale = _mm256_mul_ps(_mm256_castsi256_ps(scale), x_scale);
-            let y = y.as_mut_ptr().add(GROUP / 2 * half);
-            let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scale);
-            _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), product));
+            for (half, dot) in dots.into_iter().enumerate() {
+                let bits = _mm256_cvtepu16_epi32(_mm_load_si128(unit.add(half)));
+                let scale = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits));
+                let scale = _mm256_mul_ps(scale, x_scale);
+                let y = y.as_mut_ptr().add(GROUP / 2 * half);
+                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scale);
+                _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), product));
+            }
         }
     }
 }
 
 /// # Safety
-/// As [`add_two_groups_avx2`].
+/// As [`add_to_row_avx2`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn add_two_groups_avx512(units: &[Unit], x: WideRows<'_>, y: &mut [f32; 2 * GROUP]) {
+unsafe fn add_to_row_avx512(units: &[Unit], x: WideRows<'_>, y: &mut [f32]) {
+    // of rank 16 so often that the compiler is told
+    match <&[i32; 8]>::try_from(x.words) {
+        // SAFETY: by contract.
+        Ok(words) => unsafe { add_words_avx512(units, words, x.scales[0], y) },
+        // SAFETY: by contract.
+        Err(_) => unsafe { add_words_avx512(units, x.words, x.scales[0], y) },
+    }
+}
+
+/// # Safety
+/// As [`add_to_row_avx2`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn add_words_avx512(units: &[Unit], words: &[i32], x_scale: f32, y: &mut [f32]) {
     use std::arch::x86_64::*;
-    let pairs = x.words.len();
-    // SAFETY: by contract.
-    unsafe {
-        let first = units.as_ptr().cast::<__m256i>();
-        let groups = [first, first.add(1 + pairs)];
-        // the columns that this sequence is asked for next, after a matrix's and others'
-        for line in 0..=pairs {
-            _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(2 * (1 + pairs + line)).cast());
-        }
-        let codes = |group: *const __m256i, p: usize| {
-            _mm512_cvtepi8_epi16(_mm256_load_si256(group.add(1 + p)))
-        };
-        // sums of integers: in which order makes no difference
-        let mut even = [_mm512_setzero_si512(); 2];
-        let mut odd = even;
-        let (twos, rest) = x.words.as_chunks::<2>();
-        for (i, [one, two]) in twos.iter().enumerate() {
-            let (one, two) = (_mm512_set1_epi32(*one), _mm512_set1_epi32(*two));
-            for g in 0..2 {
-                even[g] = _mm512_dpwssd_epi32(even[g], codes(groups[g], 2 * i), one);
-                odd[g] = _mm512_dpwssd_epi32(odd[g], codes(groups[g], 2 * i + 1), two);
+    let x_scale = _mm512_set1_ps(x_scale);
+    let groups = units.chunks_exact(1 + words.len());
+    for (units, y) in groups.zip(y.as_chunks_mut::<GROUP>().0) {
+        // SAFETY: a unit is 32 bytes, and as many as words follow the first.
+        unsafe {
+            let unit = units.as_ptr().cast::<__m256i>();
+            // sums of integers: in which order makes no difference
+            let mut dots = [_mm512_setzero_si512(); 2];
+            for (p, word) in words.iter().enumerate() {
+                let codes = _mm512_cvtepi8_epi16(_mm256_load_si256(unit.add(1 + p)));
+                let word = _mm512_set1_epi32(*word);
+                dots[p % 2] = _mm512_dpwssd_epi32(dots[p % 2], codes, word);
             }
-        }
-        for word in rest {
-            let word = _mm512_set1_epi32(*word);
-            for g in 0..2 {
-                even[g] = _mm512_dpwssd_epi32(even[g], codes(groups[g], pairs - 1), word);
-            }
-        }
-        let x_scale = _mm512_set1_ps(*x.scales.as_ptr());
-        for (g, group) in groups.into_iter().enumerate() {
-            let bits = _mm512_cvtepu16_epi32(_mm256_load_si256(group));
+            let bits = _mm512_cvtepu16_epi32(_mm256_load_si256(unit));
             let scale = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits));
             let scale = _mm512_mul_ps(scale, x_scale);
-            let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even[g], odd[g]));
-            let y = y.as_mut_ptr().add(GROUP * g);
-            let product = _mm512_mul_ps(dot, scale);
+            let dot = _mm512_add_epi32(dots[0], dots[1]);
+            let product = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale);
+            let y = y.as_mut_ptr();
             _mm512_storeu_ps(y, _mm512_add_ps(_mm512_loadu_ps(y), product));
         }
     }
@@ -387,11 +378,6 @@ unsafe fn avx512<const N: usize>(
                 let x_scale = _mm512_set1_ps(*x.scales.as_ptr().add(i * scales + b));
                 let scale = _mm512_mul_ps(scale, x_scale);
                 *acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, *acc);
-            }
-            // as for AVX2
-            for line in 0..PAIRS / 2 {
-                let at = unit.cast::<__m128i>().wrapping_add(AHEAD_512 + 4 * line);
-                _mm_prefetch::<_MM_HINT_T0>(at.cast());
             }
             unit = unit.add(1 + pairs);
         }
@@ -508,17 +494,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_groups_at_once_have_the_bits_of_each_alone(pairs in 1usize..=PAIRS, seed: u64) {
+        fn several_groups_of_a_row_have_the_bits_of_each_alone(
+            pairs in 1usize..=PAIRS, groups in 1usize..5, seed: u64,
+        ) {
             let cols = 2 * pairs;
-            let (weights, x) = (noise(seed, 2 * GROUP * cols), noise(seed ^ 1, cols));
-            let before: [f32; 2 * GROUP] = noise(seed ^ 2, 2 * GROUP).try_into().unwrap();
-            let units = lay_out_int8(2 * GROUP, cols, &weights, &mut Arena::with_capacity(0));
+            let (weights, x) = (noise(seed, groups * GROUP * cols), noise(seed ^ 1, cols));
+            let before = noise(seed ^ 2, groups * GROUP);
+            let units = lay_out_int8(groups * GROUP, cols, &weights, &mut Arena::with_capacity(0));
             let (mut words, mut scales) = (vec![0; pairs], [0.0]);
             quantize_wide(&x, &mut words, &mut scales);
             let rows = WideRows { n: 1, words: &words, scales: &scales };
             for &level in Level::available() {
-                let mut y = before;
-                add_two_groups(level, &units, rows, &mut y);
+                let mut y = before.clone();
+                add_to_row(level, &units, rows, &mut y);
                 for (group, weights) in weights.chunks(GROUP * cols).enumerate() {
                     let alone = product(Level::Scalar, cols, weights, &x)[0];
                     for (r, alone) in alone.iter().enumerate() {

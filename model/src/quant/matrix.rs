@@ -7,7 +7,7 @@ use super::blocks;
 use super::packed::PackedMatrix;
 use super::{Bytes, Format};
 use crate::ModelError;
-use crate::kernels::{self, Arena, LowRankTerm, Passes};
+use crate::kernels::{self, Arena, Passes, Terms};
 
 /// How a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -140,7 +140,7 @@ impl QuantMatrix {
     /// # Panics
     /// If a slice has another length than its shape.
     pub fn matmul(&self, x: &[f32], n: usize, y: &mut [f32], precision: Precision) {
-        matmul_many(&[self], (x, n), &mut [y], precision, &[]);
+        matmul_many(&[self], (x, n), &mut [y], precision, Terms::default());
     }
 
     /// `dx[n, cols] = dy[n, rows] · W` in f32, parallel on rayon's current pool.
@@ -211,7 +211,7 @@ pub fn matmul_many(
     (x, n): (&[f32], usize),
     ys: &mut [&mut [f32]],
     precision: Precision,
-    terms: &[LowRankTerm<'_>],
+    terms: Terms<'_>,
 ) {
     assert_eq!(matrices.len(), ys.len());
     for (matrix, y) in matrices.iter().zip(ys.iter()) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::kernels::Terms;
 use crate::test_noise::noise;
 
 /// Formats that are written as well as read.
@@ -188,7 +189,7 @@ fn many_products_equal_single_ones() {
     let mut ys: Vec<Vec<f32>> = matrices.iter().map(|m| vec![0.0; 7 * m.rows()]).collect();
     let refs: Vec<&QuantMatrix> = matrices.iter().collect();
     let mut outs: Vec<&mut [f32]> = ys.iter_mut().map(Vec::as_mut_slice).collect();
-    matmul_many(&refs, (&x, 7), &mut outs, Precision::Int8, &[]);
+    matmul_many(&refs, (&x, 7), &mut outs, Precision::Int8, Terms::default());
     for (matrix, y) in matrices.iter().zip(&ys) {
         let mut alone = vec![0.0; y.len()];
         matrix.matmul(&x, 7, &mut alone, Precision::Int8);

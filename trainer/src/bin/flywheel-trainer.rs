@@ -18,7 +18,7 @@ const REFUSED: u8 = 3;
 
 /// Trains adapters on feedback and publishes those that are better.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = trainer::CODE_VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -230,7 +230,7 @@ async fn publish(
         ("recipe", json!(config)),
         ("seed", json!(config.seed)),
         ("tokens", json!(outcome.trained.tokens)),
-        ("code_version", json!(env!("CARGO_PKG_VERSION"))),
+        ("code_version", json!(crate::CODE_VERSION)),
     ];
     let lineage = Lineage {
         base: Some(services.base.digest),

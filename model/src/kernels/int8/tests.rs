@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernels::Terms;
 use crate::kernels::project::project_at;
 use crate::quant::{Format, QuantMatrix};
 use crate::test_noise::noise;
@@ -21,7 +22,7 @@ fn product(level: Level, matrix: &QuantMatrix, x: &[f32], n: usize) -> Vec<f32> 
         (x, n),
         &mut [&mut y],
         Some(Passes::One),
-        &[],
+        Terms::default(),
     );
     y
 }
