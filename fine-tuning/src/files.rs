@@ -35,6 +35,20 @@ pub enum Purpose {
     /// Training and validation data.
     #[serde(rename = "fine-tune")]
     FineTune,
+    /// What came of a job, as the trainer wrote it down.
+    #[serde(rename = "fine-tune-results")]
+    FineTuneResults,
+}
+
+impl Purpose {
+    /// As on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FineTune => "fine-tune",
+            Self::FineTuneResults => "fine-tune-results",
+        }
+    }
 }
 
 /// A file as it is listed.

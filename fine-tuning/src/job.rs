@@ -151,6 +151,9 @@ pub struct Job {
     pub step: Option<u64>,
     /// Unpadded tokens that were trained.
     pub trained_tokens: Option<u64>,
+    /// Files that tell what came of it: the figures of its steps, and its evaluation.
+    #[serde(default)]
+    pub result_files: Vec<FileId>,
     /// Why it failed.
     pub error: Option<Failure>,
 }
@@ -180,6 +183,8 @@ pub enum Transition {
         /// Unpadded tokens trained so far.
         trained_tokens: u64,
     },
+    /// Names the files that tell what came of it, instead of any before.
+    Results(Vec<FileId>),
     /// Puts it back, since the trainer stops.
     Yield,
     /// Published.
@@ -212,6 +217,7 @@ impl Job {
             adapter: None,
             step: None,
             trained_tokens: None,
+            result_files: Vec::new(),
             error: None,
         }
     }
@@ -263,6 +269,7 @@ impl Job {
             let wanted = match transition {
                 Transition::Take => "taken",
                 Transition::Train | Transition::Progress { .. } => "trained",
+                Transition::Results(_) => "judged",
                 Transition::Yield => "put back",
                 Transition::Succeed { .. } => "published",
                 Transition::Fail(_) => "failed",
@@ -279,6 +286,10 @@ impl Job {
                 estimated_finish: Some(estimated_finish),
                 trained_tokens: Some(trained_tokens),
                 ..self.with_status(Status::Running, now)
+            },
+            Transition::Results(files) => Self {
+                result_files: files,
+                ..self.clone()
             },
             Transition::Yield => self.with_status(Status::Queued, now),
             Transition::Succeed {
@@ -352,6 +363,14 @@ mod tests {
         };
         let job = job.transition(progress, now).unwrap();
         assert_eq!(job.estimated_finish, Some(UnixMillis(90)));
+        let files = vec![FileId::new("file-2").unwrap()];
+        let job = job
+            .transition(Transition::Results(files.clone()), now)
+            .unwrap();
+        assert_eq!(
+            (job.status, job.estimated_finish),
+            (Status::Running, Some(UnixMillis(90)))
+        );
         let done = Transition::Succeed {
             model: AliasName::new("ft:m:x").unwrap(),
             adapter: AdapterDigest::of_files(b"a", b"b"),
@@ -364,7 +383,7 @@ mod tests {
             (Status::Succeeded, Some(UnixMillis(80)))
         );
         assert_eq!((job.trained_tokens, job.estimated_finish), (Some(20), None));
-        assert_eq!(job.step, Some(7));
+        assert_eq!((job.step, &job.result_files), (Some(7), &files));
         let read: Job = serde_json::from_str(&serde_json::to_string(&job).unwrap()).unwrap();
         assert_eq!(read, job);
     }
@@ -379,7 +398,12 @@ mod tests {
         ] {
             let held = running.command(command, now).unwrap().unwrap();
             assert_eq!(held.status, status);
-            for transition in [Transition::Train, Transition::Yield, Transition::Take] {
+            for transition in [
+                Transition::Train,
+                Transition::Results(Vec::new()),
+                Transition::Yield,
+                Transition::Take,
+            ] {
                 assert!(held.transition(transition, now).is_err());
             }
             assert!(

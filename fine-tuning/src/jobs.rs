@@ -142,6 +142,7 @@ impl Jobs {
             Transition::Take => "job.take",
             Transition::Train => "job.train",
             Transition::Progress { .. } => "job.progress",
+            Transition::Results(_) => "job.results",
             Transition::Yield => "job.yield",
             Transition::Succeed { .. } => "job.succeed",
             Transition::Fail(_) => "job.fail",

@@ -71,6 +71,13 @@ def preferences_are_learned_paused_and_served():
     assert any(event.type == "metrics" for event in events)
     steps = [point.step_number for point in client.fine_tuning.jobs.checkpoints.list(job.id)]
     assert steps == [6, 3], steps
+    metrics, evaluation = (client.files.content(file).read() for file in job.result_files)
+    lines = metrics.decode().splitlines()
+    assert lines[0].startswith("step,train_loss,train_accuracy,valid_loss") and len(lines) == 7, lines
+    evaluation = json.loads(evaluation)
+    assert evaluation["passed"] and evaluation["job"] == job.id, evaluation
+    results = [file.id for file in client.files.list(purpose="fine-tune-results")]
+    assert set(job.result_files) <= set(results) and training not in results, results
     answer = asker.chat.completions.create(
         model=job.fine_tuned_model, messages=[{"role": "user", "content": HELD_OUT.format("Calder")}],
         temperature=0, max_completion_tokens=24,

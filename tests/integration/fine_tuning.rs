@@ -55,6 +55,11 @@ async fn files_are_taken_listed_given_back_and_deleted() {
         (&oldest["data"][0]["id"], &oldest["has_more"]),
         (&first["id"], &json!(false))
     );
+    for (purpose, count) in [("fine-tune", 2), ("fine-tune-results", 0)] {
+        let path = format!("/v1/files?purpose={purpose}");
+        let listed = get(&app, &path).await.ok();
+        assert_eq!(listed["data"].as_array().unwrap().len(), count);
+    }
     assert_eq!(
         get(&app, &format!("/v1/files/{id}/content")).await.text,
         "{\"a\": 1}\n"
@@ -85,6 +90,14 @@ async fn bad_forms_leave_nothing() {
         ),
         (
             Form::new().part("file", part()).text("purpose", "batch"),
+            400,
+            "unsupported_parameter",
+        ),
+        // only the trainer writes such
+        (
+            Form::new()
+                .part("file", part())
+                .text("purpose", "fine-tune-results"),
             400,
             "unsupported_parameter",
         ),

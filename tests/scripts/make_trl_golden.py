@@ -145,7 +145,7 @@ def run(case, name, make):
     assert gradients, name
     save_file(gradients, case.folder / f"trl_{name}_gradients.safetensors", metadata={"format": "pt"})
     save_file(trained, case.folder / f"trl_{name}_trained.safetensors", metadata={"format": "pt"})
-    kept = ("loss", "kl", "grad_norm", "rewards/", "logps/")
+    kept = ("loss", "kl", "grad_norm", "rewards/", "logps/", "learning_rate", "num_tokens")
     steps = [row for row in trainer.state.log_history if "loss" in row]
     return [{key: value for key, value in row.items() if key.startswith(kept)} for row in steps]
 

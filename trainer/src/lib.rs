@@ -76,7 +76,7 @@ pub use pipeline::{RunOutcome, resume, run_once};
 pub use priority::behind_serving;
 pub use progress::Progress;
 pub use recipe::{FileSource, Stage, StageConfig, StageKind};
-pub use report::{Decision, Report, StageReport, TrainingReport, Votes};
+pub use report::{Computed, Decision, Report, StageReport, TrainingReport, Votes};
 pub use retention::StorageConfig;
 pub use services::Services;
 pub use sidecar::{Stop, again, once, sidecar};

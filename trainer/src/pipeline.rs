@@ -17,7 +17,7 @@ use feedback::{Claimed, EventId, TRAINER_GROUP};
 use ids::{DatasetDigest, UnixMillis};
 use serde_json::json;
 
-use crate::evaluate::{Subject, page, verdict};
+use crate::evaluate::{Subject, alarm, page, verdict};
 use crate::incumbent::Incumbent;
 use crate::journal::{State, replace};
 use crate::last_run::LastRun;
@@ -195,9 +195,10 @@ async fn finish(
     //    the data has proven itself on a smaller base, if one is named.
     let trained = train(services, folder, &prepared, &stop).await;
     if let Err(error) = &trained
-        && !matches!(error, TrainerError::Stopped)
+        && !matches!(error, TrainerError::Stopped | TrainerError::File { .. })
     {
-        // it would fail again, and is not gone on with; its reports stay
+        // it would fail again, and is not gone on with; its reports stay. After a full
+        // disk it would not
         Prepared::give_up(folder)?;
     }
     let (trial, trained) = trained?;
@@ -234,11 +235,17 @@ async fn finish(
         training: Some(training.clone()),
     };
     write_report(folder, &report)?;
+    if let Some((event, detail)) = alarm(&report.evaluation) {
+        journal.event(clock.now(), event, detail)?;
+    }
 
     // 5. Publish it, or leave the report.
     lease.confirm().await?;
     if report.decision == Decision::Published {
         journal.enter(State::Publishing, clock.now())?;
+        let votes = publish::vote_ids(&prepared.dataset, &prepared.rated);
+        let json = serde_json::to_vec(&votes).unwrap_or_default();
+        replace(&folder.join("votes.json"), &json)?;
         let name = incumbent.model_name.as_ref();
         publish::publish(services, &files, &report, &training, None, name).await?;
     }

@@ -17,7 +17,7 @@ use crate::thumbs::RatedAnswer;
 /// Who changes the control state.
 const ACTOR: &str = "flywheel-trainer";
 /// The most votes that a manifest lists, which has a limited size; all of them
-/// are in the run's dataset and under [`Votes::digest`].
+/// are in the run's `votes.json` and under [`Votes::digest`].
 const VOTES_LISTED_MAX: usize = 1000;
 /// How often a write that somebody else overtook is tried again.
 const CONFLICTS_MAX: usize = 5;
@@ -72,14 +72,19 @@ pub(crate) async fn publish(
 }
 
 /// The votes behind pairs, praised and rated answers, in their order of name.
-pub(crate) fn votes(dataset: &Dataset, rated: &[RatedAnswer]) -> Votes {
+pub(crate) fn vote_ids<'a>(dataset: &'a Dataset, rated: &'a [RatedAnswer]) -> BTreeSet<&'a str> {
     let pairs = dataset.train.iter().chain(&dataset.held_out);
     let of_pairs = pairs.flat_map(|pair| &pair.provenance.votes);
     let praised = dataset.upvoted.iter();
     let of_praised = praised.flat_map(|example| &example.provenance.votes);
     let of_rated = rated.iter().flat_map(|answer| &answer.votes);
     let all = of_pairs.chain(of_praised).chain(of_rated);
-    let ids: BTreeSet<&str> = all.map(FeedbackId::as_str).collect();
+    all.map(FeedbackId::as_str).collect()
+}
+
+/// The same as a manifest tells it.
+pub(crate) fn votes(dataset: &Dataset, rated: &[RatedAnswer]) -> Votes {
+    let ids = vote_ids(dataset, rated);
     let parts: Vec<(&str, &[u8])> = ids.iter().map(|id| ("vote", id.as_bytes())).collect();
     Votes {
         count: ids.len(),

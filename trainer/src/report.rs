@@ -67,6 +67,10 @@ pub struct Report {
 pub struct StageReport {
     /// The stage as it was trained.
     pub stage: Stage,
+    /// What decides its last bits beside the stage: the recipe as the memory was
+    /// planned, and the instructions that computed.
+    #[serde(default)]
+    pub computed: Option<Computed>,
     /// Examples trained and validated with.
     pub examples: [usize; 2],
     /// Examples left out for their length.
@@ -85,6 +89,28 @@ pub struct StageReport {
     pub tokens: u64,
     /// Seconds of training.
     pub seconds: f64,
+}
+
+/// How a stage was computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Computed {
+    /// The recipe with the micro-batches and packs that were planned.
+    pub recipe: TrainConfig,
+    /// The instructions that the CPU's kernels were chosen for.
+    pub cpu: String,
+    /// Threads; the result does not depend on them.
+    pub threads: usize,
+}
+
+impl Computed {
+    /// The way that this recipe is computed here.
+    pub(crate) fn here(recipe: &TrainConfig) -> Self {
+        Self {
+            recipe: recipe.clone(),
+            cpu: format!("{:?}", model::kernels::Level::detect()).to_lowercase(),
+            threads: rayon::current_num_threads(),
+        }
+    }
 }
 
 impl StageReport {
@@ -177,6 +203,7 @@ impl Report {
             let (low, high) = (100.0 * gain.low, 100.0 * gain.high);
             format!("95% of the gain in {low:+.1} to {high:+.1} points")
         };
+        let within = |of: Interval| format!("95% in {:+.3} to {:+.3}", of.low, of.high);
         if let Some(h) = &self.evaluation.held_out {
             let judged = h.judged();
             let exact = |n: usize| {
@@ -210,18 +237,32 @@ impl Report {
             line("chosen more likely per token", likely);
             line(
                 "log-probability margin",
-                format!("{:.2} → {:.2}", p.margin_before, p.margin_after),
+                format!(
+                    "{:.2} → {:.2}, 95% of the gain in {:+.2} to {:+.2}",
+                    p.margin_before, p.margin_after, p.margin_gain.low, p.margin_gain.high
+                ),
             );
-            let displaced = if p.displaced() { " (displaced!)" } else { "" };
-            let shift = format!("{:+.3} nat per token{displaced}", p.chosen_shift_per_token);
+            let displaced = if p.displaced { " (displaced!)" } else { "" };
+            let shift = format!(
+                "{:+.3} nat per token{displaced}, {}",
+                p.chosen_shift_per_token,
+                within(p.chosen_shift_interval)
+            );
             line("chosen answers' shift", shift);
         }
         if let Some(r) = &self.evaluation.rated {
-            let shifts = format!(
-                "{:+.3} ({} good), {:+.3} ({} bad) nat per token",
-                r.good_shift_per_token, r.good, r.bad_shift_per_token, r.bad
-            );
-            line("rated answers' shift", shifts);
+            let shift = |count: usize, shift: f64, interval: Interval| {
+                let within = within(interval);
+                format!("{shift:+.3} nat per token ({count} answers), {within}")
+            };
+            if r.good > 0 {
+                let good = shift(r.good, r.good_shift_per_token, r.good_shift_interval);
+                line("good answers' shift", good);
+            }
+            if r.bad > 0 {
+                let bad = shift(r.bad, r.bad_shift_per_token, r.bad_shift_interval);
+                line("bad answers' shift", bad);
+            }
         }
         if let Some(r) = &self.evaluation.replay {
             let kept = format!(
@@ -230,8 +271,20 @@ impl Report {
             );
             line(
                 "general replay set",
-                format!("{kept}, {:.1} points lost", r.points_lost()),
+                format!(
+                    "{kept}, {:.1} points lost, {}",
+                    r.points_lost(),
+                    between(r.gain_on_base)
+                ),
             );
+            if self.incumbent.is_some() {
+                let (before, after) = (r.incumbent_right, r.candidate_right);
+                let gain = between(r.gain);
+                line(
+                    "the same, incumbent and candidate",
+                    format!("{before}, then {after}, {gain}"),
+                );
+            }
         }
         if let Some(t) = &self.training {
             line(
@@ -259,5 +312,74 @@ impl Report {
             line("refused because", reason.clone());
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::{PreferenceScores, RatedScores, Replay};
+
+    const SOME: Interval = Interval {
+        low: -0.025,
+        high: 0.0,
+    };
+
+    fn report(evaluation: Evaluation) -> Report {
+        Report {
+            run_id: "run-1".to_owned(),
+            at: UnixMillis(0),
+            decision: Decision::Published,
+            candidate: AdapterDigest(Sha256Digest::of(b"candidate")),
+            incumbent: Some(AdapterDigest(Sha256Digest::of(b"incumbent"))),
+            base: BaseDigest(Sha256Digest::of(b"base")),
+            reasons: Vec::new(),
+            refusals: Vec::new(),
+            evaluation,
+            gate: GateConfig::default(),
+            training: None,
+        }
+    }
+
+    #[test]
+    fn each_gain_has_its_interval() {
+        let text = report(Evaluation {
+            held_out: None,
+            preference: Some(PreferenceScores {
+                pairs: 20,
+                chosen_shift_per_token: -0.01,
+                chosen_shift_interval: SOME,
+                displaced: true,
+                ..PreferenceScores::default()
+            }),
+            rated: Some(RatedScores {
+                good: 3,
+                good_shift_per_token: -0.01,
+                good_shift_interval: SOME,
+                ..RatedScores::default()
+            }),
+            replay: Some(Replay {
+                base_right: 40,
+                incumbent_right: 40,
+                candidate_right: 39,
+                gain: SOME,
+                gain_on_base: SOME,
+                ..Replay::default()
+            }),
+            tasks: None,
+            foreign_base: None,
+            finite: true,
+            changed: true,
+        })
+        .text();
+        for part in [
+            "-0.010 nat per token (displaced!), 95% in -0.025 to +0.000",
+            "-0.010 nat per token (3 answers), 95% in -0.025 to +0.000",
+            "2.5 points lost, 95% of the gain in -2.5 to +0.0 points",
+            "40, then 39, 95% of the gain in -2.5 to +0.0 points",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("bad answers"), "none were rated bad: {text}");
     }
 }

@@ -79,6 +79,12 @@ impl Services {
         };
         let base = crate::blocking(open).await?;
         tracing::info!("base {} {}", base.name, base.digest);
+        if config.eval.tasks.is_empty() && config.eval.replay.is_none() {
+            tracing::warn!(
+                "neither eval.tasks nor eval.replay is set: nothing measures what an adapter \
+                 makes the base forget (trainer/evaluation/regression.jsonl is a beginning)"
+            );
+        }
         let control = control::open(&backend).await?;
         Ok(Self {
             base: Arc::new(base),

@@ -18,7 +18,7 @@ use crate::journal::{append, replace};
 use crate::planned::planned;
 use crate::prepared::Prepared;
 use crate::recipe::{Stage, fresh_adapter};
-use crate::report::StageReport;
+use crate::report::{Computed, StageReport};
 use crate::services::Services;
 use crate::stage_data::StageData;
 use crate::stage_files::{StageRows, others};
@@ -162,6 +162,7 @@ impl Work {
         self.keep(&trained.adapter, "done")?;
         let report = StageReport {
             stage: self.stage.clone(),
+            computed: Some(Computed::here(config)),
             examples: [data.examples.train.len(), data.examples.validation.len()],
             too_long: data.too_long,
             files: rows.report(),

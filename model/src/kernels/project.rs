@@ -2,9 +2,10 @@
 //! add to them.
 //!
 //! Two parallel regions: the first quantizes the input and multiplies every A,
-//! the second takes 32 columns of an output at a time, first the matrix, then every
-//! B while those columns are in the cache. With an adapter for each sequence, a
-//! decoding step has thousands of terms, each far too small for a region.
+//! the second takes some columns of an output at a time, first the matrix, then every
+//! B while those columns are in a near cache. With an adapter for each sequence, a
+//! decoding step has thousands of terms, each far too small for a region; what they
+//! read, and the next product's A, is fetched while the matrices compute.
 
 use std::ops::Range;
 

@@ -9,7 +9,7 @@ use crate::models::ListObject;
 /// The form of `POST /v1/files`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrainingFileUpload {
-    /// What it is for; before the file.
+    /// `fine-tune`; before the file.
     pub purpose: FilePurpose,
     /// JSON lines, at most 512 MiB.
     #[schema(format = Binary)]
@@ -55,6 +55,9 @@ pub enum FilePurpose {
     #[default]
     #[serde(rename = "fine-tune")]
     FineTune,
+    /// What came of a job; only the trainer writes such files.
+    #[serde(rename = "fine-tune-results")]
+    FineTuneResults,
 }
 
 /// A file's state.

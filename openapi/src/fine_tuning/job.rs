@@ -36,8 +36,9 @@ pub struct FineTuningJob {
     pub adapter_digest: Option<AdapterDigest>,
     /// Always empty: an organisation is not known here.
     pub organization_id: String,
-    /// Always empty: the outcome's figures are in events and checkpoints.
-    pub result_files: Vec<String>,
+    /// Once it was judged: the figures of its steps, as CSV, and its evaluation, as JSON.
+    #[schema(value_type = Vec<String>)]
+    pub result_files: Vec<FileId>,
     /// Where it stands.
     pub status: FineTuningStatus,
     /// What it learns from.

@@ -105,7 +105,7 @@ impl Assessor {
             .modules
             .values()
             .any(|pair| pair.b.iter().any(|b| *b != 0.0));
-        if preference.as_ref().is_some_and(PreferenceScores::displaced) {
+        if preference.as_ref().is_some_and(|scores| scores.displaced) {
             tracing::warn!("the chosen answers lost likelihood (displacement)");
         }
         Ok(Evaluation {
@@ -206,7 +206,7 @@ impl Assessor {
             Ok(each.map(score).collect())
         })
         .await?;
-        Ok(Some(rated(&scores)))
+        Ok(Some(rated(&scores, self.eval.seed)))
     }
 
     async fn answers(
@@ -231,17 +231,15 @@ impl Assessor {
         let [incumbent, candidate] = digests;
         let mut prompts = held_out_prompts(subject.held_out);
         prompts.extend_from_slice(subject.prompts);
+        let seed = self.eval.seed;
         let judged = match prompts.is_empty() {
             true => None,
-            false => {
-                let seed = self.eval.seed;
-                Some(held_out(generator, &prompts, incumbent, candidate, seed).await?)
-            }
+            false => Some(held_out(generator, &prompts, incumbent, candidate, seed).await?),
         };
         let replayed = match self.eval.replay.as_deref().map(Path::new) {
             Some(path) => {
                 let prompts = read_replay(path)?;
-                Some(replay(generator, &prompts, incumbent, candidate).await?)
+                Some(replay(generator, &prompts, incumbent, candidate, seed).await?)
             }
             None => None,
         };

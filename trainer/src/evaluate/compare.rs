@@ -75,6 +75,12 @@ impl Interval {
         let (low, high) = interval(&both, seed);
         Self { low, high }
     }
+
+    /// Of the mean of `shifts`, each of which is one thing's change.
+    #[must_use]
+    pub fn of_shifts(shifts: &[f64], seed: u64) -> Self {
+        Self::of(&vec![0.0; shifts.len()], shifts, seed)
+    }
 }
 
 /// One task's part of a metric.

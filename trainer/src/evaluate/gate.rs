@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Evaluation, Metric};
 
+/// What sums of shares are off by at most, in points: a loss of just what is
+/// allowed is allowed.
+const ROUNDING_POINTS: f64 = 1e-9;
+/// How refusals name the pairs that were held out.
+const HELD_OUT_PAIRS: &str = "held-out pairs";
+
 /// What a candidate must reach.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -31,9 +37,16 @@ pub struct GateConfig {
     /// Least gain over the incumbent, in points, of the mean of the evaluation
     /// files' goal.
     pub goal_points_gain_min: f64,
-    /// Most points that any metric of the evaluation files may lose against the
+    /// Most points that any metric of the evaluation files, and the share of
+    /// held-out pairs whose chosen answer is the likelier one, may lose against the
     /// incumbent.
     pub points_lost_max: f64,
+    /// Most nat by which the chosen answers' mean margin over the rejected ones, of
+    /// held-out pairs, may be below the incumbent's.
+    pub margin_lost_max: f64,
+    /// The same of any set of the evaluation files, in nat per token. Sets may be of a
+    /// few pairs and beside the goal, so it is not 0 unless somebody says so.
+    pub task_margin_lost_max: f64,
     /// Most factor by which answers to the replay set may be longer or shorter
     /// than the base's, all together; and held-out answers than the incumbent's and
     /// what is expected of them.
@@ -59,6 +72,8 @@ impl Default for GateConfig {
             held_out_min: 1,
             goal_points_gain_min: 0.1,
             points_lost_max: 2.0,
+            margin_lost_max: 0.0,
+            task_margin_lost_max: 0.1,
             // two candidates that the demo published came to 0.67 and 0.77
             length_factor_max: 3.0,
             declined_share_max: 0.1,
@@ -158,6 +173,15 @@ pub enum Refusal {
         /// Points lost.
         points: f64,
         /// Points that may be lost.
+        max: f64,
+    },
+    /// Better answers lost likelihood against worse ones.
+    Margin {
+        /// The set of pairs.
+        set: String,
+        /// Nat lost against the incumbent.
+        lost: f64,
+        /// Nat that may be lost.
         max: f64,
     },
     /// The chosen answers lost likelihood.
@@ -260,6 +284,11 @@ impl fmt::Display for Refusal {
                 f,
                 "{set}: {metric:?} lost {points:.1} points against the incumbent, more than {max:.1}"
             ),
+            Self::Margin { set, lost, max } => write!(
+                f,
+                "{set}: the margin of better answers over worse ones is {lost:.3} nat below the \
+                 incumbent's, more than {max:.3}"
+            ),
             Self::Thumbs {
                 good_shift,
                 bad_shift,
@@ -311,7 +340,6 @@ fn task_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<
     let Some(tasks) = &evaluation.tasks else {
         return;
     };
-    let shares = || tasks.rows.iter().filter(|row| row.metric.is_share());
     if tasks.rows.iter().any(|row| !row.difference.is_finite()) {
         refusals.push(Refusal::NotMeasured);
     }
@@ -329,18 +357,33 @@ fn task_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<
             refusals.push(Refusal::Goal { found, min });
         }
     }
-    for row in shares() {
-        let (points, max) = (-100.0 * row.difference, gate.points_lost_max);
-        if points > max {
-            let (set, metric) = (row.set.clone(), row.metric);
-            refusals.push(Refusal::Lost {
-                set,
-                metric,
-                points,
-                max,
-            });
-        }
+    for row in &tasks.rows {
+        let lost = -row.difference;
+        refusals.extend(match row.metric.is_share() {
+            true => points_lost(&row.set, row.metric, lost, gate.points_lost_max),
+            false => margin_lost(&row.set, lost, gate.task_margin_lost_max),
+        });
     }
+}
+
+/// The refusal of a share that is too far below the incumbent's.
+fn points_lost(set: &str, metric: Metric, lost: f64, max: f64) -> Option<Refusal> {
+    let points = 100.0 * lost;
+    (points > max + ROUNDING_POINTS).then(|| Refusal::Lost {
+        set: set.to_owned(),
+        metric,
+        points,
+        max,
+    })
+}
+
+/// The refusal of a margin that is too far below the incumbent's.
+fn margin_lost(set: &str, lost: f64, max: f64) -> Option<Refusal> {
+    (lost > max).then(|| Refusal::Margin {
+        set: set.to_owned(),
+        lost,
+        max,
+    })
 }
 
 fn replay_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mut Vec<Refusal>) {
@@ -399,7 +442,14 @@ fn preference_refusals(evaluation: &Evaluation, gate: &GateConfig, refusals: &mu
             min,
         });
     }
-    if gate.refuse_displacement && scores.displaced() {
+    // what moved towards the chosen answers in most pairs may have lost more in the others
+    let lost = scores.accuracy_before - scores.accuracy_after;
+    let metric = Metric::PreferenceAccuracy;
+    let max = gate.points_lost_max;
+    refusals.extend(points_lost(HELD_OUT_PAIRS, metric, lost, max));
+    let lost = scores.margin_before - scores.margin_after;
+    refusals.extend(margin_lost(HELD_OUT_PAIRS, lost, gate.margin_lost_max));
+    if gate.refuse_displacement && scores.displaced {
         refusals.push(Refusal::Displacement {
             shift: scores.chosen_shift_per_token,
         });

@@ -79,6 +79,12 @@ pub struct HeldOut {
 }
 
 impl HeldOut {
+    /// The base's share of right answers.
+    #[must_use]
+    pub fn share_base(&self) -> f64 {
+        self.exact_base as f64 / self.judged().max(1) as f64
+    }
+
     /// The incumbent's share of right answers.
     #[must_use]
     pub fn share_before(&self) -> f64 {
@@ -194,17 +200,18 @@ pub struct PreferenceScores {
     pub margin_before: f64,
     /// The same under the candidate.
     pub margin_after: f64,
+    /// Where the gain from incumbent to candidate lies.
+    #[serde(default)]
+    pub margin_gain: Interval,
     /// Mean change of log π(chosen) per token. Below zero the chosen answers
     /// are displaced, though the rejected ones may fall faster.
     pub chosen_shift_per_token: f64,
-}
-
-impl PreferenceScores {
-    /// Whether chosen answers lost likelihood.
-    #[must_use]
-    pub fn displaced(&self) -> bool {
-        self.chosen_shift_per_token < 0.0
-    }
+    /// Where that lies.
+    #[serde(default)]
+    pub chosen_shift_interval: Interval,
+    /// Whether chosen answers lost likelihood: the alarm.
+    #[serde(default)]
+    pub displaced: bool,
 }
 
 /// Compares the scores of the same pairs under base, incumbent and candidate.
@@ -215,7 +222,6 @@ pub fn preference(
     after: &[PairScore],
     seed: u64,
 ) -> PreferenceScores {
-    let share = 1.0 / before.len().max(1) as f64;
     let preferred = |s: &PairScore| {
         let per_token = |sum: f64, tokens: usize| sum / tokens.max(1) as f64;
         let chosen = per_token(s.chosen, s.chosen_tokens);
@@ -224,30 +230,32 @@ pub fn preference(
     let [of_base, of_before, of_after] =
         [base, before, after].map(|scores| scores.iter().map(preferred).collect::<Vec<f64>>());
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let mut scores = PreferenceScores {
+    let margin = |s: &PairScore| s.chosen - s.rejected;
+    let [margins_before, margins_after] =
+        [before, after].map(|scores| scores.iter().map(margin).collect::<Vec<f64>>());
+    let margins = margins_before.iter().zip(&margins_after);
+    let moved: Vec<f64> = margins
+        .map(|(before, after)| f64::from(after > before))
+        .collect();
+    let shift = |(before, after): (&PairScore, &PairScore)| {
+        (after.chosen - before.chosen) / after.chosen_tokens.max(1) as f64
+    };
+    let shifts: Vec<f64> = before.iter().zip(after).map(shift).collect();
+    let chosen_shift_per_token = mean(&shifts);
+    PreferenceScores {
         pairs: before.len(),
         accuracy_base: mean(&of_base),
         accuracy_before: mean(&of_before),
         accuracy_after: mean(&of_after),
         accuracy_gain: Interval::of(&of_before, &of_after, seed),
-        ..PreferenceScores::default()
-    };
-    for (before, after) in before.iter().zip(after) {
-        let (margin_before, margin_after) = (
-            before.chosen - before.rejected,
-            after.chosen - after.rejected,
-        );
-        scores.reward_accuracy += if margin_after > margin_before {
-            share
-        } else {
-            0.0
-        };
-        scores.margin_before += share * margin_before;
-        scores.margin_after += share * margin_after;
-        let tokens = after.chosen_tokens.max(1) as f64;
-        scores.chosen_shift_per_token += share * (after.chosen - before.chosen) / tokens;
+        reward_accuracy: mean(&moved),
+        margin_before: mean(&margins_before),
+        margin_after: mean(&margins_after),
+        margin_gain: Interval::of(&margins_before, &margins_after, seed),
+        chosen_shift_per_token,
+        chosen_shift_interval: Interval::of_shifts(&shifts, seed),
+        displaced: chosen_shift_per_token < 0.0,
     }
-    scores
 }
 
 #[cfg(test)]
@@ -266,7 +274,7 @@ mod tests {
         };
         let before = [score(-20.0, -20.0), score(-5.0, -30.0)];
         let same = preference(&before, &before, &before, 1);
-        assert!(same.reward_accuracy == 0.0 && !same.displaced());
+        assert!(same.reward_accuracy == 0.0 && !same.displaced);
         assert!((same.accuracy_after - 0.5).abs() < 1e-12);
         let moved = preference(
             &before,
@@ -276,10 +284,16 @@ mod tests {
         );
         assert!((moved.reward_accuracy - 1.0).abs() < 1e-12);
         assert!((moved.accuracy_after - 1.0).abs() < 1e-12);
-        assert!(moved.displaced());
+        assert!(moved.displaced);
         assert!((moved.accuracy_base - 0.5).abs() < 1e-12);
         let gain = moved.accuracy_gain;
         assert!(gain.low >= 0.0 && gain.high <= 1.0 && gain.low < gain.high);
+        // the margins rise by 29 and by 59, the chosen answers fall by 0.1 a token
+        assert!((moved.margin_after - moved.margin_before - 44.0).abs() < 1e-9);
+        let gain = moved.margin_gain;
+        assert!((gain.low - 29.0).abs() < 1e-9 && (gain.high - 59.0).abs() < 1e-9);
+        let shift = moved.chosen_shift_interval;
+        assert!((shift.low + 0.1).abs() < 1e-9 && (shift.high + 0.1).abs() < 1e-9);
     }
 
     fn answers(texts: &[&str]) -> Vec<Answer> {

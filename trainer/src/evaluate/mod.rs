@@ -4,6 +4,7 @@
 //! from the trainer's own forward pass. `gate` turns the numbers into a
 //! verdict. Knows no store and publishes nothing.
 
+mod alarm;
 mod assess;
 mod bars;
 mod compare;
@@ -20,6 +21,7 @@ mod schema;
 mod tasks;
 mod text_scores;
 
+pub use alarm::alarm;
 pub use assess::{Assessor, Subject};
 pub use compare::{Comparison, Interval, Measured, Metric, Part, Row, compare};
 pub use gate::{Answers, GateConfig, Refusal, verdict};

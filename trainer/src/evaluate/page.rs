@@ -32,7 +32,7 @@ pub fn page(report: &Report, curves: &[(String, String)]) -> String {
         }
         html.push_str("</ul>");
     }
-    html.push_str("<h2>Before and after</h2>");
+    html.push_str("<h2>Base, before and after</h2>");
     html.push_str(&bars(&report.evaluation));
     if let Some(tasks) = &report.evaluation.tasks {
         html.push_str("<h2>Tasks</h2>");

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::compare::Interval;
+
 /// Changes of log-probability per token, of answers that were not trained.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RatedScores {
@@ -14,6 +16,12 @@ pub struct RatedScores {
     pub good_shift_per_token: f64,
     /// Mean change of the bad ones; 0 without any.
     pub bad_shift_per_token: f64,
+    /// Where the good ones' lies.
+    #[serde(default)]
+    pub good_shift_interval: Interval,
+    /// Where the bad ones' lies.
+    #[serde(default)]
+    pub bad_shift_interval: Interval,
     /// Share of all that moved the right way.
     pub accuracy: f64,
 }
@@ -34,28 +42,26 @@ pub struct RatedScore {
 
 /// Sums up.
 #[must_use]
-pub fn rated(scores: &[RatedScore]) -> RatedScores {
+pub fn rated(scores: &[RatedScore], seed: u64) -> RatedScores {
     let shift = |score: &RatedScore| (score.after - score.before) / score.tokens.max(1) as f64;
-    let mean = |is_good: bool| {
-        let shifts: Vec<f64> = scores
-            .iter()
-            .filter(|score| score.is_good == is_good)
-            .map(shift)
-            .collect();
-        let sum: f64 = shifts.iter().sum();
-        (shifts.len(), sum / shifts.len().max(1) as f64)
+    let shifts = |is_good: bool| -> Vec<f64> {
+        let called = scores.iter().filter(|score| score.is_good == is_good);
+        called.map(shift).collect()
     };
-    let ((good, good_shift_per_token), (bad, bad_shift_per_token)) = (mean(true), mean(false));
+    let (good, bad) = (shifts(true), shifts(false));
+    let mean = |shifts: &[f64]| shifts.iter().sum::<f64>() / shifts.len().max(1) as f64;
     let moved = |score: &&RatedScore| match score.is_good {
         true => shift(score) > 0.0,
         false => shift(score) < 0.0,
     };
     let right = scores.iter().filter(moved).count();
     RatedScores {
-        good,
-        bad,
-        good_shift_per_token,
-        bad_shift_per_token,
+        good: good.len(),
+        bad: bad.len(),
+        good_shift_per_token: mean(&good),
+        bad_shift_per_token: mean(&bad),
+        good_shift_interval: Interval::of_shifts(&good, seed),
+        bad_shift_interval: Interval::of_shifts(&bad, seed),
         accuracy: right as f64 / scores.len().max(1) as f64,
     }
 }
@@ -72,15 +78,20 @@ mod tests {
             before,
             after,
         };
-        let scores = rated(&[
+        let answers = [
             score(true, 10, -20.0, -10.0),
             score(true, 5, -5.0, -5.0),
             score(false, 4, -4.0, -8.0),
-        ]);
+        ];
+        let scores = rated(&answers, 1);
         assert_eq!((scores.good, scores.bad), (2, 1));
         assert!((scores.good_shift_per_token - 0.5).abs() < 1e-12);
         assert!((scores.bad_shift_per_token + 1.0).abs() < 1e-12);
         assert!((scores.accuracy - 2.0 / 3.0).abs() < 1e-12);
-        assert_eq!(rated(&[]), RatedScores::default());
+        // a mean of two answers lies between them, of one where it is
+        let (good, bad) = (scores.good_shift_interval, scores.bad_shift_interval);
+        assert!(good.low.abs() < 1e-12 && (good.high - 1.0).abs() < 1e-12);
+        assert!((bad.low + 1.0).abs() < 1e-12 && (bad.high + 1.0).abs() < 1e-12);
+        assert_eq!(rated(&[], 1), RatedScores::default());
     }
 }

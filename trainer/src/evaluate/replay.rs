@@ -7,6 +7,7 @@ use engine::{ChatMessage, EngineError, Role};
 use ids::AdapterDigest;
 use serde::{Deserialize, Serialize};
 
+use super::compare::Interval;
 use super::generate::{Answer, Generator};
 use super::matching::contains;
 use super::refusing::declines;
@@ -39,6 +40,12 @@ pub struct Replay {
     pub incumbent_right: usize,
     /// Of those, how many the candidate answers right.
     pub candidate_right: usize,
+    /// Where the gain from incumbent to candidate lies, as a share of those.
+    #[serde(default)]
+    pub gain: Interval,
+    /// Where the gain from base to candidate lies, which is a loss or nothing.
+    #[serde(default)]
+    pub gain_on_base: Interval,
     /// Of all prompts, the candidate's answers that go round in circles.
     pub degenerate: usize,
     /// Of all prompts, the base's.
@@ -128,6 +135,7 @@ pub async fn replay(
     prompts: &[ReplayPrompt],
     incumbent: Option<AdapterDigest>,
     candidate: Option<AdapterDigest>,
+    seed: u64,
 ) -> Result<Replay, EngineError> {
     let messages: Vec<Vec<ChatMessage>> = prompts.iter().map(|p| p.messages.clone()).collect();
     let base = generator.answers(None, &messages).await?;
@@ -136,10 +144,13 @@ pub async fn replay(
         None => base.clone(),
     };
     let after = generator.answers(candidate, &messages).await?;
-    Ok(judge(prompts, &base, &before, &after))
+    Ok(judge(prompts, [&base, &before, &after], seed))
 }
 
-fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[Answer]) -> Replay {
+/// Judges the answers of base, incumbent and candidate.
+fn judge(prompts: &[ReplayPrompt], answers: [&[Answer]; 3], seed: u64) -> Replay {
+    let [base, before, after] = answers;
+    let (mut kept_before, mut kept_after) = (Vec::new(), Vec::new());
     let mut replay = Replay {
         prompts: prompts.len(),
         length_ratio: length_ratio(base, after),
@@ -157,8 +168,11 @@ fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[
             continue;
         }
         replay.base_right += 1;
-        replay.incumbent_right += usize::from(right(&before[index]));
-        if right(&after[index]) {
+        let (was_right, is_right) = (right(&before[index]), right(&after[index]));
+        kept_before.push(f64::from(was_right));
+        kept_after.push(f64::from(is_right));
+        replay.incumbent_right += usize::from(was_right);
+        if is_right {
             replay.candidate_right += 1;
         } else if replay.lost.len() < LOST_LISTED_MAX {
             replay.lost.push(
@@ -169,6 +183,9 @@ fn judge(prompts: &[ReplayPrompt], base: &[Answer], before: &[Answer], after: &[
             );
         }
     }
+    let all = vec![1.0; kept_after.len()];
+    replay.gain = Interval::of(&kept_before, &kept_after, seed);
+    replay.gain_on_base = Interval::of(&all, &kept_after, seed);
     replay
 }
 
@@ -207,10 +224,14 @@ mod tests {
         };
         let base = ["Paris.", "It is Four.", "z"].map(answer);
         let after = ["Lyon", "4", "I cannot help with that."].map(answer);
-        let replay = judge(&prompts, &base, &base, &after);
+        let replay = judge(&prompts, [&base, &base, &after], 1);
         assert_eq!((replay.base_right, replay.candidate_right), (2, 1));
         assert!((replay.points_lost() - 50.0).abs() < 1e-9);
         assert_eq!(replay.lost, ["capital of France?"]);
+        // of two prompts that the base knows, both or none may be drawn
+        let loss = replay.gain_on_base;
+        assert!((loss.low + 1.0).abs() < 1e-12 && loss.high.abs() < 1e-12);
+        assert_eq!(replay.gain, loss, "the incumbent is the base here");
         assert_eq!((replay.declined, replay.declined_base), (1, 0));
     }
 

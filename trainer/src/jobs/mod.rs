@@ -7,6 +7,7 @@
 
 mod forget;
 mod recipe;
+mod results;
 mod rows;
 mod telling;
 mod work;

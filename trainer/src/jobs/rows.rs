@@ -39,7 +39,8 @@ pub(super) struct Sent {
     pub(super) validation: Option<Bytes>,
 }
 
-/// Reads the files into `folder` and makes examples of their rows.
+/// Reads the files into `folder` and makes examples of their rows. Rows to train
+/// that ask what `judged_by` asks, or the validation file, are left out.
 ///
 /// # Errors
 /// The outer one is the trainer's; the inner one says what is wrong with a file.
@@ -49,6 +50,7 @@ pub(super) fn read(
     folder: &Path,
     base: &model::BaseModel,
     recipe: &Recipe,
+    mut judged_by: EvaluationSet,
 ) -> Result<Result<Rows, Refused>, TrainerError> {
     let mut left_out = Vec::new();
     let mut check = |bytes: &Bytes, name: &'static str, evaluation: EvaluationSet| {
@@ -73,7 +75,6 @@ pub(super) fn read(
         .map(|bytes| check(bytes, "validation_file", EvaluationSet::default()))
         .transpose()?;
     // what is judged by is not trained
-    let mut judged_by = EvaluationSet::default();
     for row in validation.iter().flatten() {
         judged_by.add(row.row.prompt());
     }
@@ -173,7 +174,8 @@ fn prompt(row: &Row) -> Option<HeldOutPrompt> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
-    use serde_json::json;
+    use ids::BasisPoints;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::config::Config;
@@ -210,12 +212,57 @@ mod tests {
                 validation: Some(lines(method, &[("two?", 5), (shouted.as_str(), 6)])),
             };
             let recipe = Recipe::configured(&Config::default());
-            let rows = read(&sent, method, folder.path(), crate::tests::tiny(), &recipe);
+            let (folder, base) = (folder.path(), crate::tests::tiny());
+            let apart = EvaluationSet::default();
+            let rows = read(&sent, method, folder, base, &recipe, apart);
             let Ok(rows) = rows.unwrap() else {
                 panic!("the file was refused");
             };
             let counts = (rows.examples.train.len(), rows.examples.validation.len());
             assert_eq!(counts, (2, 2));
+            let told = rows.left_out.unwrap();
+            assert!(told.starts_with("2 rows of training_file"), "{told}");
+            for line in ["line 2: overlaps", "line 3: overlaps"] {
+                assert!(told.contains(line), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_the_configured_evaluations_ask_are_not_trained() {
+        let long = words(7, 14);
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, line: Value| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, line.to_string()).unwrap();
+            path
+        };
+        let mut config = Config::default();
+        config.dataset.held_out = BasisPoints::new(1).unwrap();
+        let task = json!({ "prompt": format!("SO {long}!"), "expect": "a" });
+        config.eval.tasks = vec![write("tasks.jsonl", task)];
+        let general = json!({ "prompt": "Two!", "expect": "b" });
+        config.eval.replay = Some(write("replay.jsonl", general));
+        let said = format!("Well, {long}?");
+        let training = [("one?", 1), (said.as_str(), 2), ("two?", 3), ("three?", 4)];
+        // with a validation file, which may ask it, and without one
+        for validation in [None, Some([("two?", 5)])] {
+            let sent = Sent {
+                training: lines(Method::Dpo, &training),
+                validation: validation.map(|asked| lines(Method::Dpo, &asked)),
+            };
+            let judged_by = crate::stage_files::evaluation(&config).unwrap();
+            let (recipe, base) = (Recipe::configured(&config), crate::tests::tiny());
+            let rows = read(&sent, Method::Dpo, folder.path(), base, &recipe, judged_by);
+            let Ok(rows) = rows.unwrap() else {
+                panic!("the file was refused");
+            };
+            let counts = (rows.examples.train.len(), rows.examples.validation.len());
+            let expected = match sent.validation {
+                None => (1, 1),
+                Some(_) => (2, 1),
+            };
+            assert_eq!(counts, expected);
             let told = rows.left_out.unwrap();
             assert!(told.starts_with("2 rows of training_file"), "{told}");
             for line in ["line 2: overlaps", "line 3: overlaps"] {

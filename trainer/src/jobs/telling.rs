@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::apply;
+use super::results::Steps;
 use crate::progress::Progress;
 use crate::services::Services;
 use crate::train::{Curve, EpochMetrics, Observer, StepMetrics};
@@ -31,6 +32,8 @@ pub(super) struct Teller {
     last: StepMetrics,
     /// The best validation so far.
     best: Option<EpochMetrics>,
+    /// All that was reported, whatever of it was dropped.
+    steps: Steps,
 }
 
 impl Teller {
@@ -43,6 +46,7 @@ impl Teller {
             reports,
             last: StepMetrics::default(),
             best: None,
+            steps: Steps::default(),
         };
         (teller, writing)
     }
@@ -50,6 +54,11 @@ impl Teller {
     /// The validation of the epoch that was taken.
     pub(super) fn best(&self) -> Option<&EpochMetrics> {
         self.best.as_ref()
+    }
+
+    /// The figures of all steps.
+    pub(super) fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     fn report(&self, report: Report) {
@@ -62,6 +71,7 @@ impl Teller {
 impl Observer for Teller {
     fn step(&mut self, metrics: &StepMetrics) {
         self.last = metrics.clone();
+        self.steps.step(metrics);
         self.report(Report::Step(Box::new(metrics.clone())));
     }
 
@@ -69,12 +79,14 @@ impl Observer for Teller {
         if metrics.best {
             self.best = Some(metrics.clone());
         }
+        self.steps.epoch(metrics);
         let last = Box::new(self.last.clone());
         self.report(Report::Epoch(last, metrics.clone()));
     }
 
     fn resumed(&mut self, curve: &Curve) {
         self.best = curve.best();
+        self.steps = Steps::of(curve);
     }
 }
 

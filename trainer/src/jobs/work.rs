@@ -8,27 +8,35 @@ use adapter_store::{AdapterFiles, Lineage, Source};
 use control::{AuditEntry, Expected};
 use fine_tuning::{FineTuningError, Job, Level, Method, Transition};
 use ids::{AdapterDigest, AliasName};
+use model::BaseModel;
 use model::lora::LoraAdapter;
 use serde_json::json;
 
 use super::recipe::Recipe;
+use super::results::{self, JobReport};
 use super::rows::{Rows, Sent, read};
 use super::telling::Teller;
 use super::{ACTOR, Ended, Refused, still_wanted, taken_back, tell};
-use crate::TrainerError;
 use crate::checkpoints::CheckpointFile;
 use crate::evaluate::{Evaluation, GateConfig, Subject, verdict};
+use crate::journal::replace;
 use crate::lease::HeldLease;
 use crate::planned::planned;
 use crate::recipe::fresh_adapter;
 use crate::services::Services;
 use crate::train::{EpochMetrics, Job as Training, TrainConfig, Trained, train_with};
+use crate::{TrainerError, stage_files};
+
+/// The folder in the job's of the best adapter of a training that failed.
+const LAST_GOOD_FOLDER: &str = "last_good";
 
 /// What was trained, and how good its best epoch was on what is held out.
 struct Outcome {
     trained: Trained,
     files: AdapterFiles,
     best: Option<EpochMetrics>,
+    /// The figures of its steps, as CSV.
+    steps: String,
 }
 
 /// Does a job that was taken.
@@ -87,6 +95,27 @@ pub(super) async fn run(
     let evaluation = services.assessor().assess(&subject).await?;
     let gate = gate(&services.config.gate);
     let reasons = reasons(job.asked.method, &evaluation, outcome.best.as_ref(), &gate);
+    let report = JobReport {
+        job: id,
+        at: services.clock.now(),
+        passed: reasons.is_empty(),
+        reasons: &reasons,
+        base: services.base.digest,
+        start: job.asked.start,
+        candidate: outcome.files.digest(),
+        dataset: rows.digest,
+        left_out: rows.left_out.as_deref(),
+        recipe: config,
+        epoch: outcome.trained.epoch,
+        tokens: outcome.trained.tokens,
+        held_out: outcome.best.as_ref(),
+        gate: &gate,
+        evaluation: &evaluation,
+        code_version: crate::CODE_VERSION,
+    };
+    lease.confirm().await?;
+    still_wanted(services, id, stop).await?;
+    results::keep(services, job, &outcome.steps, &report).await?;
     if !reasons.is_empty() {
         return Ok(Ended::Refused(Refused {
             code: "refused_by_gate",
@@ -135,7 +164,13 @@ async fn rows(
     };
     let (base, recipe) = (Arc::clone(&services.base), recipe.clone());
     let (method, folder) = (asked.method, folder.to_owned());
-    crate::blocking(move || read(&sent, method, &folder, &base, &recipe)).await
+    let config = Arc::clone(&services.config);
+    crate::blocking(move || {
+        // the gate asks this too
+        let judged_by = stage_files::evaluation(&config)?;
+        read(&sent, method, &folder, &base, &recipe, judged_by)
+    })
+    .await
 }
 
 async fn train(
@@ -157,6 +192,7 @@ async fn train(
     let (mut teller, writing) = Teller::start(services, job);
     let (rows, config, stop) = (Arc::clone(rows), config.clone(), Arc::clone(stop));
     let (folder, services_there) = (folder.to_owned(), services.clone());
+    let method = job.asked.method;
     let outcome = crate::compute(services.config.threads, move || {
         let model = services_there.frozen_model(config.sequence_tokens_max)?;
         let config = planned(&services_there, &folder, &start, &rows.examples, &config)?;
@@ -168,11 +204,19 @@ async fn train(
             config: &config,
         };
         let mut checkpoints = CheckpointFile::new(&folder, config.checkpoint_every_steps);
-        let trained = train_with(training, &mut checkpoints, &mut teller, &stop)?;
+        let result = train_with(training, &mut checkpoints, &mut teller, &stop);
+        if let Err(failed) = &result
+            && let Some(adapter) = &failed.last_good
+            && let Err(error) = keep_last_good(&folder, adapter, &base)
+        {
+            tracing::warn!(%error, "the last good epoch's adapter was not kept");
+        }
+        let trained = result?;
         let peft = trained.adapter.to_peft(&base.config)?;
         Ok(Outcome {
             files: AdapterFiles::new(peft.config_json, peft.safetensors),
             best: teller.best().cloned(),
+            steps: teller.steps().csv(method),
             trained,
         })
     })
@@ -182,6 +226,22 @@ async fn train(
         tracing::warn!("the job's last reports were not written");
     }
     outcome
+}
+
+/// Keeps what training had come to before it failed, as a PEFT folder.
+fn keep_last_good(
+    folder: &Path,
+    adapter: &LoraAdapter,
+    base: &BaseModel,
+) -> Result<(), TrainerError> {
+    let files = adapter.to_peft(&base.config)?;
+    let folder = folder.join(LAST_GOOD_FOLDER);
+    std::fs::create_dir_all(&folder).map_err(TrainerError::file(&folder))?;
+    replace(&folder.join("adapter_config.json"), &files.config_json)?;
+    replace(
+        &folder.join("adapter_model.safetensors"),
+        &files.safetensors,
+    )
 }
 
 /// What the outcome of a job must reach: its goal is what its files say, which

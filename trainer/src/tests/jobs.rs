@@ -9,9 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use fine_tuning::{Command, HyperParameters, Job, Method, NewJob, Purpose, Status, Transition};
 use ids::{Clock, JobId, ManualClock, UnixMillis};
+use model::lora::LoraAdapter;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::{beside, services, stages};
+use super::{beside, services, stages, tiny, words};
 use crate::jobs::{forget, next};
 use crate::{MemoryPlan, Services, TrainerError};
 
@@ -128,8 +130,8 @@ async fn checkpoints_of_jobs_that_have_ended_go_after_a_while() {
     assert_eq!(there(), ["paused", "waiting"]);
 }
 
-/// The recipe of jobs that pass the gate, whatever comes out; their evaluation
-/// waits for somebody to write the general prompts into a pipe.
+/// The recipe of jobs that pass the gate, whatever comes out; their rows and their
+/// evaluation wait for somebody to write the general prompts into a pipe.
 struct Judged(tempfile::TempDir);
 
 impl Judged {
@@ -148,13 +150,14 @@ impl Judged {
         format!(
             "[gate]\npreference_accuracy_min = 0.0\ndegenerate_share_max = 1.0\n\
              declined_share_max = 1.0\nlength_factor_max = 1e9\n\
+             points_lost_max = 100.0\nmargin_lost_max = 1e9\n\
              [eval]\nanswer_tokens_max = 4\nreplay = {:?}\n\
              [training]\nepochs = 2\nsequence_tokens_max = 256\n[training.lora]\nrank = 2\n",
             self.pipe()
         )
     }
 
-    /// Lets the evaluation go on.
+    /// Lets whoever reads the general prompts go on.
     async fn go_on(&self) {
         let (pipe, line) = (self.pipe(), "{\"prompt\":\"a\",\"expect\":\"b\"}\n");
         let write = tokio::task::spawn_blocking(move || std::fs::write(pipe, line));
@@ -181,13 +184,19 @@ async fn messages(services: &Services, id: &JobId) -> Vec<String> {
 }
 
 /// Works on a job up to its evaluation.
-async fn evaluating(services: &Services, job: &Job) -> JoinHandle<Result<(), TrainerError>> {
+async fn evaluating(
+    services: &Services,
+    judged: &Judged,
+    job: &Job,
+) -> JoinHandle<Result<(), TrainerError>> {
     let (services_there, job_there) = (services.clone(), job.clone());
     let before = messages(services, &job.id).await.len();
     let work = beside(move || async move {
         let stop = Arc::new(AtomicBool::new(false));
         crate::jobs::work(&services_there, job_there, stop).await
     });
+    // rows are held against the general prompts, too
+    judged.go_on().await;
     for _ in 0..6000 {
         let told = messages(services, &job.id).await;
         let new = &told[..told.len() - before];
@@ -210,7 +219,7 @@ async fn a_job_that_is_cancelled_while_it_is_judged_gets_no_name() {
     let (data, judged) = (tempfile::tempdir().unwrap(), Judged::new());
     let services = services(data.path(), &judged.recipe()).await;
     let job = queued(&services, "ftjob-1").await;
-    let work = evaluating(&services, &job).await;
+    let work = evaluating(&services, &judged, &job).await;
     let (jobs, now) = (&services.tuning.jobs, services.clock.now());
     jobs.command(&job.id, Command::Cancel, now).await.unwrap();
     judged.go_on().await;
@@ -220,6 +229,7 @@ async fn a_job_that_is_cancelled_while_it_is_judged_gets_no_name() {
         (ended.status, ended.fine_tuned_model),
         (Status::Cancelled, None)
     );
+    assert!(ended.result_files.is_empty());
     assert_eq!(names(&services).await, 0);
     assert_eq!(services.adapters.list().await.unwrap().len(), 0);
     let told = messages(&services, &job.id).await;
@@ -231,7 +241,7 @@ async fn a_job_that_is_paused_while_it_is_judged_is_judged_again_later() {
     let (data, judged) = (tempfile::tempdir().unwrap(), Judged::new());
     let mut services = services(data.path(), &judged.recipe()).await;
     let job = queued(&services, "ftjob-1").await;
-    let work = evaluating(&services, &job).await;
+    let work = evaluating(&services, &judged, &job).await;
     let (jobs, now) = (services.tuning.jobs.clone(), services.clock.now());
     jobs.command(&job.id, Command::Pause, now).await.unwrap();
     judged.go_on().await;
@@ -248,12 +258,13 @@ async fn a_job_that_is_paused_while_it_is_judged_is_judged_again_later() {
     config.dataset.split_salt = "other".to_owned();
     services.config = Arc::new(config);
     let job = jobs.command(&job.id, Command::Resume, now).await.unwrap();
-    let work = evaluating(&services, &job).await;
+    let work = evaluating(&services, &judged, &job).await;
     judged.go_on().await;
     work.await.unwrap().unwrap();
     let ended = jobs.get(&job.id).await.unwrap();
     let told = messages(&services, &job.id).await;
     assert_eq!(ended.status, Status::Succeeded, "{told:?}");
+    assert_eq!(ended.result_files.len(), 2);
     assert_eq!((names(&services).await, checkpoint.exists()), (1, false));
     // one of the checkpoints became the outcome
     let checkpoints = services.tuning.history.checkpoints(&job.id, None, 10).await;
@@ -269,7 +280,7 @@ async fn a_trainer_without_the_lease_leaves_the_job_to_who_has_it() {
     let clock = Arc::new(ManualClock::new(services.clock.now()));
     services.clock = clock.clone();
     let job = queued(&services, "ftjob-1").await;
-    let work = evaluating(&services, &job).await;
+    let work = evaluating(&services, &judged, &job).await;
     // asleep for so long that another took the lease, and the job
     clock.advance(LEASE);
     let (control, now) = (&services.control, clock.now());
@@ -334,4 +345,76 @@ async fn a_job_that_trainers_die_of_fails() {
     let failed = services.tuning.jobs.get(&job.id).await.unwrap();
     assert_eq!(failed.status, Status::Failed);
     assert!(failed.error.unwrap().message.contains("died"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_job_leaves_what_the_gate_saw() {
+    let data = tempfile::tempdir().unwrap();
+    // what the second row asks is one of the general prompts
+    let replay = data.path().join("replay.jsonl");
+    let general = json!({ "prompt": words(10, 6), "expect": "a" });
+    std::fs::write(&replay, general.to_string()).unwrap();
+    let judged = format!("[gate]\nheld_out_min = 1000\n[eval]\nreplay = {replay:?}\n");
+    let services = services(data.path(), &RECIPE.replace("[eval]\n", &judged)).await;
+    let job = queued(&services, "ftjob-1").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    crate::jobs::work(&services, job.clone(), stop)
+        .await
+        .unwrap();
+    let refused = services.tuning.jobs.get(&job.id).await.unwrap();
+    let told = messages(&services, &job.id).await;
+    assert!(
+        told.iter()
+            .any(|message| message.contains("line 2: overlaps")),
+        "{told:?}"
+    );
+    assert_eq!(refused.status, Status::Failed);
+    let reason = &refused.error.as_ref().unwrap().message;
+    let [steps, report] = &refused.result_files[..] else {
+        panic!("{refused:?}");
+    };
+    let files = &services.tuning.files;
+    for file in [steps, report] {
+        let record = files.get(file).await.unwrap();
+        assert_eq!(record.purpose, Purpose::FineTuneResults);
+    }
+    let steps = files.content(steps).await.unwrap();
+    let steps = std::str::from_utf8(&steps).unwrap();
+    assert!(
+        steps.starts_with("step,train_loss,") && steps.lines().count() > 1,
+        "{steps}"
+    );
+    let report = files.content(report).await.unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["passed"], false);
+    let first = report["reasons"][0].as_str().unwrap();
+    assert!(reason.contains(first), "{reason}");
+    assert!(report["evaluation"]["preference"].is_object(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_falls_apart_keeps_its_last_good_adapter() {
+    let data = tempfile::tempdir().unwrap();
+    // a decay that turns each factor round and makes it 39 times as large
+    let recipe = "[training]\nepochs = 8\npatience_epochs = 0\nlearning_rate = 4e-2\n\
+                  warmup_ratio = 0.0\ndecay = \"constant\"\nmicro_batches = 1\n\
+                  sequence_tokens_max = 256\nadamw = { weight_decay = 1000.0 }\n\
+                  [training.lora]\nrank = 2\n";
+    let services = services(data.path(), recipe).await;
+    let job = queued(&services, "ftjob-1").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    crate::jobs::work(&services, job.clone(), stop)
+        .await
+        .unwrap();
+    let failed = services.tuning.jobs.get(&job.id).await.unwrap();
+    assert_eq!(failed.error.unwrap().code, "training_failed");
+    let kept = data.path().join("trainer/jobs/ftjob-1/last_good");
+    let read = |name: &str| std::fs::read(kept.join(name)).unwrap();
+    let (config, weights) = (
+        read("adapter_config.json"),
+        read("adapter_model.safetensors"),
+    );
+    let adapter = LoraAdapter::from_peft(&config, &weights, &tiny().config).unwrap();
+    let mut factors = adapter.modules.values();
+    assert!(factors.all(|m| m.a.iter().chain(&m.b).all(|v| v.is_finite())));
 }

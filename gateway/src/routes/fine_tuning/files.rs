@@ -36,12 +36,11 @@ pub(crate) async fn list(
         Some("asc") => true,
         Some(_) => return Err(ApiError::invalid("order", "order: asc or desc")),
     };
-    // there are files for one purpose only
     let wanted = parameters.take("purpose");
     parameters.finish()?;
     let mut records = app.tuning.files.list().await?;
-    if wanted.is_some_and(|purpose| purpose != "fine-tune") {
-        records.clear();
+    if let Some(purpose) = wanted {
+        records.retain(|record| record.purpose.as_str() == purpose);
     }
     if !is_ascending {
         records.reverse();

@@ -1,6 +1,6 @@
 //! Files, jobs and their histories as they go over the wire.
 
-use fine_tuning::{Checkpoint, Event, EventKind, FileRecord, Job, Level, Method, Status};
+use fine_tuning::{Checkpoint, Event, EventKind, FileRecord, Job, Level, Method, Purpose, Status};
 use ids::JobId;
 use openapi::{
     CheckpointObject, DpoHyperParameters, DpoMethod, FileObject, FilePurpose, FileStatus,
@@ -17,7 +17,10 @@ pub(super) fn file(record: FileRecord) -> TrainingFile {
         bytes: record.bytes,
         created_at: record.created_at.seconds(),
         filename: record.filename,
-        purpose: FilePurpose::FineTune,
+        purpose: match record.purpose {
+            Purpose::FineTune => FilePurpose::FineTune,
+            Purpose::FineTuneResults => FilePurpose::FineTuneResults,
+        },
         status: FileStatus::Processed,
         digest: record.digest,
     }
@@ -40,7 +43,7 @@ pub(super) fn job(job: Job) -> FineTuningJob {
         fine_tuned_model: job.fine_tuned_model.map(|name| name.to_string()),
         adapter_digest: job.adapter,
         organization_id: String::new(),
-        result_files: Vec::new(),
+        result_files: job.result_files,
         status: status(job.status),
         training_file: job.asked.training_file,
         validation_file: job.asked.validation_file,
@@ -147,8 +150,7 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_checkpoint_that_became_the_outcome_has_its_name() {
+    fn waiting() -> Job {
         let asked = NewJob {
             model: "m".to_owned(),
             start: None,
@@ -160,7 +162,30 @@ mod tests {
             seed: 1,
             metadata: BTreeMap::new(),
         };
-        let mut job = Job::new(JobId::new("ftjob-1").unwrap(), asked, UnixMillis(1));
+        Job::new(JobId::new("ftjob-1").unwrap(), asked, UnixMillis(1))
+    }
+
+    #[test]
+    fn a_job_names_its_results_which_are_no_training_data() {
+        let record = FileRecord {
+            id: FileId::new("file-2").unwrap(),
+            filename: "evaluation.json".to_owned(),
+            bytes: 2,
+            digest: ids::Sha256Digest::of(b"{}"),
+            purpose: Purpose::FineTuneResults,
+            created_at: UnixMillis(1),
+        };
+        let mut judged = waiting();
+        judged.result_files = vec![record.id.clone()];
+        let (job, file) = (job(judged), file(record));
+        let json = serde_json::json!({ "job": job, "file": file });
+        assert_eq!(json["job"]["result_files"][0], json["file"]["id"]);
+        assert_eq!(json["file"]["purpose"], "fine-tune-results");
+    }
+
+    #[test]
+    fn the_checkpoint_that_became_the_outcome_has_its_name() {
+        let mut job = waiting();
         let named = |job: &Job, step| {
             let taken = Checkpoint {
                 step,

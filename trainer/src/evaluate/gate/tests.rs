@@ -54,6 +54,7 @@ fn after_thumbs_alone_bad_answers_must_fall_and_good_ones_not() {
             good_shift_per_token,
             bad_shift_per_token,
             accuracy: 1.0,
+            ..RatedScores::default()
         });
         let evaluation = Evaluation {
             held_out: None,
@@ -131,6 +132,62 @@ fn a_good_candidate_passes_and_each_fault_is_named() {
         ),
     ];
     each_is_refused(&spoils);
+}
+
+#[test]
+fn held_out_pairs_may_not_be_ranked_worse_than_by_the_incumbent() {
+    let default = GateConfig::default();
+    let of = |accuracy_after: f64, margin_after: f64, gate: &GateConfig| {
+        let scores = PreferenceScores {
+            pairs: 50,
+            accuracy_before: 0.5,
+            accuracy_after,
+            reward_accuracy: 0.7,
+            margin_before: -5.1,
+            margin_after,
+            ..PreferenceScores::default()
+        };
+        let evaluation = Evaluation {
+            preference: Some(scores),
+            ..good()
+        };
+        verdict(&evaluation, gate)
+    };
+    assert_eq!(of(0.7, -0.03, &default), []);
+    assert_eq!(of(0.5, -5.1, &default), []);
+    // one of 50 pairs is two points, however they are rounded
+    assert_eq!(of(0.48, -5.1, &default), []);
+    let lost = of(0.46, -0.03, &default);
+    assert!(matches!(lost[..], [Refusal::Lost { .. }]), "{lost:?}");
+    let text = lost[0].to_string();
+    assert!(text.contains("held-out pairs") && text.contains("4.0 points"));
+    let fell = of(0.7, -5.2, &default);
+    assert!(matches!(fell[..], [Refusal::Margin { .. }]), "{fell:?}");
+    assert!(fell[0].to_string().contains("0.100 nat below"), "{fell:?}");
+    assert_eq!(of(0.4, -6.0, &default).len(), 2);
+    let unmeasured = of(0.7, f64::NAN, &default);
+    assert!(matches!(unmeasured[..], [Refusal::NotMeasured]));
+    let lenient = GateConfig {
+        points_lost_max: 10.5,
+        margin_lost_max: 1.0,
+        ..default
+    };
+    assert_eq!(of(0.4, -6.0, &lenient), []);
+}
+
+#[test]
+fn margins_of_evaluation_files_may_fall_a_little() {
+    let of = |difference| {
+        let margin = Row {
+            metric: Metric::PreferenceMargin,
+            ..row("other", difference)
+        };
+        let evaluation = with_tasks(vec![row("goal", 0.1), margin]);
+        verdict(&evaluation, &GateConfig::default())
+    };
+    assert_eq!(of(0.5), []);
+    assert_eq!(of(-0.09), []);
+    assert!(matches!(of(-0.11)[..], [Refusal::Margin { .. }]));
 }
 
 #[test]
