@@ -167,8 +167,12 @@ fn resolve(
     if imitates && !says_dropout {
         merged = imitating(merged);
     }
-    merged.check().map_err(|e| at(e.to_string()))?;
-    check_epochs(&merged).map_err(|e| at(e.to_string()))?;
+    let told = |error: TrainerError| match error {
+        TrainerError::Config { key, problem } => at(format!("{key}: {problem}")),
+        other => at(other.to_string()),
+    };
+    merged.check().map_err(told)?;
+    check_epochs(&merged).map_err(told)?;
     if stage.kind == StageKind::Kto && !stage.file.is_empty() {
         return Err(at("thumbs come from the votes, not from files".to_owned()));
     }

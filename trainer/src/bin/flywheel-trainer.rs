@@ -1,5 +1,6 @@
 //! `flywheel-trainer`: trains on feedback, beside the gateway or by hand.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -118,6 +119,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match start(cli.command) {
         Ok(code) => code,

@@ -23,6 +23,7 @@ use crate::journal::replace;
 use crate::lease::HeldLease;
 use crate::planned::planned;
 use crate::recipe::fresh_adapter;
+use crate::report::Computed;
 use crate::services::Services;
 use crate::train::{EpochMetrics, Job as Training, TrainConfig, Trained, train_with};
 use crate::{TrainerError, stage_files};
@@ -37,6 +38,7 @@ struct Outcome {
     best: Option<EpochMetrics>,
     /// The figures of its steps, as CSV.
     steps: String,
+    computed: Computed,
 }
 
 /// Does a job that was taken.
@@ -217,6 +219,7 @@ async fn train(
             files: AdapterFiles::new(peft.config_json, peft.safetensors),
             best: teller.best().cloned(),
             steps: teller.steps().csv(method),
+            computed: Computed::here(&config),
             trained,
         })
     })
@@ -290,6 +293,7 @@ async fn publish(
         ("recipe", json!(config)),
         ("seed", json!(config.seed)),
         ("tokens", json!(outcome.trained.tokens)),
+        ("computed", json!(outcome.computed)),
         ("code_version", json!(crate::CODE_VERSION)),
     ];
     let lineage = Lineage {
