@@ -52,7 +52,8 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// Part `i` of `count` of all that the slices hold, which is contiguous.
+/// What goes with some of `count` parts of a product, if all that the slices hold is
+/// spread over them evenly.
 pub(super) fn share<'a>(
     slices: impl Iterator<Item = &'a [Unit]> + Clone,
     parts: std::ops::Range<usize>,
