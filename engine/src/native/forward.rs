@@ -285,6 +285,10 @@ impl Forward {
             batch.terms(layer, &projections),
             batch.terms(next_layer, next),
         );
+        let next: Vec<_> = match self.model.weights.layers.get(next_layer) {
+            Some(weights) => next.iter().map(|next| weights.projection(*next)).collect(),
+            None => vec![self.model.weights.head()],
+        };
         matmul_many(
             &projections.map(|projection| weights.projection(projection)),
             (x, batch.n),
@@ -293,6 +297,7 @@ impl Forward {
             Terms {
                 of_this: &of_this,
                 of_next: &of_next,
+                next: &next,
             },
         );
     }

@@ -2,6 +2,7 @@
 //! codes and their sum.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use super::multiversion::multiversion;
 use super::parallel::{self, SharedOutput};
@@ -70,16 +71,15 @@ impl Activations {
         codes.resize(codes.len().max(blocks * n), Words::default());
         scales.resize(scales.len().max(blocks * n), BlockScale::default());
         let (all_codes, all_scales) = (
-            SharedOutput::new(&mut codes, n),
-            SharedOutput::new(&mut scales, n),
+            SharedOutput::new(&mut codes, blocks * n),
+            SharedOutput::new(&mut scales, blocks * n),
         );
-        let columns = |range: std::ops::Range<usize>| {
-            for b in range {
-                // SAFETY: each block's codes and scales belong to one task.
-                let (codes, scales) =
-                    unsafe { (all_codes.part(b, 0, n), all_scales.part(b, 0, n)) };
-                quantize_column(x, cols, b, passes, codes, scales);
-            }
+        let columns = |range: Range<usize>| {
+            let (at, len) = (range.start * n, range.len() * n);
+            // SAFETY: each block's codes and scales belong to one task.
+            let (codes, scales) =
+                unsafe { (all_codes.part(0, at, len), all_scales.part(0, at, len)) };
+            quantize_columns(x, cols, range.start, passes, codes, scales);
         };
         let parts = match (n * cols >= PARALLEL_FROM, others) {
             (true, _) => 4 * parallel::threads(),
@@ -116,15 +116,36 @@ impl Drop for Activations {
 }
 
 multiversion! {
-    /// Quantizes block `b` of every row.
-    fn quantize_column(
-        x: &[f32], cols: usize, b: usize, passes: Passes,
+    /// Quantizes blocks of every row, from `first` on, as many as there is place for.
+    fn quantize_columns(
+        x: &[f32], cols: usize, first: usize, passes: Passes,
         codes: &mut [Words], scales: &mut [BlockScale],
-    ) = quantize_column_body;
+    ) = quantize_columns_body;
 }
 
 #[inline(always)]
-fn quantize_column_body(
+fn quantize_columns_body(
+    x: &[f32],
+    cols: usize,
+    first: usize,
+    passes: Passes,
+    codes: &mut [Words],
+    scales: &mut [BlockScale],
+) {
+    let n = x.len() / cols
+        * match passes {
+            Passes::One => 1,
+            Passes::Two => 2,
+        };
+    let columns = codes.chunks_exact_mut(n).zip(scales.chunks_exact_mut(n));
+    for (b, (codes, scales)) in (first..).zip(columns) {
+        quantize_column(x, cols, b, passes, codes, scales);
+    }
+}
+
+/// Quantizes block `b` of every row.
+#[inline(always)]
+fn quantize_column(
     x: &[f32],
     cols: usize,
     b: usize,
@@ -138,16 +159,18 @@ fn quantize_column_body(
     match passes {
         Passes::One => {
             for ((block, words), scale) in blocks.zip(codes).zip(scales) {
-                (*words, *scale) = quantize_block(block);
+                let (codes, of_block) = quantize_block(block);
+                (*words, *scale) = (words_of(&codes), of_block);
             }
         }
         Passes::Two => {
             let pairs = codes.as_chunks_mut::<2>().0.iter_mut();
             let pairs = pairs.zip(scales.as_chunks_mut::<2>().0);
             for (block, ([first, rest], [first_scale, rest_scale])) in blocks.zip(pairs) {
-                (*first, *first_scale) = quantize_block(block);
-                let left = residual(block, first, first_scale.scale);
-                (*rest, *rest_scale) = quantize_block(&left);
+                let (codes, scale) = quantize_block(block);
+                let (left, left_scale) = quantize_block(&residual(block, &codes, scale.scale));
+                (*first, *first_scale) = (words_of(&codes), scale);
+                (*rest, *rest_scale) = (words_of(&left), left_scale);
             }
         }
     }
@@ -155,20 +178,47 @@ fn quantize_column_body(
 
 /// A block less what its codes stand for.
 #[inline(always)]
-fn residual(block: &[f32; BLOCK], words: &Words, scale: f32) -> [f32; BLOCK] {
+fn residual(block: &[f32; BLOCK], codes: &[i32; BLOCK], scale: f32) -> [f32; BLOCK] {
     let mut left = *block;
-    for (values, word) in left.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        for (value, code) in values.iter_mut().zip(word.to_le_bytes()) {
-            *value = scale.mul_add(-f32::from(code as i8), *value);
-        }
+    for (value, code) in left.iter_mut().zip(codes) {
+        *value = scale.mul_add(-(*code as f32), *value);
     }
     left
+}
+
+/// Codes as products take them.
+#[inline(always)]
+fn words_of(codes: &[i32; BLOCK]) -> Words {
+    let mut bytes = [0; BLOCK];
+    for (byte, code) in bytes.iter_mut().zip(codes) {
+        *byte = *code as u8; // the lowest
+    }
+    let mut words = Words::default();
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = i32::from_le_bytes(*bytes);
+    }
+    words
+}
+
+/// A sum in halves, as registers add.
+#[inline(always)]
+fn sum(codes: &[i32; BLOCK]) -> i32 {
+    let mut sums = *codes;
+    let mut len = BLOCK;
+    while len > 1 {
+        len /= 2;
+        let (low, high) = sums.split_at_mut(len);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low = low.wrapping_add(*high);
+        }
+    }
+    sums[0]
 }
 
 /// Rounds to the nearest code, ties to even. A block with a NaN or an infinity
 /// gets a scale that is not finite, so that products are not finite either.
 #[inline(always)]
-fn quantize_block(x: &[f32; BLOCK]) -> (Words, BlockScale) {
+fn quantize_block(x: &[f32; BLOCK]) -> ([i32; BLOCK], BlockScale) {
     /// Adding it leaves the rounded integer in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
     let largest = x
@@ -182,16 +232,9 @@ fn quantize_block(x: &[f32; BLOCK]) -> (Words, BlockScale) {
     for (code, v) in codes.iter_mut().zip(x) {
         *code = ((v * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     }
-    let sum = codes.iter().fold(0i32, |sum, &code| sum.wrapping_add(code));
-    let mut words = Words::default();
-    for (word, codes) in words.iter_mut().zip(codes.chunks_exact(4)) {
-        *word = (codes[0] & 0xff)
-            | (codes[1] & 0xff) << 8
-            | (codes[2] & 0xff) << 16
-            | (codes[3] & 0xff) << 24;
-    }
+    let sum = sum(&codes);
     (
-        words,
+        codes,
         BlockScale {
             scale,
             scaled_sum: scale * sum as f32,

@@ -6,9 +6,11 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::factor::{Factor, FactorInput, Unit};
+use super::factor::{Factor, FactorInput};
+use super::memory::Span;
 use super::parallel::{self, SharedOutput};
 use super::wide::{WideRows, quantize_wide, scales_of, words_of};
+use crate::quant::QuantMatrix;
 
 /// Activation rows that one task computes at most.
 const ROWS_AT_ONCE: usize = 48;
@@ -47,6 +49,8 @@ pub struct Terms<'a> {
     pub of_this: &'a [LowRankTerm<'a>],
     /// Of the product that comes next: it is faster where it is told now.
     pub of_next: &'a [LowRankTerm<'a>],
+    /// The matrices of that product.
+    pub next: &'a [&'a QuantMatrix],
 }
 
 /// `scale · A · x` for every term, one after the other.
@@ -146,13 +150,13 @@ impl<'t> Inner<'t> {
     }
 
     /// What [`Inner::add_all`] will read of factors in 8 bits.
-    pub(super) fn values<'a>(
-        &'a self,
+    pub(super) fn values(
+        &self,
         output: usize,
         columns: &Range<usize>,
-    ) -> impl Iterator<Item = &'a [Unit]> {
+    ) -> impl Iterator<Item = Span> {
         self.terms_of(output)
-            .map(move |(term, _)| term.pair.b.units_of(columns))
+            .map(move |(term, _)| Span::of(term.pair.b.units_of(columns)))
     }
 
     /// Adds an output's terms to some of its columns, of which the first is a
@@ -428,6 +432,7 @@ mod tests {
             Terms {
                 of_this,
                 of_next: of_this,
+                next: &[],
             }
         }
         project(&matrices, (&x, n), &mut slices, None, of_this(&terms));

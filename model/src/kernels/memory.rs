@@ -9,7 +9,7 @@
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use half::f16;
@@ -41,17 +41,60 @@ unsafe impl Plain for [i8; GROUP] {}
 // SAFETY: 16 bits, all of them a number.
 unsafe impl Plain for f16 {}
 
-/// Asks the CPU to bring values into its second cache, where it can be asked.
-#[inline(always)]
-pub(super) fn prefetch_far<T: Plain>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..size_of_val(values)).step_by(ALIGN) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: within the slice; and a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().cast::<i8>().add(at)) };
+/// A stretch of memory that will be read: no more than an address and a length, which
+/// may outlive what is there, since fetching is a hint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    start: usize,
+    bytes: usize,
+}
+
+impl Span {
+    /// Where values lie.
+    #[inline(always)]
+    pub(crate) fn of<T: Plain>(values: &[T]) -> Self {
+        Self {
+            start: values.as_ptr().addr(),
+            bytes: size_of_val(values),
+        }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
+
+    /// Where it begins, and how long it is in bytes.
+    pub(super) fn parts(self) -> (usize, usize) {
+        (self.start, self.bytes)
+    }
+
+    /// One of such parts.
+    pub(super) fn from_parts((start, bytes): (usize, usize)) -> Self {
+        Self { start, bytes }
+    }
+
+    /// How long it is.
+    pub(super) fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    /// The first bytes, no more than there are, and the rest.
+    pub(super) fn split_at(self, bytes: usize) -> (Self, Self) {
+        let bytes = bytes.min(self.bytes);
+        let of = |start, bytes| Self { start, bytes };
+        (
+            of(self.start, bytes),
+            of(self.start + bytes, self.bytes - bytes),
+        )
+    }
+
+    /// Asks the CPU to bring it into its second cache, where it can be asked.
+    #[inline(always)]
+    pub(super) fn fetch(self) {
+        #[cfg(target_arch = "x86_64")]
+        for at in (0..self.bytes).step_by(ALIGN) {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            let at = ptr::without_provenance(self.start + at);
+            // SAFETY: a prefetch never faults, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at) };
+        }
+    }
 }
 
 /// Hands out slices of one block, one after the other.

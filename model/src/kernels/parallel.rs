@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use super::memory::Span;
 use super::team;
 
 /// Where a thread's tasks begin, in eighths of its share: large ones first, since
@@ -39,6 +40,15 @@ pub(super) fn run_ranges(count: usize, task: impl Fn(std::ops::Range<usize>) + S
             task(range);
         }
     });
+}
+
+/// Tells a team's helpers what they will read first of a product with `count` parts.
+pub(super) fn announce_ranges(
+    count: usize,
+    spans: impl Fn(std::ops::Range<usize>) -> [Span; team::SPANS],
+) {
+    let threads = threads();
+    team::announce(|i| spans(range_start(i, threads, count)..range_start(i + 1, threads, count)));
 }
 
 /// Where task `i` of `threads · TASKS_PER_THREAD` begins in `0..count`.

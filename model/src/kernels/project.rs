@@ -5,7 +5,8 @@
 //! the second takes some columns of an output at a time, first the matrix, then every
 //! B while those columns are in a near cache. With an adapter for each sequence, a
 //! decoding step has thousands of terms, each far too small for a region; what they
-//! read, and the next product's A, is fetched while the matrices compute.
+//! read, and the next product's A, is fetched while the matrices compute. The next
+//! product's matrices are fetched by threads that wait for it.
 
 use std::ops::Range;
 
@@ -14,6 +15,7 @@ use super::ahead::{Ahead, share};
 use super::cpu::Level;
 use super::int8::matmul_group;
 use super::low_rank::{Inner, Terms};
+use super::memory::Span;
 use super::panels;
 use super::parallel::{self, SharedOutput};
 use crate::quant::{GROUP, PackedMatrix, QuantMatrix};
@@ -25,6 +27,10 @@ const COLUMNS: usize = 2 * GROUP;
 const PARTS_MAX: usize = 8;
 /// The same, times rows.
 const ROWS_AND_PARTS_MAX: usize = 8 * PARTS_MAX;
+
+/// The most that a helping thread is told of the next product, in bytes: a part of what
+/// a core's second cache holds.
+const ANNOUNCED_MAX: usize = 256 << 10;
 
 /// `ys[i] = x · W_iᵀ` for `x[n, cols]`, and the terms. With `passes`, all matrices
 /// must have products with 8-bit activations.
@@ -82,7 +88,11 @@ pub(super) fn project_at(
         .collect();
     let parts = outputs.iter().map(Output::parts).sum();
     let at_once = (ROWS_AND_PARTS_MAX / n.max(1)).clamp(1, PARTS_MAX);
-    let next = terms.of_next.iter().map(|term| term.pair.a.units());
+    let next = terms
+        .of_next
+        .iter()
+        .map(|term| Span::of(term.pair.a.units()));
+    announce(terms.next);
     parallel::run_ranges(parts, |range| {
         let mut ahead = Ahead::default();
         let mut number = range.start;
@@ -102,6 +112,29 @@ pub(super) fn project_at(
             }
         }
     });
+}
+
+/// Tells the threads that help what they will read of the next product.
+fn announce(matrices: &[&QuantMatrix]) {
+    let parts = matrices.iter().map(|matrix| parts_of(matrix.rows())).sum();
+    parallel::announce_ranges(parts, |mut range| {
+        for matrix in matrices {
+            let parts = parts_of(matrix.rows());
+            if range.start < parts {
+                // as far as this matrix goes
+                let groups = 2 * range.start..2 * range.end.min(parts);
+                let spans = |packed: &PackedMatrix| packed.spans(groups, ANNOUNCED_MAX);
+                return matrix.packed().map(spans).unwrap_or_default();
+            }
+            range = range.start - parts..range.end - parts;
+        }
+        Default::default()
+    });
+}
+
+/// Parts of so many output columns.
+fn parts_of(columns: usize) -> usize {
+    columns.div_ceil(COLUMNS)
 }
 
 /// The output that a part of all is of, and its number there.
@@ -131,7 +164,7 @@ enum Weights<'a> {
 
 impl Output<'_> {
     fn parts(&self) -> usize {
-        self.rows.div_ceil(COLUMNS)
+        parts_of(self.rows)
     }
 
     fn columns(&self, part: usize) -> Range<usize> {
@@ -140,7 +173,7 @@ impl Output<'_> {
 
     /// # Safety
     /// No other task uses the part's columns.
-    unsafe fn compute(&self, level: Level, part: usize, ahead: &mut Ahead<'_>, parts_left: usize) {
+    unsafe fn compute(&self, level: Level, part: usize, ahead: &mut Ahead, parts_left: usize) {
         match self.weights {
             Weights::Int8(packed, activations) => {
                 for (i, group) in (2 * part..(2 * part + 2).min(packed.groups)).enumerate() {

@@ -17,6 +17,8 @@ use std::thread::{self, JoinHandle};
 
 use parking_lot::Mutex;
 
+use super::memory::Span;
+
 /// The most threads of a team.
 pub const TEAM_THREADS_MAX: usize = 256;
 /// Stack of a helper; grammars recurse on it.
@@ -30,6 +32,11 @@ const TASKS_MAX: usize = TASK_MASK as usize - TEAM_THREADS_MAX;
 const SPINS: u32 = 2_000;
 /// How often it lets others run before it sleeps.
 const YIELDS: u32 = 50;
+
+/// Streams of memory that a helper is told of at once.
+pub(super) const SPANS: usize = 3;
+/// How much of it at a time: it looks for work in between.
+const FETCH_STEP: usize = 1 << 10;
 
 /// A region's work: called with the number of each task.
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
@@ -66,7 +73,54 @@ struct Shared {
     done: AtomicUsize,
     sleeping: AtomicUsize,
     stop: AtomicBool,
+    /// For each helper.
+    upcoming: Vec<Upcoming>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Memory that a helper will read in a region to come. It may be read while it is
+/// written: what is fetched then is of no use, and does no harm.
+#[derive(Default)]
+struct Upcoming {
+    /// Counts what was announced.
+    version: AtomicUsize,
+    /// Starts and lengths in bytes.
+    spans: [(AtomicUsize, AtomicUsize); SPANS],
+}
+
+/// How far a helper is with its [`Upcoming`].
+#[derive(Default)]
+struct Fetched {
+    version: usize,
+    steps_left: usize,
+    spans: [Span; SPANS],
+}
+
+impl Fetched {
+    /// Begins to fetch a little more; false if there is nothing left.
+    fn more(&mut self, upcoming: &Upcoming) -> bool {
+        let version = upcoming.version.load(Ordering::Acquire);
+        if version != self.version {
+            let load = |at: &AtomicUsize| at.load(Ordering::Relaxed);
+            self.spans = std::array::from_fn(|i| {
+                let (start, bytes) = &upcoming.spans[i];
+                Span::from_parts((load(start), load(bytes)))
+            });
+            let bytes: usize = self.spans.iter().map(|span| span.bytes()).sum();
+            self.version = version;
+            self.steps_left = bytes.div_ceil(FETCH_STEP);
+        }
+        if self.steps_left == 0 {
+            return false;
+        }
+        for span in &mut self.spans {
+            let (now, later) = span.split_at(span.bytes().div_ceil(self.steps_left));
+            now.fetch();
+            *span = later;
+        }
+        self.steps_left -= 1;
+        true
+    }
 }
 
 /// The fields of a ticket.
@@ -120,6 +174,9 @@ impl Team {
             done: AtomicUsize::new(0),
             sleeping: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            upcoming: (1..threads.clamp(1, TEAM_THREADS_MAX))
+                .map(|_| Upcoming::default())
+                .collect(),
             panic: Mutex::new(None),
         });
         let mut team = Self {
@@ -131,7 +188,8 @@ impl Team {
             let builder = thread::Builder::new()
                 .name(format!("{name}-{i}"))
                 .stack_size(STACK_BYTES);
-            team.helpers.push(builder.spawn(move || shared.help())?);
+            team.helpers
+                .push(builder.spawn(move || shared.help(i - 1))?);
         }
         Ok(team)
     }
@@ -210,22 +268,25 @@ impl Shared {
     }
 
     /// A helper's life.
-    fn help(&self) {
+    fn help(&self, helper: usize) {
         let _restore = Restore::after(Current::Itself);
+        let mut fetched = Fetched::default();
         while !self.stop.load(Ordering::Relaxed) {
             self.work();
-            self.wait();
+            self.wait(&self.upcoming[helper], &mut fetched);
         }
     }
 
     /// Until there may be work.
-    fn wait(&self) {
+    fn wait(&self, upcoming: &Upcoming, fetched: &mut Fetched) {
         let is_work = |order| Ticket(self.ticket.load(order)).has_task();
         for _ in 0..SPINS {
             if is_work(Ordering::Relaxed) {
                 return;
             }
-            std::hint::spin_loop();
+            if !fetched.more(upcoming) {
+                std::hint::spin_loop();
+            }
         }
         for _ in 0..YIELDS {
             if is_work(Ordering::Relaxed) {
@@ -261,6 +322,25 @@ pub(super) fn run(count: usize, task: Job<'_>) -> bool {
         }
     }
     true
+}
+
+/// Tells each of the thread's helpers what it will read in a region to come: it begins
+/// to fetch that when it has nothing else to do. `spans` is called with the helpers'
+/// numbers, from 1.
+pub(super) fn announce(spans: impl Fn(usize) -> [Span; SPANS]) {
+    let Current::Leads(team) = CURRENT.get() else {
+        return;
+    };
+    // SAFETY: as in `run`.
+    let team = unsafe { &*team };
+    for (helper, upcoming) in team.shared.upcoming.iter().enumerate() {
+        for ((start, bytes), span) in upcoming.spans.iter().zip(spans(helper + 1)) {
+            let (at, len) = span.parts();
+            start.store(at, Ordering::Relaxed);
+            bytes.store(len, Ordering::Relaxed);
+        }
+        upcoming.version.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// Threads that this thread's regions run on; `None` if it has no team.
@@ -315,6 +395,24 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn what_is_announced_is_fetched_once() {
+        let mut team = Team::new(2, "test").unwrap();
+        let values = [0u16; 2500];
+        let spans = || [2500, 0, 1].map(|len| Span::of(&values[..len]));
+        team.lead(|| announce(|helper| [spans(), Default::default()][helper - 1]));
+        let shared = Arc::clone(&team.shared);
+        let upcoming = &shared.upcoming[0];
+        let mut fetched = Fetched::default();
+        assert!(fetched.more(upcoming));
+        assert_eq!(fetched.spans[0].bytes(), 4000);
+        assert!((1..5).all(|_| fetched.more(upcoming)));
+        assert!(fetched.spans.iter().all(|span| span.bytes() == 0));
+        assert!(!fetched.more(upcoming));
+        team.lead(|| announce(|_| spans()));
+        assert!(fetched.more(upcoming));
     }
 
     #[test]

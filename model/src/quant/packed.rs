@@ -6,11 +6,13 @@
 //! `j + 4` in the high half of the same bytes. A 512-bit register is then one
 //! step, and a 32-bit lane one row: no sum ever crosses lanes.
 
+use std::ops::Range;
+
 use half::f16;
 
 use super::blocks::{self, BLOCK};
 use super::{Format, QuantMatrix};
-use crate::kernels::{Arena, Slice};
+use crate::kernels::{Arena, Slice, Span};
 
 /// Rows that are interleaved.
 pub(crate) const GROUP: usize = 16;
@@ -64,6 +66,24 @@ pub(crate) struct PackedMatrix {
 }
 
 impl PackedMatrix {
+    /// Where the codes, scales and minima of some groups lie, of the first ones that
+    /// together take no more than `bytes_max`.
+    pub(crate) fn spans(&self, groups: Range<usize>, bytes_max: usize) -> [Span; 3] {
+        let halves = size_of_val::<[u16]>(&self.scales) + size_of_val::<[u16]>(&self.mins);
+        let group_bytes = (size_of_val::<[Line]>(&self.codes) + halves) / self.groups.max(1);
+        let end = groups.start + bytes_max / group_bytes.max(1);
+        let end = end.min(groups.end).min(self.groups);
+        let of = |len: usize| {
+            let of_group = len / self.groups.max(1);
+            groups.start * of_group..end * of_group
+        };
+        [
+            Span::of(&self.codes[of(self.codes.len())]),
+            Span::of(&self.scales[of(self.scales.len())]),
+            Span::of(&self.mins[of(self.mins.len())]),
+        ]
+    }
+
     /// Interleaves a matrix of a quantized format.
     pub(super) fn new(matrix: &QuantMatrix, arena: &mut Arena) -> Self {
         let format = matrix.format();

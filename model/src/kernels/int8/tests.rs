@@ -27,6 +27,37 @@ fn product(level: Level, matrix: &QuantMatrix, x: &[f32], n: usize) -> Vec<f32> 
     y
 }
 
+/// Matrices whose parts are not split evenly among threads, one without 8-bit products.
+#[test]
+fn what_is_announced_changes_nothing() {
+    let matrix = |format, rows| {
+        QuantMatrix::quantize_from_f32(format, rows, 64, &noise(rows as u64, rows * 64)).unwrap()
+    };
+    let (x, first) = (noise(3, 2 * 64), matrix(Format::Q4_1, 100));
+    let alone = product(Level::detect(), &first, &x, 2);
+    let next = [
+        matrix(Format::Q8_0, 17),
+        matrix(Format::Q4_1, 200),
+        matrix(Format::F16, 64),
+    ];
+    let mut team = crate::kernels::Team::new(3, "test").unwrap();
+    for count in 0..=next.len() {
+        let next: Vec<_> = next[..count].iter().collect();
+        let terms = Terms {
+            next: &next,
+            ..Terms::default()
+        };
+        let mut y = vec![f32::NAN; alone.len()];
+        let outputs = &mut [y.as_mut_slice()];
+        let project = || {
+            let (level, passes) = (Level::detect(), Some(Passes::One));
+            project_at(level, &[&first], (&x, 2), outputs, passes, terms);
+        };
+        team.lead(project);
+        assert_eq!(y, alone);
+    }
+}
+
 proptest! {
     #[test]
     fn every_level_gives_the_bits_of_the_scalar_one(
