@@ -152,7 +152,7 @@ async fn run(
     // every stage of pairs has those of the votes, and its own files'
     let of_files = prepared.stages.iter().zip(&prepared.files);
     let of_files = of_files.filter(|(stage, _)| stage.kind == StageKind::Dpo);
-    let fewest = of_files.map(|(_, files)| files.report.kept - files.report.held_out);
+    let fewest = of_files.map(|(_, files)| files.report.pairs() - files.report.held_out);
     let fewest = fewest.min().map(|pairs| pairs + dataset.train.len());
     if let Some(found) = fewest.filter(|found| *found < config.dataset.train_pairs_min) {
         let min = config.dataset.train_pairs_min;

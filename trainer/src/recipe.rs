@@ -11,6 +11,7 @@ use model::lora::{LoraAdapter, LoraConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
+use crate::data::SourcedRow;
 use crate::mixture::{Category, Mixture};
 use crate::train::TrainConfig;
 
@@ -45,7 +46,7 @@ pub enum StageKind {
 pub struct StageConfig {
     /// What it learns from.
     pub kind: StageKind,
-    /// Material beside the votes; a `kto` stage has none.
+    /// Material beside the votes; a `kto` stage has only general answers.
     #[serde(default)]
     pub file: Vec<FileSource>,
     /// What of an `sft` stage's material is trained; other stages mix nothing.
@@ -58,14 +59,15 @@ pub struct StageConfig {
 
 /// A file of training material in any format that `data` reads: texts for
 /// `cpt`, conversations, reasoning or preferences for `sft`, preferences for
-/// `dpo`.
+/// `dpo`; of category general, conversations and reasoning also for `dpo` and `kto`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSource {
     /// Where it is.
     pub path: PathBuf,
     /// What it counts as in the mixture; by default reasoning rows are
-    /// reasoning, and all others dialogue.
+    /// reasoning, and all others dialogue. `dpo` and `kto` stages know `general`
+    /// alone: answers that `training.retention` mixes in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<Category>,
 }
@@ -81,6 +83,15 @@ pub struct Stage {
     pub mixture: Mixture,
     /// How.
     pub training: TrainConfig,
+}
+
+impl Stage {
+    /// What the recipe says that the row's file is.
+    pub(crate) fn category_of(&self, row: &SourcedRow) -> Option<Category> {
+        let mut files = self.file.iter();
+        let file = files.find(|file| Some(&file.path) == row.file.as_ref());
+        file.and_then(|file| file.category)
+    }
 }
 
 /// The adapter that training begins with where it continues none.
@@ -173,8 +184,10 @@ fn resolve(
     };
     merged.check().map_err(told)?;
     check_epochs(&merged).map_err(told)?;
-    if stage.kind == StageKind::Kto && !stage.file.is_empty() {
-        return Err(at("thumbs come from the votes, not from files".to_owned()));
+    let is_general = |file: &FileSource| file.category == Some(Category::General);
+    if stage.kind == StageKind::Kto && !stage.file.iter().all(is_general) {
+        let problem = "thumbs come from the votes: a file of a kto stage is of category general";
+        return Err(at(problem.to_owned()));
     }
     if stage.file.len() > FILES_MAX {
         return Err(at(format!("has more than {FILES_MAX} files")));
@@ -189,8 +202,20 @@ fn resolve(
         if stage.mixture.is_some() {
             return Err(at(format!("mixture: a {kind} stage mixes nothing")));
         }
-        if stage.file.iter().any(|file| file.category.is_some()) {
+        let replays = stage.file.iter().any(is_general);
+        let is_useless = match stage.kind {
+            StageKind::Cpt => stage.file.iter().any(|file| file.category.is_some()),
+            _ => stage
+                .file
+                .iter()
+                .any(|f| f.category.is_some() && !is_general(f)),
+        };
+        if is_useless {
             return Err(at(format!("file.category: a {kind} stage mixes nothing")));
+        }
+        if replays && merged.retention.weight == 0.0 {
+            let problem = "training.retention.weight is 0: nothing of a general file is trained";
+            return Err(at(problem.to_owned()));
         }
     }
     Ok(Stage {
@@ -307,12 +332,20 @@ mod tests {
         let mixture = "[stage.mixture]\ngeneral = 0.2\n";
         let category = "[[stage.file]]\npath = \"a\"\ncategory = \"general\"\n";
         assert!(Config::parse(&format!("{}{category}{mixture}", of("sft"))).is_ok());
+        let replay = "[stage.training.retention]\nweight = 1.0\n";
+        for kind in ["dpo", "kto"] {
+            let of_general = format!("{}{category}", of(kind));
+            let problem = refused(&of_general);
+            assert!(problem.contains("retention.weight is 0"), "{problem}");
+            assert!(Config::parse(&format!("{of_general}{replay}")).is_ok());
+        }
         for kind in ["cpt", "dpo", "kto"] {
             let problem = refused(&format!("{}{mixture}", of(kind)));
             let named = format!("mixture: a {kind} stage mixes nothing");
             assert!(problem.contains(&named), "{problem}");
         }
-        let problem = refused(&format!("{}{category}", of("dpo")));
-        assert!(problem.contains("category"), "{problem}");
+        let reasoning = category.replace("general", "reasoning");
+        let problem = refused(&format!("{}{reasoning}{replay}", of("dpo")));
+        assert!(problem.contains("file.category"), "{problem}");
     }
 }

@@ -73,6 +73,9 @@ pub struct StageReport {
     pub computed: Option<Computed>,
     /// Examples trained and validated with.
     pub examples: [usize; 2],
+    /// Plain answers to mix in beside preferences, where the recipe retains.
+    #[serde(default)]
+    pub retained: usize,
     /// Examples left out for their length.
     pub too_long: usize,
     /// What its files came to.
@@ -119,6 +122,9 @@ impl StageReport {
     pub fn text(&self) -> String {
         let [trained, validated] = self.examples;
         let mut text = format!("{trained} trained, {validated} to validate");
+        if self.retained > 0 && self.stage.training.retention.weight > 0.0 {
+            let _ = write!(text, "; {} general and praised to retain", self.retained);
+        }
         let files = &self.files;
         if files.kept + files.refused > 0 {
             let (kept, refused) = (files.kept, files.refused);

@@ -30,14 +30,14 @@ pub(crate) struct HoldOut<'a> {
 impl<'a> HoldOut<'a> {
     /// The rows to train and those that are held out.
     pub(crate) fn split(self, rows: Vec<SourcedRow>) -> (Vec<SourcedRow>, Vec<SourcedRow>) {
-        let is_held = self.of(&rows);
+        let is_held = self.of(&rows.iter().collect::<Vec<_>>());
         let (held_out, train) = rows.into_iter().partition(is_held);
         (train, held_out)
     }
 
     /// Which of these rows are held out: by each prompt's hash, one prompt at
     /// least where there are two.
-    pub(crate) fn of(self, rows: &[SourcedRow]) -> impl Fn(&SourcedRow) -> bool + use<'a> {
+    pub(crate) fn of(self, rows: &[&SourcedRow]) -> impl Fn(&SourcedRow) -> bool + use<'a> {
         let salt = self.salt.as_bytes();
         let share = u64::from(self.share.get());
         let place = move |row: &SourcedRow| {
@@ -49,8 +49,16 @@ impl<'a> HoldOut<'a> {
             first.copy_from_slice(&digest.as_bytes()[..8]);
             u64::from_be_bytes(first)
         };
-        let least = rows.iter().map(place).min_by_key(|place| place % BUCKETS);
-        let is_alone = rows.iter().map(place).all(|place| Some(place) == least);
+        let least = rows
+            .iter()
+            .copied()
+            .map(place)
+            .min_by_key(|place| place % BUCKETS);
+        let is_alone = rows
+            .iter()
+            .copied()
+            .map(place)
+            .all(|place| Some(place) == least);
         move |row: &SourcedRow| {
             let place = place(row);
             !is_alone && (place % BUCKETS < share || Some(place) == least)

@@ -49,12 +49,14 @@ impl StageData {
             StageKind::Dpo => {
                 let (mut examples, too_long) = encode(base, &prepared.dataset, tokens_max)?;
                 add_pairs(base, rows, &mut examples)?;
+                add_general(base, rows, &mut examples)?;
                 Ok(Self::of(examples, too_long))
             }
             StageKind::Kto => {
                 let (mut examples, _) = encode(base, &prepared.dataset, tokens_max)?;
                 let (train, validation, too_long) = rated(base, &prepared.rated, tokens_max)?;
                 (examples.train, examples.validation) = (train, validation);
+                add_general(base, rows, &mut examples)?;
                 Ok(Self::of(examples, too_long))
             }
             StageKind::Sft => Ok(Pools::fill(base, prepared, stage, rows)?.draw(stage)),
@@ -88,6 +90,22 @@ fn add_pairs(
         let Items::Pairs(into) = into else { continue };
         for row in rows {
             into.extend(rows::pair(base, row)?);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the answers of general files to what is mixed in beside preferences.
+fn add_general(
+    base: &BaseModel,
+    rows: &StageRows,
+    examples: &mut Examples,
+) -> Result<(), TrainerError> {
+    for row in &rows.train {
+        if row.row.kind() != Kind::Preference
+            && let Some(sequence) = rows::answer(base, &row.row)?
+        {
+            examples.retained.push(PlainExample { sequence });
         }
     }
     Ok(())
@@ -261,13 +279,11 @@ impl Pools {
 
 /// What the row's file counts as, or what the row itself is.
 fn category(stage: &Stage, row: &SourcedRow) -> Category {
-    let mut files = stage.file.iter();
-    let file = files.find(|file| Some(&file.path) == row.file.as_ref());
     let of_kind = || match row.row.kind() {
         Kind::Reasoning => Category::Reasoning,
         Kind::Chat | Kind::Preference | Kind::Text => Category::Dialogue,
     };
-    file.and_then(|file| file.category).unwrap_or_else(of_kind)
+    stage.category_of(row).unwrap_or_else(of_kind)
 }
 
 /// Texts end to end with an end token behind each document, cut to the context:

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::data::{DataOptions, DataReport, EvaluationSet, Kind, Problem, SourcedRow, check_files};
 use crate::evaluate::read_replay;
 use crate::journal::replace;
+use crate::mixture::Category;
 use crate::recipe::{Stage, StageKind};
 use crate::rows::{HoldOut, held_out_pair};
 use crate::thumbs::RatedAnswer;
@@ -36,6 +37,13 @@ pub struct FilesReport {
     pub refused: usize,
     /// Kept rows of each kind.
     pub kinds: BTreeMap<Kind, usize>,
+}
+
+impl FilesReport {
+    /// Kept rows that are pairs, those that are held out included.
+    pub(crate) fn pairs(&self) -> usize {
+        self.kinds.get(&Kind::Preference).copied().unwrap_or(0)
+    }
 }
 
 /// The files of one stage, as a run was prepared with them.
@@ -90,7 +98,7 @@ impl StageRows {
             base: Some(base),
             tokens_max: stage.training.sequence_tokens_max,
             format: None,
-            kinds: Some(kinds(stage.kind)),
+            kinds: Some(kinds(stage)),
             whole_texts: true,
             evaluation: match stage.file.is_empty() {
                 true => EvaluationSet::default(),
@@ -99,12 +107,18 @@ impl StageRows {
         };
         let paths: Vec<PathBuf> = stage.file.iter().map(|file| file.path.clone()).collect();
         let mut checked = check_files(&paths, &options)?;
+        checked.refuse(|row| {
+            let kind = row.row.kind();
+            (!is_of_use(stage, row, kind)).then_some(Problem::OtherKind { kind })
+        });
         let hold_out = HoldOut {
             salt: &config.dataset.split_salt,
             share: config.dataset.held_out,
         };
-        let held_out = hold_out.of(&checked.rows);
-        let is_held_out = |row: &SourcedRow| stage.kind == StageKind::Dpo && held_out(row);
+        let pairs: Vec<&SourcedRow> = checked.rows.iter().filter(|row| is_pair(row)).collect();
+        let held_out = hold_out.of(&pairs);
+        let is_held_out =
+            |row: &SourcedRow| stage.kind == StageKind::Dpo && is_pair(row) && held_out(row);
         let mut apart = Apart::from(others);
         if paths.len() > 1 {
             let held_out = checked.rows.iter().filter(|row| is_held_out(row));
@@ -237,14 +251,33 @@ fn log(number: usize, report: &DataReport) {
 }
 
 /// What a stage can learn from.
-fn kinds(stage: StageKind) -> &'static [Kind] {
-    match stage {
+fn kinds(stage: &Stage) -> &'static [Kind] {
+    match stage.kind {
         StageKind::Cpt => &[Kind::Text],
         // of two answers the better one
         StageKind::Sft => &[Kind::Chat, Kind::Reasoning, Kind::Preference],
-        StageKind::Dpo => &[Kind::Preference],
-        StageKind::Kto => &[],
+        StageKind::Dpo if stage.file.iter().all(|file| file.category.is_none()) => {
+            &[Kind::Preference]
+        }
+        // answers beside them
+        StageKind::Dpo => &[Kind::Preference, Kind::Chat, Kind::Reasoning],
+        StageKind::Kto => &[Kind::Chat, Kind::Reasoning],
     }
+}
+
+/// Whether a row of one of the kinds is of use in its file: where preferences are
+/// learned, general answers are in files of their own.
+fn is_of_use(stage: &Stage, row: &SourcedRow, kind: Kind) -> bool {
+    match stage.kind {
+        StageKind::Cpt | StageKind::Sft => true,
+        StageKind::Dpo | StageKind::Kto => {
+            (kind == Kind::Preference) != (stage.category_of(row) == Some(Category::General))
+        }
+    }
+}
+
+fn is_pair(row: &SourcedRow) -> bool {
+    row.row.kind() == Kind::Preference
 }
 
 /// Every prompt that a candidate will be judged by, but for those of files.

@@ -164,6 +164,7 @@ impl Work {
             stage: self.stage.clone(),
             computed: Some(Computed::here(config)),
             examples: [data.examples.train.len(), data.examples.validation.len()],
+            retained: data.examples.retained.len(),
             too_long: data.too_long,
             files: rows.report(),
             drawn: data.drawn,

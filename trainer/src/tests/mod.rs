@@ -5,6 +5,7 @@
 mod adamw;
 mod evaluation_sets;
 mod jobs;
+mod killed;
 mod real_model;
 mod recipe_files;
 mod recompute;

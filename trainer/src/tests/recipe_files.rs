@@ -302,3 +302,42 @@ async fn what_one_file_holds_out_another_file_does_not_train() {
     assert!(rows.train.iter().all(|row| !judged.holds(&row.row)));
     assert_eq!(rows.report.kept, 40 - rows.report.refused);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn general_answers_are_mixed_in_beside_pairs() {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    let pairs = folder.write(
+        "pairs.jsonl",
+        (0..12).map(|i| preference(10 * i)).chain([chat(900)]),
+    );
+    let rows = (0..9)
+        .map(|i| chat(1000 + 10 * i))
+        .chain([preference(2000)]);
+    let general = folder.write("general.jsonl", rows);
+    let data = tempfile::tempdir().unwrap();
+    let recipe = format!(
+        "[training]\nepochs = 1\nsequence_tokens_max = 256\n[training.lora]\nrank = 2\n{}\
+         [stage.training.retention]\nweight = 1.0\nper_micro_batch = 2\n",
+        stage("dpo", &[(&pairs, None), (&general, Some("general"))])
+    );
+    let services = services(data.path(), &recipe).await;
+    let prepared = prepared(&services, data.path());
+    let files = &prepared.files[0];
+    // a pair among the answers and an answer among the pairs are of no use there
+    assert_eq!((files.report.kept, files.report.refused), (21, 2));
+    assert_eq!(files.report.pairs(), 12);
+    let held_out = files.held_out.len();
+    assert!(held_out > 0 && files.report.held_out == held_out);
+    let stop = Arc::new(AtomicBool::new(false));
+    let trained = train_stages(&services, data.path(), &prepared, &stop);
+    let report = &trained.await.unwrap().stages[0];
+    assert_eq!(report.examples, [12 - held_out, held_out]);
+    assert_eq!(report.retained, 9);
+    assert!(report.text().contains("9 general and praised to retain"));
+    let steps = std::fs::read_to_string(data.path().join("steps.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(steps.lines().next().unwrap()).unwrap();
+    assert!(
+        first["loss"].as_f64() > first["loss_dpo"].as_f64(),
+        "{first}"
+    );
+}

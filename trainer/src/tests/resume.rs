@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use ids::{BaseDigest, Sha256Digest};
 use model::lora::{LoraAdapter, LoraConfig};
 
 use super::{frozen, sequence, tiny};
@@ -88,11 +89,22 @@ impl Observer for Slow<'_> {
 }
 
 fn run(folder: &Path, kind: &str, config: &TrainConfig) -> Result<LoraAdapter, TrainerError> {
-    let start = LoraAdapter::new_random(&tiny().config, &LoraConfig::uniform(4, 8.0), 5).unwrap();
+    run_from(folder, kind, config, (tiny().digest, 5))
+}
+
+/// The same over what is called another base, or from another adapter.
+fn run_from(
+    folder: &Path,
+    kind: &str,
+    config: &TrainConfig,
+    (base, seed): (BaseDigest, u64),
+) -> Result<LoraAdapter, TrainerError> {
+    let lora = LoraConfig::uniform(4, 8.0);
+    let start = LoraAdapter::new_random(&tiny().config, &lora, seed).unwrap();
     let (model, examples) = (frozen(tiny()), examples(kind));
     let job = Job {
         model: &model,
-        base: tiny().digest,
+        base,
         start: &start,
         examples: &examples,
         config,
@@ -209,9 +221,13 @@ fn a_checkpoint_of_another_run_is_refused() {
         beta: 0.2,
         ..config()
     };
+    let base = BaseDigest(Sha256Digest::of(b"another"));
     for result in [
         run(folder.path(), "pairs", &other),
         run(folder.path(), "rated", &config()),
+        // whose references it has are other sums
+        run_from(folder.path(), "pairs", &config(), (base, 5)),
+        run_from(folder.path(), "pairs", &config(), (tiny().digest, 6)),
     ] {
         let error = result.unwrap_err();
         assert!(
