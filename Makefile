@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features check-cuda test-arm64 check-trl build-mistralrs test-mistralrs bench bench-serving bench-peers proofs fuzz fuzz-engine fmt
+.PHONY: help demo test serve build model deps check-features check-cuda test-arm64 check-trl check-exports build-mistralrs test-mistralrs bench bench-serving bench-peers proofs fuzz fuzz-engine fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ bench-peers: build ## Measures it beside llama.cpp, and training beside TRL (ROU
 check-trl: deps model ## Holds training on the default model against TRL and PEFT (6 GB of Python packages)
 	@scripts/check-trl.sh
 
+check-exports: build ## Holds exports of an adapter against PEFT and llama.cpp (ADAPTER=FOLDER)
+	@scripts/check-exports.sh
+
 proofs: build ## Proves that votes make better adapters and bad votes none (ONLY=thumbs SEEDS=20)
 	@scripts/proofs.sh
 
@@ -65,7 +68,7 @@ fuzz: ## Fuzzes the readers of untrusted files (FUZZ_SECONDS=60)
 	@scripts/fuzz.sh
 
 fuzz-engine: deps model ## Random loads, unloads, cancellations …, each answer against one alone (STEPS=10000)
-	FLYWHEEL_FUZZ_STEPS=$(or $(STEPS),10000) cargo test --release --locked -p engine --lib fuzz
+	FLYWHEEL_FUZZ_STEPS=$(or $(STEPS),10000) cargo test --release --locked --workspace --lib fuzz::
 
 fmt: ## Formats the code
 	cargo fmt --all

@@ -1,42 +1,15 @@
 #!/usr/bin/env bash
-# Measures our engine beside llama.cpp, which is built here for this CPU from the
-# source that its Python package carries: the library, which the package is
-# pointed at, and the server (some ten minutes on two cores, once). Then our
-# trainer beside TRL and PEFT. ONLY=engine or ONLY=training leaves the other out.
+# Measures our engine beside llama.cpp, library and server, and our trainer beside TRL
+# and PEFT. ONLY=engine or ONLY=training leaves the other out.
 . "$(dirname "$0")/common.sh"
 cd "$ROOT"
-VERSION=0.3.36
-PACKAGE=llama-cpp-python==$VERSION
-peers=$CACHE/peers-$VERSION
-venv=$peers/venv
-build=$peers/build
 if [ "${ONLY:-training}" = training ]; then
   training=$(scripts/peers-training.sh)
   "$training/bin/python" tests/scripts/bench_training.py "$CARGO_TARGET_DIR/release/flywheel-trainer" \
     "$MODEL" "${ROUNDS:-3}" "${THREADS:-2}"
   if [ "${ONLY:-}" = training ]; then exit; fi
 fi
-if [ ! -f "$peers/built" ]; then
-  command -v c++ >/dev/null || fail "a C++ compiler is needed: apt-get install build-essential"
-  mkdir -p "$peers"
-  say "Installing what the measurement needs into $venv"
-  python3 -m venv "$venv" || fail "python3-venv is needed: apt-get install python3-venv"
-  pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-  "${pip[@]}" install -q cmake==4.4.5 ninja==1.13.2 gguf==0.19.0 safetensors==0.8.0
-  # without its library, which is built below with the server
-  CMAKE_ARGS=-DLLAMA_BUILD=OFF "${pip[@]}" install -q --no-binary llama-cpp-python "$PACKAGE"
-  "${pip[@]}" download -q --no-deps --no-binary llama-cpp-python -d "$peers" "$PACKAGE"
-  say "Building llama.cpp and its server for this CPU (some ten minutes on two cores, once)"
-  tar -xzf "$peers/llama_cpp_python-$VERSION.tar.gz" -C "$peers"
-  "$venv/bin/cmake" -G Ninja -S "$peers/llama_cpp_python-$VERSION/vendor/llama.cpp" -B "$build" \
-    -DCMAKE_MAKE_PROGRAM="$venv/bin/ninja" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
-    -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
-    -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF >"$peers/configure.log" ||
-    fail "llama.cpp was not configured: see $peers/configure.log"
-  "$venv/bin/cmake" --build "$build" --target llama-server >"$peers/build.log" ||
-    fail "llama.cpp was not built: see $peers/build.log"
-  touch "$peers/built"
-fi
-export LLAMA_CPP_LIB_PATH=$build/bin
-exec "$venv/bin/python" tests/scripts/bench_peers.py "$CARGO_TARGET_DIR/release/flywheel" \
-  "$build/bin/llama-server" "$MODEL" "${ROUNDS:-5}" "${THREADS:-2}"
+peers=$(scripts/peers-llama.sh)
+export LLAMA_CPP_LIB_PATH=$peers/build/bin
+exec "$peers/venv/bin/python" tests/scripts/bench_peers.py "$CARGO_TARGET_DIR/release/flywheel" \
+  "$peers/build/bin/llama-server" "$MODEL" "${ROUNDS:-5}" "${THREADS:-2}"

@@ -11,4 +11,4 @@ trap 'rm -rf "$FLYWHEEL_TRL_GOLDEN"' EXIT
 say "TRL trains on the default model"
 "$python" tests/scripts/make_trl_golden.py "$MODEL" "$FLYWHEEL_TRL_GOLDEN"
 say "Ours does, and is compared"
-cargo test --locked --release -p trainer --lib -- --ignored --nocapture trls_on_the_default_model
+cargo test --locked --release --workspace --lib -- --ignored --nocapture trls_on_the_default_model
