@@ -250,7 +250,14 @@ impl Observer for Teller<'_> {
             metrics.loss
         );
         let now = self.services.clock.now();
-        Self::warn(self.services.journal.event(now, "epoch", json!(metrics)));
+        let journal = &self.services.journal;
+        Self::warn(journal.event(now, "epoch", json!(metrics)));
+        if let Some(problem) = metrics.displacement() {
+            tracing::warn!("{problem}");
+            let lost = -metrics.chosen_shift_per_token;
+            let detail = json!({ "epoch": metrics.epoch, "lost_per_token": lost });
+            Self::warn(journal.event(now, "displacement_in_training", detail));
+        }
         let line = json!(metrics).to_string();
         Self::warn(append(&self.folder.join("epochs.jsonl"), &line));
         if metrics.best {
@@ -266,5 +273,37 @@ impl Observer for Teller<'_> {
         Self::warn(write("epochs.jsonl", &curve.epochs));
         self.curves = Curves::of(curve);
         self.best = curve.best();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn displacement_is_told_as_soon_as_it_is_measured() {
+        let data = tempfile::tempdir().unwrap();
+        let services = crate::tests::services(data.path(), "").await;
+        let mut teller = Teller {
+            services: &services,
+            folder: data.path(),
+            curves: Curves::default(),
+            best: None,
+        };
+        for (epoch, chosen_shift_per_token) in [(1, 0.25), (2, -0.25)] {
+            teller.epoch(&EpochMetrics {
+                epoch,
+                chosen_shift_per_token,
+                ..EpochMetrics::default()
+            });
+        }
+        let events = std::fs::read_to_string(data.path().join("trainer/events.jsonl")).unwrap();
+        let told: Vec<&str> = events
+            .lines()
+            .filter(|e| e.contains("displacement_in"))
+            .collect();
+        assert_eq!(told.len(), 1, "{events}");
+        assert!(told[0].contains("\"epoch\":2") && told[0].contains("0.25"));
     }
 }

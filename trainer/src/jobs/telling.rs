@@ -105,7 +105,11 @@ async fn write(services: Services, id: JobId, method: Method, mut reports: mpsc:
             }
             Report::Epoch(step, epoch) => {
                 let checkpoint = checkpoint(method, &step, &epoch, now);
-                history.checkpoint(&id, &checkpoint).await
+                let kept = history.checkpoint(&id, &checkpoint).await;
+                match epoch.displacement() {
+                    Some(problem) if kept.is_ok() => history.tell(&id, warning(problem, now)).await,
+                    _ => kept,
+                }
             }
         };
         if let Err(error) = written {
@@ -149,6 +153,17 @@ fn step_event(method: Method, step: &StepMetrics, now: UnixMillis) -> Event {
             step.step, step.steps, step.loss
         ),
         data: Some(data),
+    }
+}
+
+fn warning(message: String, now: UnixMillis) -> Event {
+    Event {
+        number: 0,
+        at: now,
+        level: Level::Warn,
+        kind: EventKind::Message,
+        message,
+        data: None,
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn real() -> Arc<BaseModel> {
 }
 
 /// Everything that a run works with, over the tiny model.
-async fn services(data: &Path, config: &str) -> Services {
+pub(crate) async fn services(data: &Path, config: &str) -> Services {
     services_of("tiny_llama/model.gguf", data, config).await
 }
 

@@ -95,6 +95,21 @@ pub struct EpochMetrics {
     pub best: bool,
 }
 
+impl EpochMetrics {
+    /// Whether what is to be answered has become less likely than it was at the start,
+    /// and what an operator is told then.
+    #[must_use]
+    pub fn displacement(&self) -> Option<String> {
+        let (epoch, lost) = (self.epoch, -self.chosen_shift_per_token);
+        (lost > 0.0).then(|| {
+            format!(
+                "epoch {epoch}: the answers to be given lose likelihood, {lost:.4} nat a token: \
+                 an sft term (training.sft_weight 0.2 to 1.0) or the loss dpop is against that"
+            )
+        })
+    }
+}
+
 /// Receives a run's progress.
 pub trait Observer {
     /// After each optimizer step.
