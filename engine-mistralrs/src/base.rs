@@ -9,6 +9,8 @@ use model::gguf::{GgufFiles, Value};
 use model::{BaseModel, ChatTemplate, ModelConfig, ModelError, PublishedModel};
 
 use crate::older::{lost_scaling, older};
+use crate::options::MistralOptions;
+use crate::sight::Sight;
 
 /// A base model on disk.
 pub(crate) struct Base {
@@ -18,6 +20,8 @@ pub(crate) struct Base {
     pub(crate) form: Form,
     /// Its shape, or why adapters cannot be merged into it.
     pub(crate) config: Result<ModelConfig, String>,
+    /// How it looks at images, or why it is shown none.
+    pub(crate) sight: Result<Arc<Sight>, String>,
 }
 
 /// In which form a model comes.
@@ -33,16 +37,25 @@ pub(crate) enum Form {
 }
 
 impl Base {
-    /// Opens a GGUF file or a published folder. `isq` is what a folder's
-    /// matrices will be quantized to.
-    pub(crate) fn open(path: &Path, isq: Option<&str>) -> Result<Self, ModelError> {
+    /// Opens a GGUF file or a published folder.
+    pub(crate) fn open(path: &Path, options: &MistralOptions) -> Result<Self, ModelError> {
         let path = path.to_owned();
+        let isq = options.isq.as_deref();
         if path.is_dir() {
             let folder = PublishedModel::open(&path)?;
+            let sight = sight(&folder, &path, options);
+            let mut form = format!("mistralrs {}", isq.unwrap_or("unquantized"));
+            if let Ok(sight) = &sight {
+                form += &sight.form();
+            }
             return Ok(Self {
                 name: folder.name.clone(),
-                digest: folder.digest(&format!("mistralrs {}", isq.unwrap_or("unquantized"))),
-                config: folder.config().map_err(|error| error.to_string()),
+                digest: folder.digest(&form),
+                config: match takes_more_than_text(&folder) {
+                    true => Err("the model takes more than text".to_owned()),
+                    false => folder.config().map_err(|error| error.to_string()),
+                },
+                sight,
                 form: Form::Folder(folder),
                 path,
             });
@@ -63,6 +76,7 @@ impl Base {
             name: files.name().to_owned(),
             digest: BaseDigest(files.digest()),
             config,
+            sight: Err("images are not passed on to GGUF files".to_owned()),
             form: Form::Gguf {
                 files,
                 known: known.ok(),
@@ -119,6 +133,25 @@ impl Base {
             text("tokenizer.ggml.bos_token_id").unwrap_or_default(),
             text("tokenizer.ggml.eos_token_id").unwrap_or_default(),
         )
+    }
+}
+
+/// Whether a folder's model takes more than text, by itself.
+pub(crate) fn takes_more_than_text(folder: &PublishedModel) -> bool {
+    let has = |key| folder.config_json.contains_key(key);
+    has("vision_config") || has("audio_config")
+}
+
+/// How a folder's model looks at images.
+fn sight(
+    folder: &PublishedModel,
+    path: &Path,
+    options: &MistralOptions,
+) -> Result<Arc<Sight>, String> {
+    // it finds what it keeps by the pixels' hashes alone
+    match options.prefix_cache {
+        true => Err("there are no images with a prefix cache".to_owned()),
+        false => Sight::of(&folder.config_json, path).map(Arc::new),
     }
 }
 

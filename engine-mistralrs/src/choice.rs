@@ -21,6 +21,7 @@ pub(crate) struct Choice {
     vocabulary: Arc<dyn Vocabulary>,
     /// Ends the sequence in mistralrs; without one, dropping its responses does.
     stop_token: Option<u32>,
+    has_images: bool,
     state: Mutex<State>,
     /// Given back when mistralrs lets go of the sequence, which may be after the
     /// last event: until then it may still be in a step.
@@ -29,6 +30,7 @@ pub(crate) struct Choice {
 
 struct State {
     completion: Completion,
+    has_begun: bool,
     has_ended: bool,
 }
 
@@ -38,6 +40,7 @@ pub(crate) struct ChoiceParts {
     pub(crate) number: u32,
     pub(crate) vocabulary: Arc<dyn Vocabulary>,
     pub(crate) stop_token: Option<u32>,
+    pub(crate) has_images: bool,
     pub(crate) completion: Completion,
 }
 
@@ -49,8 +52,10 @@ impl Choice {
             number: parts.number,
             vocabulary: parts.vocabulary,
             stop_token: parts.stop_token,
+            has_images: parts.has_images,
             state: Mutex::new(State {
                 completion: parts.completion,
+                has_begun: false,
                 has_ended: false,
             }),
             _place: place,
@@ -62,12 +67,21 @@ impl Choice {
         self.state.lock().has_ended
     }
 
-    /// The token that mistralrs is to take.
-    fn next(&self, logits: &mut [f32]) -> u32 {
+    /// The token that mistralrs is to take after `tokens`.
+    fn next(&self, logits: &mut [f32], tokens: usize) -> u32 {
         let mut state = self.state.lock();
         let end = self.stop_token.unwrap_or_default();
         if state.has_ended || self.request.is_cancelled() {
             state.has_ended = true;
+            return end;
+        }
+        let begins = !std::mem::replace(&mut state.has_begun, true);
+        if begins
+            && self.has_images
+            && let Err(error) = self.request.prompt(tokens)
+        {
+            state.has_ended = true;
+            self.request.fail(error);
             return end;
         }
         match state.completion.advance(logits, self.vocabulary.as_ref()) {
@@ -94,9 +108,9 @@ impl Choice {
 impl CustomLogitsProcessor for Choice {
     /// Never an error of its own: with one, the crate would pass over the other
     /// sequences of the batch in this step.
-    fn apply(&self, logits: &Tensor, _context: &[u32]) -> Result<Tensor> {
+    fn apply(&self, logits: &Tensor, context: &[u32]) -> Result<Tensor> {
         let mut values = logits.to_vec1::<f32>()?;
-        let token = self.next(&mut values);
+        let token = self.next(&mut values, context.len());
         values.fill(0.0);
         if let Some(chosen) = values.get_mut(token as usize) {
             *chosen = 1.0;

@@ -11,7 +11,7 @@ use engine::parts::{
 };
 use engine::{
     AdapterInfo, AdapterPackage, BaseInfo, Capacity, ChatMessage, ChatRequest, ChatStream, Engine,
-    EngineError, ToolUse,
+    EngineError, Image, ToolUse,
 };
 use ids::AdapterDigest;
 use model::ModelError;
@@ -23,7 +23,8 @@ use crate::choice::ChoiceParts;
 use crate::instance::{Instance, Plan};
 use crate::loading::{Loader, Version};
 use crate::options::MistralOptions;
-use crate::prompt::Prompts;
+use crate::pictures::{PICTURES_BYTES_MAX, PictureMemory, Pictures};
+use crate::prompt::{Prompt, Prompts};
 use crate::request::{RequestState, Run};
 
 /// Versions that the default budget has room for: the stable one and a candidate.
@@ -36,6 +37,7 @@ pub struct MistralEngine {
     vocabulary: Arc<dyn Vocabulary>,
     prompts: Arc<Prompts>,
     encoders: Encoders,
+    pictures: Arc<PictureMemory>,
     grammars: Grammars,
     admission: Arc<Admission>,
     loader: Arc<Loader>,
@@ -60,7 +62,7 @@ impl MistralEngine {
     /// What is wrong with the files, or what mistralrs says of them.
     pub fn open(path: &Path, options: MistralOptions) -> Result<Self, OpenError> {
         let isq = options.isq.clone();
-        let base = Arc::new(Base::open(path, isq.as_deref())?);
+        let base = Arc::new(Base::open(path, &options)?);
         if let Some(reason) = base.unserved() {
             return Err(OpenError::Load(reason));
         }
@@ -85,12 +87,14 @@ impl MistralEngine {
                 context_length: options
                     .context_length_max
                     .map_or(model_max, |max| max.min(model_max)),
+                takes_images: opened.prompts.sight().is_some(),
             },
             base: Arc::new(opened.instance),
             grammars: Grammars::new(Arc::clone(&opened.vocabulary)),
             vocabulary: opened.vocabulary,
             prompts: Arc::new(opened.prompts),
             encoders: Encoders::default(),
+            pictures: PictureMemory::new(PICTURES_BYTES_MAX),
             admission: Admission::new(Limits {
                 running_max: sequences_max,
                 waiting_max: options.waiting_max,
@@ -115,11 +119,30 @@ impl MistralEngine {
         &self,
         messages: &[ChatMessage],
         tools: Option<&ToolUse>,
-    ) -> Result<Vec<u32>, EngineError> {
+    ) -> Result<Prompt, EngineError> {
+        self.info.check_images(messages)?;
         let (prompts, messages) = (Arc::clone(&self.prompts), messages.to_vec());
         let tools = tools.cloned();
         let encode = move || prompts.encode(&messages, tools.as_ref());
         self.encoders.run(encode).await?
+    }
+
+    /// The images of a conversation as the model takes them. Here ends what cannot be
+    /// decoded, before anything is queued.
+    async fn look(&self, messages: &[ChatMessage]) -> Result<Option<Arc<Pictures>>, EngineError> {
+        let images: Vec<Image> = messages.iter().flat_map(|m| m.images.clone()).collect();
+        let Some(sight) = self.prompts.sight().filter(|_| !images.is_empty()) else {
+            return Ok(None);
+        };
+        let bytes = sight.seen_bytes().saturating_mul(images.len() as u64);
+        let reserved = self.pictures.reserve(bytes)?;
+        let sight = Arc::clone(sight);
+        let see = move || images.iter().map(|image| sight.see(image)).collect();
+        let images: Result<_, EngineError> = self.encoders.run(see).await?;
+        Ok(Some(Arc::new(Pictures {
+            images: images?,
+            _reserved: reserved,
+        })))
     }
 
     /// Starts the choices of an accepted request.
@@ -127,6 +150,7 @@ impl MistralEngine {
         let Accepted {
             request,
             prompt,
+            pictures,
             demand,
             lease,
             grammar,
@@ -149,7 +173,7 @@ impl MistralEngine {
             let completion = Completion::new(Beginning {
                 request: &request,
                 choice: number,
-                prompt: &prompt,
+                prompt: &prompt.tokens,
                 max_tokens: demand.max_tokens,
                 grammar: grammar.clone(),
                 tool_markup: self.prompts.tool_markup(),
@@ -159,12 +183,14 @@ impl MistralEngine {
                 number,
                 vocabulary: Arc::clone(&self.vocabulary),
                 stop_token: instance.stop_token,
+                has_images: pictures.is_some(),
                 completion,
             };
             let run = Run {
                 instance: Arc::clone(instance),
                 lease: lease.clone(),
                 prompt: prompt.clone(),
+                pictures: pictures.clone(),
                 max_tokens: demand.max_tokens,
                 ignore_eos: request.ignore_eos,
                 request: Arc::clone(&state),
@@ -182,7 +208,8 @@ impl MistralEngine {
 /// A request that was checked.
 struct Accepted {
     request: ChatRequest,
-    prompt: Vec<u32>,
+    prompt: Prompt,
+    pictures: Option<Arc<Pictures>>,
     demand: Demand,
     lease: Option<Lease<Version>>,
     grammar: Option<Arc<GrammarState>>,
@@ -200,12 +227,14 @@ impl Engine for MistralEngine {
         messages: &[ChatMessage],
         tools: Option<&ToolUse>,
     ) -> Result<u32, EngineError> {
-        Ok(u32::try_from(self.encode(messages, tools).await?.len()).unwrap_or(u32::MAX))
+        let prompt = self.encode(messages, tools).await?;
+        Ok(u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX))
     }
 
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
         let arrived = Instant::now();
         request.check()?;
+        self.info.check_images(&request.messages)?;
         request.check_biases(self.vocabulary.len())?;
         // leased first: what is asked for now answers, whatever is unloaded meanwhile
         let lease = request
@@ -216,16 +245,18 @@ impl Engine for MistralEngine {
         let prompt = self
             .encode(&request.messages, request.tools.as_ref())
             .await?;
-        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let demand = Demand {
             prompt_tokens,
             max_tokens: self.info.max_tokens(prompt_tokens, request.max_tokens)?,
         };
+        let pictures = self.look(&request.messages).await?;
         let markup = self.prompts.tool_markup();
         let grammar = self.grammars.of_request(&request, markup).await?;
         self.start(Accepted {
             request,
             prompt,
+            pictures,
             demand,
             lease,
             grammar,

@@ -19,10 +19,11 @@ use mistralrs::{Device, best_device};
 use model::PublishedModel;
 use serde_json::Value as Json;
 
-use crate::base::{Base, Form};
+use crate::base::{Base, Form, takes_more_than_text};
 use crate::older::older;
 use crate::options::{MistralOptions, PREFIX_SEQUENCES_MAX};
-use crate::prompt::{Encode, Foreign, Prompts};
+use crate::prompt::{Decode, Encode, Foreign, Prompts};
+use crate::sight::Sight;
 use crate::words::Words;
 
 /// Stack of a loading thread.
@@ -112,7 +113,10 @@ impl Plan {
         let (dtype, mapping) = if on_cpu {
             (ModelDType::F32, DeviceMapSetting::dummy())
         } else {
-            let params = AutoDeviceMapParams::default_text();
+            let params = match is_multimodal(&self.base) {
+                true => AutoDeviceMapParams::default_multimodal(),
+                false => AutoDeviceMapParams::default_text(),
+            };
             (ModelDType::Auto, DeviceMapSetting::Auto(params))
         };
         let paged = if !on_cpu && paged_attn_supported() {
@@ -166,10 +170,14 @@ impl Plan {
             chat_template_json_filename: file("chat_template.json"),
             ..paths(weights)
         };
+        let (paths, template) = match &self.base.sight {
+            Ok(sight) => for_images(sight, folder, paths, scratch)?,
+            Err(_) => (paths, None),
+        };
         let name = Some(self.base.name.clone());
         let loader = if is_multimodal(&self.base) {
             let config = MultimodalSpecificConfig::default();
-            MultimodalLoaderBuilder::new(config, None, None, name, None).build(None)
+            MultimodalLoaderBuilder::new(config, None, None, name, template).build(None)
         } else {
             let config = NormalSpecificConfig::default();
             let loader = NormalLoaderBuilder::new(config, None, None, name, false, None);
@@ -240,6 +248,11 @@ impl Plan {
             .filter(|(_, token)| token.special && !token.content.is_empty())
             .map(|(id, token)| (token.content, id))
             .collect();
+        let decoder = Arc::clone(&tokenizer);
+        let decode: Decode = Box::new(move |tokens| {
+            let text = decoder.decode(tokens, false);
+            text.map_err(|e| e.to_string())
+        });
         let mut text_only = (*tokenizer).clone();
         text_only.set_encode_special_tokens(true);
         let encode: Encode = Box::new(move |text| {
@@ -250,13 +263,24 @@ impl Plan {
             let encoding = text_only.encode_fast(text, false);
             Ok(encoding.map_err(|e| e.to_string())?.get_ids().to_vec())
         });
-        let prompts = Prompts::Foreign(Box::new(Foreign {
-            template: self.base.template().map_err(|error| error.to_string())?,
+        let template = self.base.template().map_err(|error| error.to_string())?;
+        let mut foreign = Foreign {
+            takes_parts_alone: Foreign::wants_parts(&template),
+            template,
             encode,
             encode_text,
+            decode,
             specials,
-        }));
-        Ok((Arc::new(words), prompts))
+            sight: self.base.sight.as_ref().ok().cloned(),
+        };
+        let reason = foreign.blind().or_else(|| self.base.sight.clone().err());
+        if let Some(reason) = reason {
+            foreign.sight = None;
+            if is_multimodal(&self.base) {
+                tracing::warn!(reason, "the model is served without images");
+            }
+        }
+        Ok((Arc::new(words), Prompts::Foreign(Box::new(foreign))))
     }
 }
 
@@ -289,13 +313,50 @@ fn paths(weights: &[PathBuf]) -> LocalModelPaths<PathBuf> {
     }
 }
 
-/// Whether a folder's model takes more than text; it is served with text alone.
-fn is_multimodal(base: &Base) -> bool {
-    let Form::Folder(folder) = &base.form else {
-        return false;
+/// The crate's template where prompts are made by ours: it writes what it is given.
+const PROMPT_AS_IT_IS: &str = "{{ messages[0]['content'] }}";
+
+/// A folder's files for a model that is shown images: the crate prepares nothing,
+/// and makes of our prompt's text the tokens that we made of it. The second is the
+/// template.
+fn for_images(
+    sight: &Sight,
+    folder: &Path,
+    paths: LocalModelPaths<PathBuf>,
+    scratch: &Path,
+) -> Result<(LocalModelPaths<PathBuf>, Option<String>), String> {
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = scratch.join(name);
+        std::fs::write(&path, bytes).map_err(|e| failed(&e))?;
+        Ok::<PathBuf, String>(path)
     };
-    let has = |key| folder.config_json.contains_key(key);
-    has("vision_config") || has("audio_config")
+    let bytes = std::fs::read(folder.join("tokenizer.json")).map_err(|e| failed(&e))?;
+    let mut tokenizer: serde_json::Map<String, Json> =
+        serde_json::from_slice(&bytes).map_err(|e| failed(&e))?;
+    // what would add tokens to a prompt, or take them away
+    for key in ["post_processor", "truncation", "padding"] {
+        tokenizer.insert(key.to_owned(), Json::Null);
+    }
+    let tokenizer = Json::Object(tokenizer).to_string();
+    let template = write("prompt.jinja", PROMPT_AS_IT_IS.as_bytes())?;
+    let preprocessor = sight.preprocessor().to_string();
+    let processor = sight.processor().to_string();
+    let paths = LocalModelPaths {
+        tokenizer_filename: write("tokenizer.json", tokenizer.as_bytes())?,
+        preprocessor_config: Some(write("preprocessor_config.json", preprocessor.as_bytes())?),
+        processor_config: Some(write("processor_config.json", processor.as_bytes())?),
+        ..paths
+    };
+    Ok((paths, Some(template.display().to_string())))
+}
+
+/// Whether the crate's loader of models that take more than text is to be asked.
+fn is_multimodal(base: &Base) -> bool {
+    match &base.form {
+        Form::Folder(folder) => takes_more_than_text(folder),
+        Form::Gguf { .. } => false,
+    }
 }
 
 /// What a panic said.

@@ -22,8 +22,10 @@ mod loading;
 mod merge;
 mod older;
 mod options;
+mod pictures;
 mod prompt;
 mod request;
+mod sight;
 mod sizes;
 mod words;
 

@@ -1,7 +1,8 @@
 //! Conversations to prompt tokens.
 //!
 //! Special tokens come from the template alone: what looks like one in a message
-//! is encoded as text, so that no message can end its own turn.
+//! is encoded as text, so that no message can end its own turn. Beside images it is
+//! refused: the crate reads such a prompt as text, twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +11,24 @@ use engine::parts::{encode_chat, template_json, tool_markup};
 use engine::{ChatMessage, EngineError, ToolUse};
 use model::escape::{ESCAPE, escape, escape_json};
 use model::{BaseModel, ChatTemplate, ToolMarkup};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::sight::Sight;
 
 /// Encodes a text; `Err` says why not.
 pub(crate) type Encode = Box<dyn Fn(&str) -> Result<Vec<u32>, String> + Send + Sync>;
+
+/// Writes tokens as text, special ones too.
+pub(crate) type Decode = Box<dyn Fn(&[u32]) -> Result<String, String> + Send + Sync>;
+
+/// A prompt, up to where the answer begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Prompt {
+    /// Its tokens, those of images among them.
+    pub(crate) tokens: Vec<u32>,
+    /// Where it has images: its text before the crate puts them in.
+    pub(crate) text: Option<String>,
+}
 
 /// How a model's prompts are made.
 pub(crate) enum Prompts {
@@ -31,8 +46,13 @@ pub(crate) struct Foreign {
     pub(crate) encode: Encode,
     /// Takes them for text.
     pub(crate) encode_text: Encode,
+    pub(crate) decode: Decode,
     /// The texts of special tokens.
     pub(crate) specials: BTreeMap<String, u32>,
+    /// Whether the template shows nothing of a message that is no list of parts.
+    pub(crate) takes_parts_alone: bool,
+    /// How the model looks at images, if it does.
+    pub(crate) sight: Option<Arc<Sight>>,
 }
 
 impl Prompts {
@@ -41,17 +61,26 @@ impl Prompts {
         &self,
         messages: &[ChatMessage],
         tools: Option<&ToolUse>,
-    ) -> Result<Vec<u32>, EngineError> {
-        let tokens = match self {
-            Self::Known(model) => {
-                encode_chat(model, messages, tools).map_err(|error| error.to_string())
-            }
+    ) -> Result<Prompt, EngineError> {
+        let text = None;
+        let prompt = match self {
+            Self::Known(model) => encode_chat(model, messages, tools)
+                .map(|tokens| Prompt { tokens, text })
+                .map_err(|error| error.to_string()),
             Self::Foreign(foreign) => foreign.encode(messages, tools),
         };
-        tokens.map_err(|reason| EngineError::InvalidRequest {
+        prompt.map_err(|reason| EngineError::InvalidRequest {
             param: "messages",
             reason,
         })
+    }
+
+    /// How the model looks at images, if it does.
+    pub(crate) fn sight(&self) -> Option<&Arc<Sight>> {
+        match self {
+            Self::Known(_) => None,
+            Self::Foreign(foreign) => foreign.sight.as_ref(),
+        }
     }
 
     /// How the model writes calls.
@@ -64,12 +93,15 @@ impl Prompts {
 }
 
 impl Foreign {
-    fn encode(
-        &self,
-        messages: &[ChatMessage],
-        tools: Option<&ToolUse>,
-    ) -> Result<Vec<u32>, String> {
-        let (messages, tools) = template_json(&self.template, messages, tools);
+    fn encode(&self, messages: &[ChatMessage], tools: Option<&ToolUse>) -> Result<Prompt, String> {
+        let images: usize = messages.iter().map(|message| message.images.len()).sum();
+        let (mut messages, tools) = template_json(&self.template, messages, tools);
+        if self.takes_parts_alone {
+            messages.iter_mut().for_each(text_to_part);
+        }
+        if images > 0 {
+            return self.encode_images(&messages, tools.as_deref(), images);
+        }
         let break_specials = |text: &str| escape(text, self.specials.keys().map(String::as_str));
         let escaped = |values: &[Value]| -> Vec<Value> {
             let values = values.iter();
@@ -80,11 +112,85 @@ impl Foreign {
         let (messages, tools) = (escaped(&messages), tools.as_deref().map(escaped));
         let prompt = self.template.render_json(&messages, tools.as_deref(), true);
         let prompt = prompt.map_err(|error| error.to_string())?;
-        if prompt.contains(ESCAPE) {
-            self.encode_escaped(&prompt)
+        let tokens = if prompt.contains(ESCAPE) {
+            self.encode_escaped(&prompt)?
         } else {
-            (self.encode)(&prompt)
+            (self.encode)(&prompt)?
+        };
+        Ok(Prompt { tokens, text: None })
+    }
+
+    /// A prompt with images. The crate encodes its text, writes that as text again,
+    /// puts in what stands for images and encodes the whole: as is done here, so
+    /// that the tokens are known before anything is queued. Nothing is escaped on
+    /// that way, and no message may have what would have to be.
+    fn encode_images(
+        &self,
+        messages: &[Value],
+        tools: Option<&[Value]>,
+        images: usize,
+    ) -> Result<Prompt, String> {
+        let sight = self.sight.as_ref().ok_or("the model takes no images")?;
+        let marks = [sight.marker, sight.seat];
+        let mut specials = self.specials.keys().map(String::as_str).chain(marks);
+        let is_said = |special: &&str| {
+            let mut values = messages.iter().chain(tools.unwrap_or_default());
+            values.any(|value| holds(value, special))
+        };
+        let special = specials.find(is_said);
+        if let Some(special) = special {
+            return Err(format!(
+                "beside images no text may contain {special:?}, which controls the model"
+            ));
         }
+        let prompt = self.template.render_json(messages, tools, true);
+        let prompt = prompt.map_err(|error| error.to_string())?;
+        let tokens = (self.encode)(&prompt)?;
+        let text = (self.decode)(&tokens)?;
+        // a text that the tokenizer changes may have become a special token by it
+        if (self.encode)(&text)? != tokens {
+            return Err("beside images no text may change as it is written anew".to_owned());
+        }
+        let shown = text.matches(sight.marker).count();
+        if shown != images {
+            return Err(format!(
+                "the model's template shows {shown} of {images} images"
+            ));
+        }
+        Ok(Prompt {
+            tokens: (self.encode)(&text.replace(sight.marker, &sight.expansion))?,
+            text: Some(text),
+        })
+    }
+
+    /// Whether the template shows nothing of a message that is no list of parts.
+    pub(crate) fn wants_parts(template: &ChatTemplate) -> bool {
+        const PROBE: &str = "flywheel";
+        let mut message = json!({"role": "user", "content": PROBE});
+        let is_shown = |message: &Value| {
+            let prompt = template.render_json(std::slice::from_ref(message), None, true);
+            prompt.is_ok_and(|prompt| prompt.contains(PROBE))
+        };
+        let is_text_shown = is_shown(&message);
+        text_to_part(&mut message);
+        !is_text_shown && is_shown(&message)
+    }
+
+    /// Why images cannot be shown to the model by this template and tokenizer.
+    pub(crate) fn blind(&self) -> Option<String> {
+        let sight = self.sight.as_ref()?;
+        let message = json!({"role": "user", "content": [{"type": "image"}]});
+        let prompt = match self.encode_images(&[message], None, 1) {
+            Ok(prompt) => prompt,
+            Err(reason) => return Some(reason),
+        };
+        let seat = (self.encode)(sight.seat).unwrap_or_default();
+        let [seat] = seat[..] else {
+            return Some(format!("{:?} is not a token", sight.seat));
+        };
+        let seats = prompt.tokens.iter().filter(|&&token| token == seat).count();
+        let (found, expected) = (seats, sight.seats);
+        (found != expected).then(|| format!("an image has {found} tokens, not {expected}"))
     }
 
     /// Encodes the special tokens that are whole, and what is between them as
@@ -111,6 +217,27 @@ impl Foreign {
     }
 }
 
+/// A message's text as its only part.
+fn text_to_part(message: &mut Value) {
+    if let Some(content) = message.get_mut("content")
+        && content.is_string()
+    {
+        *content = json!([{"type": "text", "text": content.take()}]);
+    }
+}
+
+/// Whether a text in `value`, keys included, contains `special`.
+fn holds(value: &Value, special: &str) -> bool {
+    match value {
+        Value::String(text) => text.contains(special),
+        Value::Array(items) => items.iter().any(|item| holds(item, special)),
+        Value::Object(map) => map
+            .iter()
+            .any(|(key, value)| key.contains(special) || holds(value, special)),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -118,29 +245,70 @@ mod tests {
 
     use super::*;
 
-    /// Special tokens are 1000 and 1001, a byte is its value.
-    fn foreign() -> Foreign {
+    const SPECIALS: [(&str, u32); 4] = [
+        ("<s>", 1000),
+        ("<ss>", 1001),
+        ("<image>", 1002),
+        ("<around>", 1003),
+    ];
+
+    /// A byte is its value; what was read as `[s]` is written as `<s>`.
+    fn foreign(source: &str) -> Foreign {
         let bytes = |text: &str| Ok(text.bytes().map(u32::from).collect());
-        let source = "{% for m in messages %}<s>{{ m.content }}{% endfor %}<ss>";
+        let encode = |text: &str| {
+            let (mut tokens, mut rest) = (Vec::new(), text);
+            while let Some(byte) = rest.bytes().next() {
+                let special = SPECIALS.iter().find(|(text, _)| rest.starts_with(text));
+                let (token, length) =
+                    special.map_or((byte.into(), 1), |(text, id)| (*id, text.len()));
+                tokens.push(token);
+                rest = &rest[length..];
+            }
+            Ok(tokens)
+        };
+        let decode = |tokens: &[u32]| {
+            let mut text = String::new();
+            for &token in tokens {
+                match SPECIALS.iter().find(|(_, id)| *id == token) {
+                    Some((special, _)) => text.push_str(special),
+                    None => text.push(char::from(u8::try_from(token).unwrap())),
+                }
+            }
+            // as a tokenizer that unifies forms does
+            Ok(text.replace("[s]", "<s>"))
+        };
+        let sight = Sight::for_tests("<image>", "<around><image><image><around>", 2);
         Foreign {
             template: ChatTemplate::new(source, "", "").unwrap(),
-            encode: Box::new(|_| Ok(vec![7])),
+            encode: Box::new(encode),
             encode_text: Box::new(bytes),
-            specials: BTreeMap::from([("<s>".to_owned(), 1000), ("<ss>".to_owned(), 1001)]),
+            decode: Box::new(decode),
+            specials: SPECIALS.map(|(text, id)| (text.to_owned(), id)).into(),
+            takes_parts_alone: false,
+            sight: Some(Arc::new(sight)),
         }
     }
 
+    const TEXTS: &str = "{% for m in messages %}<s>{{ m.content }}{% endfor %}<ss>";
+    const PARTS: &str = "{% for m in messages %}<s>{% for p in m.content %}{{ '<image>' if p.type == 'image' else p.text }}{% endfor %}{% endfor %}<ss>";
+
     fn encode(content: &str) -> Vec<u32> {
         let messages = [ChatMessage::new(Role::User, content)];
-        Prompts::Foreign(Box::new(foreign()))
-            .encode(&messages, None)
-            .unwrap()
+        let prompt = foreign(TEXTS).encode(&messages, None).unwrap();
+        assert_eq!(prompt.text, None);
+        prompt.tokens
+    }
+
+    fn text(text: &str) -> Vec<u32> {
+        text.bytes().map(u32::from).collect()
     }
 
     #[test]
     fn a_message_cannot_have_special_tokens() {
-        assert_eq!(encode("hello"), [7], "the whole prompt at once");
-        let text = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+        assert_eq!(
+            encode("hello"),
+            [vec![1000], text("hello"), vec![1001]].concat()
+        );
         let expected = [vec![1000], text("a<s>b<ss>"), vec![1001]].concat();
         assert_eq!(encode("a<s>b<ss>"), expected);
         // an escape of the message's own goes, and cannot hide a token
@@ -148,5 +316,68 @@ mod tests {
             encode("<\u{FDD0}s>"),
             [vec![1000], text("<s>"), vec![1001]].concat()
         );
+    }
+
+    /// A user's message with images at these bytes.
+    fn with_images(content: &str, places: &[usize]) -> ChatMessage {
+        let image = |&at: &usize| engine::Image {
+            at,
+            format: engine::ImageFormat::Png,
+            data: Vec::new().into(),
+        };
+        ChatMessage {
+            images: places.iter().map(image).collect(),
+            ..ChatMessage::new(Role::User, content)
+        }
+    }
+
+    #[test]
+    fn images_stand_where_the_message_has_them() {
+        let messages = [
+            with_images("ab", &[0, 1, 1]),
+            ChatMessage::new(Role::Assistant, "c"),
+        ];
+        let foreign = Foreign {
+            takes_parts_alone: true,
+            ..foreign(PARTS)
+        };
+        let prompt = foreign.encode(&messages, None).unwrap();
+        let seen = [1003, 1002, 1002, 1003].as_slice();
+        let (a, b, c) = ([97].as_slice(), [98].as_slice(), [99].as_slice());
+        let (s, e) = ([1000].as_slice(), [1001].as_slice());
+        let expected = [s, seen, a, seen, seen, b, s, c, e].concat();
+        assert_eq!(prompt.tokens, expected);
+        assert_eq!(
+            prompt.text.as_deref(),
+            Some("<s><image>a<image><image>b<s>c<ss>")
+        );
+        assert_eq!(foreign.blind(), None);
+    }
+
+    #[test]
+    fn beside_images_no_text_becomes_a_control_token() {
+        let refused = |source: &str, message: ChatMessage| {
+            foreign(source).encode(&[message], None).unwrap_err()
+        };
+        for special in ["<s>", "<ss>", "<image>", "<around>"] {
+            let message = with_images(&format!("a{special}b"), &[0]);
+            let reason = refused(PARTS, message);
+            assert!(reason.contains(special), "{reason}");
+        }
+        // nor by way of what the tokenizer makes of it
+        let reason = refused(PARTS, with_images("a[s]b", &[0]));
+        assert!(reason.contains("written anew"), "{reason}");
+        // a template that shows no images, or others than there are
+        let reason = refused(TEXTS, with_images("ab", &[0]));
+        assert!(reason.contains("0 of 1"), "{reason}");
+        assert!(foreign(TEXTS).blind().is_some());
+    }
+
+    #[test]
+    fn a_template_that_loses_texts_is_given_parts() {
+        let template = |source: &str| ChatTemplate::new(source, "", "").unwrap();
+        assert!(!Foreign::wants_parts(&template(TEXTS)));
+        assert!(Foreign::wants_parts(&template(PARTS)));
+        assert!(!Foreign::wants_parts(&template("nothing at all")));
     }
 }

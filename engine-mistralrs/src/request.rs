@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use either::Either;
 use engine::parts::{Lease, Read};
 use engine::{ChatEvent, EngineError, FinishReason, TokenLogprob, Usage};
+use image::DynamicImage;
+use indexmap::IndexMap;
 use mistralrs::core::{Constraint, NormalRequest, RequestMessage};
 use mistralrs::{CustomLogitsProcessor, Response, SamplingParams, StopTokens};
 use parking_lot::Mutex;
@@ -15,6 +18,8 @@ use crate::choice::{Choice, ChoiceParts};
 use crate::fair::Tenant;
 use crate::instance::Instance;
 use crate::loading::Version;
+use crate::pictures::Pictures;
+use crate::prompt::Prompt;
 
 /// Responses of one sequence that may wait to be read: it is read as they come.
 const RESPONSES_MAX: usize = 16;
@@ -62,6 +67,24 @@ impl RequestState {
                 has_failed: false,
             }),
         }
+    }
+
+    /// The tokens that mistralrs made of a prompt with images: as many as were
+    /// admitted, or there is no room for them.
+    pub(crate) fn prompt(&self, tokens: usize) -> Result<(), EngineError> {
+        let mut progress = self.progress.lock();
+        let usage = &mut progress.usage;
+        let (tokens, admitted) = (
+            u32::try_from(tokens).unwrap_or(u32::MAX),
+            usage.prompt_tokens,
+        );
+        if tokens > admitted {
+            return Err(EngineError::Failed(format!(
+                "the prompt has {tokens} tokens, and {admitted} were admitted"
+            )));
+        }
+        usage.prompt_tokens = tokens;
+        Ok(())
     }
 
     /// Whether nobody listens any more, or another choice has failed.
@@ -122,7 +145,8 @@ pub(crate) struct Run {
     pub(crate) instance: Arc<Instance>,
     #[expect(dead_code, reason = "held until the last event")]
     pub(crate) lease: Option<Lease<Version>>,
-    pub(crate) prompt: Vec<u32>,
+    pub(crate) prompt: Prompt,
+    pub(crate) pictures: Option<Arc<Pictures>>,
     pub(crate) max_tokens: u32,
     pub(crate) ignore_eos: bool,
     pub(crate) request: Arc<RequestState>,
@@ -166,6 +190,24 @@ impl Run {
         Ok(())
     }
 
+    /// The prompt as mistralrs takes it: tokens, or with images the text of its one
+    /// message, which its template writes as it is.
+    fn messages(&self) -> RequestMessage {
+        let (Some(text), Some(pictures)) = (&self.prompt.text, &self.pictures) else {
+            return RequestMessage::CompletionTokens(self.prompt.tokens.clone());
+        };
+        let images = pictures.images.iter().cloned();
+        let content = Either::Left(text.clone());
+        RequestMessage::MultimodalChat {
+            images: images.map(DynamicImage::ImageRgb8).collect(),
+            audios: Vec::new(),
+            videos: Vec::new(),
+            messages: vec![IndexMap::from([("content".to_owned(), content)])],
+            enable_thinking: None,
+            reasoning_effort: None,
+        }
+    }
+
     /// The sequence as mistralrs takes it: tokens in, and whatever the choice
     /// says.
     fn normal_request(
@@ -183,7 +225,7 @@ impl Run {
         };
         let processor: Arc<dyn CustomLogitsProcessor> = choice;
         NormalRequest {
-            messages: RequestMessage::CompletionTokens(self.prompt.clone()),
+            messages: self.messages(),
             sampling_params: sampling,
             response,
             return_logprobs: false,

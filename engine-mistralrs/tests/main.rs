@@ -12,3 +12,4 @@ mod limits;
 mod same_answers;
 mod suite;
 mod support;
+mod vision;

@@ -14,6 +14,7 @@ use ids::{AdapterDigest, BaseDigest, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::constraint::Constraint;
+use crate::image::Image;
 use crate::tools::{ToolCall, ToolCallDelta, ToolUse};
 
 /// What an engine can do for the gateway.
@@ -86,6 +87,9 @@ pub struct BaseInfo {
     pub digest: BaseDigest,
     /// The most tokens that prompt and completion may have together.
     pub context_length: u32,
+    /// Whether messages may have images; an engine refuses them where not, before
+    /// it counts or queues anything.
+    pub takes_images: bool,
 }
 
 /// Who says a chat message.
@@ -128,10 +132,13 @@ pub struct ChatMessage {
     /// The call whose result a tool's message is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// The images in a user's message, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Image>,
 }
 
 impl ChatMessage {
-    /// A message that neither calls nor answers a call.
+    /// A message of text alone, which neither calls nor answers a call.
     #[must_use]
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self {
@@ -139,6 +146,7 @@ impl ChatMessage {
             content: content.into(),
             tool_calls: Vec::new(),
             tool_call_id: None,
+            images: Vec::new(),
         }
     }
 }
@@ -459,6 +467,9 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The model does not look at images.
+    #[error("the model {0} takes no images")]
+    NoImages(String),
     /// No such adapter is resident.
     #[error("the adapter {0} is not loaded")]
     AdapterNotLoaded(AdapterDigest),
@@ -474,6 +485,14 @@ pub enum EngineError {
         free: u64,
         /// The whole budget.
         budget: u64,
+    },
+    /// The images of others take the memory; try again later.
+    #[error("the images need {needed} bytes, and {free} are free")]
+    ImageMemory {
+        /// Bytes that the request's images need.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// The request waited for as long as it may.
     #[error("{wait} was not to be had within {} s", limit.as_secs_f64())]

@@ -1,6 +1,9 @@
 //! The ranges of a request's parameters, the same for every engine.
 
-use crate::api::{BaseInfo, ChatRequest, EngineError, MAX_CHOICES, MAX_STOPS, SamplingParams};
+use crate::api::{
+    BaseInfo, ChatMessage, ChatRequest, EngineError, MAX_CHOICES, MAX_STOPS, Role, SamplingParams,
+};
+use crate::image::{IMAGE_BYTES_MAX, IMAGES_MAX};
 
 /// The most tokens that may have a bias.
 const LOGIT_BIASES_MAX: usize = 1024;
@@ -72,6 +75,7 @@ impl ChatRequest {
     /// [`EngineError::InvalidRequest`].
     pub fn check(&self) -> Result<(), EngineError> {
         require(!self.messages.is_empty(), "messages", "there is none")?;
+        check_images(&self.messages)?;
         self.sampling.check()?;
         require(
             self.max_tokens != Some(0),
@@ -137,7 +141,51 @@ impl ChatRequest {
     }
 }
 
+/// Images stand in the user's messages, between two characters, in their order.
+fn check_images(messages: &[ChatMessage]) -> Result<(), EngineError> {
+    let images = || messages.iter().flat_map(|message| &message.images);
+    require(
+        images().count() <= IMAGES_MAX,
+        "messages",
+        "too many images",
+    )?;
+    let largest = images().map(|image| image.data.len()).max();
+    require(
+        largest.unwrap_or(0) <= IMAGE_BYTES_MAX,
+        "messages",
+        "an image is too large",
+    )?;
+    let is_placed = |message: &ChatMessage| {
+        let places: Vec<usize> = message.images.iter().map(|image| image.at).collect();
+        let is_between = |at: &usize| message.content.is_char_boundary(*at);
+        places.is_sorted() && places.iter().all(is_between)
+    };
+    require(
+        messages.iter().all(is_placed),
+        "messages",
+        "an image stands where the text has no place for it",
+    )?;
+    let is_asked = |m: &ChatMessage| m.role == Role::User || m.images.is_empty();
+    require(
+        messages.iter().all(is_asked),
+        "messages",
+        "only the user's messages may have images",
+    )
+}
+
 impl BaseInfo {
+    /// Refuses images where the model takes none.
+    ///
+    /// # Errors
+    /// [`EngineError::NoImages`].
+    pub fn check_images(&self, messages: &[ChatMessage]) -> Result<(), EngineError> {
+        let has_images = messages.iter().any(|message| !message.images.is_empty());
+        match has_images && !self.takes_images {
+            true => Err(EngineError::NoImages(self.name.clone())),
+            false => Ok(()),
+        }
+    }
+
     /// How many tokens a completion may have, `asked` or as many as there is room
     /// for.
     ///

@@ -9,6 +9,7 @@ pub mod bench;
 mod check;
 pub mod conformance;
 mod constraint;
+mod image;
 pub mod native;
 pub mod parts;
 mod residents;
@@ -17,5 +18,6 @@ mod vocabulary;
 
 pub use api::*;
 pub use constraint::{Constraint, GRAMMAR_BYTES_MAX, GRAMMAR_NESTING_MAX, Grammar};
+pub use image::{IMAGE_BYTES_MAX, IMAGES_MAX, Image, ImageFormat};
 pub use model::kernels::give_back_freed_memory;
 pub use tools::{Tool, ToolCall, ToolCallDelta, ToolChoice, ToolUse};

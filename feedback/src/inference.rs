@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ids::{AdapterDigest, BaseDigest, InferenceId, ModelName, UnitId, UnixMillis};
+use ids::{AdapterDigest, BaseDigest, InferenceId, ModelName, Sha256Digest, UnitId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::FeedbackError;
@@ -18,6 +18,33 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// The images that stood in it. Their bytes are not kept, so that nothing can
+    /// be learned of an answer to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<MessageImage>,
+}
+
+impl Message {
+    /// A message of text alone.
+    #[must_use]
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+            images: Vec::new(),
+        }
+    }
+}
+
+/// That an image was in a message.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MessageImage {
+    /// The digest of its bytes as they were sent.
+    pub digest: Sha256Digest,
+    /// How many they were.
+    pub bytes: u64,
+    /// For example `image/png`.
+    pub media_type: String,
 }
 
 /// One answer.
@@ -53,6 +80,16 @@ pub struct Inference {
     pub seed: u64,
     /// The request's metadata.
     pub metadata: BTreeMap<String, String>,
+}
+
+impl Inference {
+    /// Whether an image was in what was asked.
+    #[must_use]
+    pub fn has_images(&self) -> bool {
+        self.messages
+            .iter()
+            .any(|message| !message.images.is_empty())
+    }
 }
 
 pub(crate) fn to_text(inference: &Inference) -> Result<String, FeedbackError> {

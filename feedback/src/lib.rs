@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 pub use error::FeedbackError;
 pub use event::{Change, Claimed, DELIVERIES_MAX, EventId, GROUP_BYTES_MAX, VoteEvent};
-pub use inference::{INFERENCE_BYTES_MAX, Inference, Message};
+pub use inference::{INFERENCE_BYTES_MAX, Inference, Message, MessageImage};
 pub use vote::{
     Attribution, COMMENT_BYTES_MAX, Cursor, DEMONSTRATION_BYTES_MAX, EXPORT_PAGE_MAX, Metric,
     NewVote, TAG_KEY_BYTES_MAX, TAG_VALUE_BYTES_MAX, TAGS_MAX, Value, VoteOutcome, VoteReceipt,

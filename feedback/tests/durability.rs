@@ -86,10 +86,7 @@ fn inference() -> Inference {
         unit: None,
         adapter: None,
         base: BaseDigest(Sha256Digest::of(b"base")),
-        messages: vec![Message {
-            role: "user".to_owned(),
-            content: "?".to_owned(),
-        }],
+        messages: vec![Message::new("user", "?")],
         answer: "!".to_owned(),
         finish_reason: "stop".to_owned(),
         prompt_tokens: 1,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use feedback::pairs::{Case, PairOptions, Reason, Source, build, to_jsonl};
 use feedback::token::{Signer, TokenError};
-use feedback::{Attribution, Inference, Message, Value, VoteRecord};
+use feedback::{Attribution, Inference, Message, MessageImage, Value, VoteRecord};
 use ids::{BaseDigest, FeedbackId, InferenceId, RaterId, Sha256Digest, UnixMillis};
 
 fn case(id: &str, prompt: &str, answer: &str, split: &str, votes: &[(&str, Value)]) -> Case {
@@ -19,10 +19,7 @@ fn case(id: &str, prompt: &str, answer: &str, split: &str, votes: &[(&str, Value
         unit: None,
         adapter: None,
         base: BaseDigest(Sha256Digest::of(b"base")),
-        messages: vec![Message {
-            role: "user".to_owned(),
-            content: prompt.to_owned(),
-        }],
+        messages: vec![Message::new("user", prompt)],
         answer: answer.to_owned(),
         finish_reason: "stop".to_owned(),
         prompt_tokens: 1,
@@ -154,6 +151,56 @@ fn useless_repeated_overlapping_and_too_many_rows_are_left_out() {
     ];
     assert_eq!(listed, expected);
     assert_eq!((made.train.len(), made.held_out.len()), (1, 1));
+}
+
+/// What an image showed is not kept, so nothing is learned of an answer to it, and
+/// it lends its answer to nobody whose question only reads the same.
+#[test]
+fn an_answer_to_an_image_becomes_no_row_and_is_listed() {
+    let (up, down) = (Value::Thumbs(true), Value::Thumbs(false));
+    let correct = correction("A heron.");
+    let mut cases = [
+        case("a", "what?", "A stork.", "train", &[("r", correct)]),
+        case("b", "what?", "A crane.", "held_out", &[("r", up)]),
+        case("c", "what?", "Text.", "train", &[("r", down)]),
+        case("d", "what?", "Nobody said.", "train", &[]),
+    ];
+    for at in [0, 1, 3] {
+        let image = MessageImage {
+            digest: Sha256Digest::of(b"an image"),
+            bytes: 8,
+            media_type: "image/png".to_owned(),
+        };
+        cases[at].inference.messages[0].images.push(image);
+    }
+    let made = build(&cases, &PairOptions::default()).unwrap();
+    let listed = made.left_out.iter();
+    let listed: Vec<_> = listed
+        .map(|row| (row.inferences[0].as_str(), row.votes.len(), row.reason))
+        .collect();
+    let expected = [("a", 1, Reason::HasImage), ("b", 1, Reason::HasImage)];
+    assert_eq!(listed, expected);
+    assert_eq!((made.report.with_images, made.report.bad_cases), (2, 1));
+    assert!(made.train.is_empty() && made.held_out.is_empty() && made.upvoted.is_empty());
+}
+
+#[test]
+fn a_message_says_that_it_had_an_image_and_older_ones_are_read() {
+    let old = r#"{"role":"user","content":"what?"}"#;
+    let mut message: Message = serde_json::from_str(old).unwrap();
+    assert_eq!(message, Message::new("user", "what?"));
+    assert_eq!(serde_json::to_string(&message).unwrap(), old);
+    message.images.push(MessageImage {
+        digest: Sha256Digest::of(b"an image"),
+        bytes: 8,
+        media_type: "image/png".to_owned(),
+    });
+    let text = serde_json::to_string(&message).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let image = &kept["images"][0];
+    assert_eq!(image["digest"], Sha256Digest::of(b"an image").to_string());
+    assert_eq!(image.as_object().unwrap().len(), 3, "and nothing else");
+    assert_eq!(serde_json::from_str::<Message>(&text).unwrap(), message);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub use feedback::{
 };
 pub use fine_tuning::*;
 pub use kill::{KillRequest, KillState};
-pub use models::{ListObject, ModelCard, ModelList, ModelObject};
+pub use models::{InputModality, ListObject, ModelCard, ModelList, ModelObject};
 pub use rollouts::{
     AnalysisVerdict, ArmAnalysis, ArmName, Guardrail, PreviousStable, RolloutAbort,
     RolloutAnalysis, RolloutList, RolloutPut, RolloutResource, RolloutStatus,

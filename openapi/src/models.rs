@@ -50,4 +50,16 @@ pub struct ModelCard {
     /// name's stable arm serves; null is the bare base.
     #[schema(value_type = Option<String>, required = true)]
     pub adapter_digest: Option<AdapterDigest>,
+    /// What messages may hold: `text`, and `image` where the model looks at images.
+    pub input_modalities: Vec<InputModality>,
+}
+
+/// What a message may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InputModality {
+    /// Text.
+    Text,
+    /// Images.
+    Image,
 }

@@ -5,6 +5,9 @@ use serde_json::json;
 
 use super::app::{MODEL, TestApp, question};
 
+/// The beginning of a PNG of one pixel.
+const PIXEL: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAAB";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_are_as_recorded() {
     let app = TestApp::with(|config| config.body_bytes_max = 4096).await;
@@ -19,6 +22,10 @@ async fn errors_are_as_recorded() {
         let mut body = question(MODEL, 1);
         body[name] = value;
         app.request(Method::POST, chat).json(&body)
+    };
+    let shown = |url: &str| {
+        let image = json!({"type": "image_url", "image_url": {"url": url}});
+        json!([{"role": "user", "content": [image]}])
     };
     let none = format!("sha256:{}", "0".repeat(64));
     let cases = [
@@ -44,6 +51,15 @@ async fn errors_are_as_recorded() {
             with("max_completion_tokens", json!("ten")),
         ),
         ("no messages", with("messages", json!([]))),
+        (
+            "an image for a model of text",
+            with("messages", shown(PIXEL)),
+        ),
+        (
+            "an image that is elsewhere",
+            with("messages", shown("https://example.org/a.png")),
+        ),
+        ("an image of no kind", with("messages", shown("data:,x"))),
         ("unknown route", app.request(Method::GET, "/v2/nothing")),
         ("wrong method", app.request(Method::GET, chat)),
         (

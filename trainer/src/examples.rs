@@ -95,10 +95,7 @@ pub(crate) fn encode_task_pair(
     let prompt: Vec<Message> = task
         .messages
         .iter()
-        .map(|message| Message {
-            role: message.role.as_str().to_owned(),
-            content: message.content.clone(),
-        })
+        .map(|message| Message::new(message.role.as_str(), message.content.clone()))
         .collect();
     let (chosen, rejected) = (
         encode_answer(base, &prompt, chosen)?,

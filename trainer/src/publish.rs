@@ -160,10 +160,7 @@ mod tests {
 
     fn dataset(votes: &[usize]) -> Dataset {
         let pair = |number: &usize| PreferencePair {
-            prompt: vec![Message {
-                role: "user".into(),
-                content: "q".into(),
-            }],
+            prompt: vec![Message::new("user", "q")],
             chosen: "a".into(),
             rejected: "b".into(),
             split: Split::Train,

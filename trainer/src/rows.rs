@@ -140,10 +140,7 @@ mod tests {
             file: None,
             line: 1,
             row: Row::Chat {
-                prompt: vec![Message {
-                    role: "user".to_owned(),
-                    content: question.to_owned(),
-                }],
+                prompt: vec![Message::new("user", question)],
                 answer: "a".to_owned(),
             },
             tokens: None,

@@ -303,8 +303,5 @@ pub(crate) fn evaluation(config: &Config) -> Result<EvaluationSet, TrainerError>
 }
 
 fn message(message: &engine::ChatMessage) -> Message {
-    Message {
-        role: message.role.as_str().to_owned(),
-        content: message.content.clone(),
-    }
+    Message::new(message.role.as_str(), message.content.clone())
 }

@@ -52,12 +52,19 @@ impl Found {
 /// one, and no rater has more training rows than `options` say.
 pub(crate) fn rated(cases: &[Case], options: &PairOptions) -> (Vec<RatedAnswer>, Vec<LeftOut>) {
     let mut left_out = Vec::new();
-    let mut found: Vec<Found> = cases.iter().filter_map(|case| of(case, options)).collect();
+    let mut found: Vec<Found> = without_images(cases)
+        .filter_map(|case| of(case, options))
+        .collect();
     keep_apart(cases, options, &mut found, &mut left_out);
     merge(&mut found, &mut left_out);
     cap_raters(&mut found, options.rater_pairs_max, &mut left_out);
     found.sort_by_key(|one| one.key);
     (found.into_iter().map(|one| one.row).collect(), left_out)
+}
+
+/// Answers to images are no rows; the pairs' list says which they are.
+fn without_images(cases: &[Case]) -> impl Iterator<Item = &Case> {
+    cases.iter().filter(|case| !case.inference.has_images())
 }
 
 fn of(case: &Case, options: &PairOptions) -> Option<Found> {
@@ -108,7 +115,7 @@ fn keep_apart(
     left_out: &mut Vec<LeftOut>,
 ) {
     let mut overlap = Overlap::default();
-    let inferences = cases.iter().map(|case| &case.inference);
+    let inferences = without_images(cases).map(|case| &case.inference);
     for held_out in inferences.filter(|one| split_of(one, options) == Split::HeldOut) {
         overlap.add(&held_out.messages);
     }

@@ -58,6 +58,7 @@ impl VotesReport {
                 Reason::Duplicate => Problem::Duplicate,
                 Reason::Contaminated => Problem::InEvaluation,
                 Reason::OverRaterCap => Problem::OverRaterCap,
+                Reason::HasImage => Problem::HasImage,
             };
             self.refuse(&row.inferences, &row.votes, problem);
         }
@@ -137,7 +138,8 @@ impl VoteRows {
             + counts.equal
             + counts.duplicates
             + counts.contaminated
-            + counts.over_rater_cap;
+            + counts.over_rater_cap
+            + counts.with_images;
         report.take(&dataset.left_out, count);
         report.take(&unrated, unrated.len());
         let mut rows = Self {
@@ -303,6 +305,41 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_an_image_is_refused_by_name_whatever_learns_of_it() {
+        let mut cases = [
+            case(
+                "a",
+                "what?",
+                "A stork.",
+                "train",
+                &[correction("r", "A heron.")],
+            ),
+            case("b", "where?", "Here.", "train", &[thumbs("r", true)]),
+            case("c", "when?", "At noon.", "train", &[thumbs("r", false)]),
+        ];
+        for case in &mut cases[..2] {
+            let image = feedback::MessageImage {
+                digest: ids::Sha256Digest::of(b"an image"),
+                bytes: 8,
+                media_type: "image/png".to_owned(),
+            };
+            case.inference.messages[0].images.push(image);
+        }
+        let rows = VoteRows::of(&cases, &PairOptions::default(), true).unwrap();
+        let expected = [("a", &Problem::HasImage), ("b", &Problem::HasImage)];
+        assert_eq!(refused(&rows), expected);
+        assert_eq!((rows.report.refused, rows.report.kept), (2, 1));
+        assert_eq!(rows.rated[0].inferences[0].as_str(), "c");
+        // nor where a row was made before, as a checkpoint holds them
+        let row = Row::Chat {
+            prompt: cases[0].inference.messages.clone(),
+            answer: "A heron.".to_owned(),
+        };
+        let refused = check_row(&row, &DataOptions::default());
+        assert_eq!(refused, Err(Problem::HasImage));
+    }
+
+    #[test]
     fn a_vote_that_cannot_be_trained_is_refused_alone() {
         let said = [
             "The harbour office opens at noon.",
@@ -355,10 +392,7 @@ mod tests {
         let mut rows = VoteRows::of(&cases, &PairOptions::default(), true).unwrap();
         let before = (rows.dataset.digest, rows.report.kept);
         let mut evaluation = EvaluationSet::default();
-        evaluation.add(&[Message {
-            role: "user".to_owned(),
-            content: "Asked elsewhere".to_owned(),
-        }]);
+        evaluation.add(&[Message::new("user", "Asked elsewhere")]);
         rows.check(&strict(), 128, evaluation).unwrap();
         let found = refused(&rows);
         let of = |id: &str| {
@@ -441,10 +475,7 @@ mod tests {
             ),
             "{found:?}"
         );
-        let held_out = [Message {
-            role: "user".to_owned(),
-            content: "Which bird".to_owned(),
-        }];
+        let held_out = [Message::new("user", "Which bird")];
         rows.keep_apart([&held_out[..]].into_iter()).unwrap();
         assert_eq!(refused(&rows)[1], ("d", &Problem::InEvaluation));
         assert_eq!(rows.report.refused, 2);
@@ -498,10 +529,7 @@ mod tests {
         let mut evaluation = EvaluationSet::default();
         for line in read("replay.jsonl").lines() {
             let row: Value = serde_json::from_str(line).unwrap();
-            evaluation.add(&[Message {
-                role: "user".to_owned(),
-                content: row["prompt"].as_str().unwrap().to_owned(),
-            }]);
+            evaluation.add(&[Message::new("user", row["prompt"].as_str().unwrap())]);
         }
         rows.check(tiny(), 1024, evaluation).unwrap();
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();

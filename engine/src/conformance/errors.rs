@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use ids::{AdapterDigest, Sha256Digest};
 
 use super::support::request;
 use super::{Violation, expect};
-use crate::api::{ChatRequest, Engine, EngineError, SamplingParams};
+use crate::api::{ChatMessage, ChatRequest, Engine, EngineError, Role, SamplingParams};
+use crate::image::{IMAGE_BYTES_MAX, IMAGES_MAX, Image, ImageFormat};
 
 pub(super) async fn run(engine: &dyn Engine) -> Result<(), Violation> {
     for (param, request) in invalid() {
@@ -15,6 +17,7 @@ pub(super) async fn run(engine: &dyn Engine) -> Result<(), Violation> {
             matches!(&found, Some(EngineError::InvalidRequest { param: p, .. }) if *p == param);
         expect(named, param, found)?;
     }
+    images(engine).await?;
     context(engine).await?;
     let digest = AdapterDigest(Sha256Digest::of(b"no adapter"));
     let unknown = ChatRequest {
@@ -150,6 +153,68 @@ fn invalid() -> Vec<(&'static str, ChatRequest)> {
             }),
         ),
     ]
+}
+
+/// A user's message with an image at each of these bytes of its text.
+fn with_images(places: &[usize], data: Bytes) -> Vec<ChatMessage> {
+    let mut message = ChatMessage::new(Role::User, "Höre");
+    let format = ImageFormat::Png;
+    message.images = places
+        .iter()
+        .map(|&at| Image {
+            at,
+            format,
+            data: data.clone(),
+        })
+        .collect();
+    vec![message]
+}
+
+async fn images(engine: &dyn Engine) -> Result<(), Violation> {
+    let small = || Bytes::from_static(b"no image");
+    let large = Bytes::from(vec![0; IMAGE_BYTES_MAX + 1]);
+    let mut elsewhere = with_images(&[0], small());
+    elsewhere[0].role = Role::Assistant;
+    let wrong = [
+        (
+            "too many images",
+            with_images(&[0; IMAGES_MAX + 1], small()),
+        ),
+        ("a large image", with_images(&[0], large)),
+        ("an image within a character", with_images(&[2], small())),
+        ("an image behind the text", with_images(&[6], small())),
+        ("images in disorder", with_images(&[3, 1], small())),
+        ("an image of the assistant", elsewhere),
+        ("what is no image", with_images(&[0], small())),
+    ];
+    for (what, messages) in wrong {
+        let request = ChatRequest {
+            messages,
+            ..request("", 4)
+        };
+        let found = engine.chat(request).await.err();
+        let refused = match &found {
+            Some(EngineError::InvalidRequest { param, .. }) => *param == "messages",
+            Some(EngineError::NoImages(name)) => *name == engine.base().name,
+            _ => false,
+        };
+        expect(refused, what, found)?;
+    }
+    if engine.base().takes_images {
+        return Ok(());
+    }
+    let expected = EngineError::NoImages(engine.base().name.clone());
+    let messages = with_images(&[0], small());
+    let counted = engine.count_prompt_tokens(&messages, None).await;
+    expect(counted == Err(expected.clone()), "counting images", counted)?;
+    let request = ChatRequest {
+        messages,
+        ..request("", 4)
+    };
+    let asked = engine.chat(request).await.err();
+    expect(asked == Some(expected), "an image for a text model", asked)?;
+    let waiting = engine.capacity().waiting;
+    expect(waiting == 0, "nothing is queued", waiting)
 }
 
 async fn context(engine: &dyn Engine) -> Result<(), Violation> {

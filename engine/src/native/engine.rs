@@ -91,6 +91,7 @@ impl NativeEngine {
             name: model.name.clone(),
             digest: model.digest,
             context_length: u32::try_from(context_length).unwrap_or(u32::MAX),
+            takes_images: false,
         };
         let adapters = AdapterRegistry::new(options.adapter_bytes_max, CLAIM_GRACE);
         let background = Background::start("engine-loader")
@@ -150,6 +151,7 @@ impl NativeEngine {
         messages: &[ChatMessage],
         tools: Option<&ToolUse>,
     ) -> Result<Vec<u32>, EngineError> {
+        self.info.check_images(messages)?;
         let model = Arc::clone(&self.model);
         let (messages, tools) = (messages.to_vec(), tools.cloned());
         let encode = move || prompt::encode_chat(&model, &messages, tools.as_ref());
@@ -210,6 +212,7 @@ impl Engine for NativeEngine {
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
         let arrived = Instant::now();
         request.check()?;
+        self.info.check_images(&request.messages)?;
         request.check_biases(self.model.config.vocab_size)?;
         // leased first: what is asked for now answers, whatever is unloaded meanwhile
         let lease = request

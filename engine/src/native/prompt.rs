@@ -41,11 +41,35 @@ pub fn template_json(
     (messages.iter().map(to_json).collect(), tools)
 }
 
+/// A message's text; with images its parts, as templates that know images take
+/// them.
+fn content(message: &ChatMessage) -> Value {
+    if message.images.is_empty() {
+        return message.content.clone().into();
+    }
+    let (mut parts, mut begin) = (Vec::new(), 0);
+    let text = |text: &str| json!({"type": "text", "text": text});
+    for image in &message.images {
+        if let Some(before) = message.content.get(begin..image.at)
+            && !before.is_empty()
+        {
+            parts.push(text(before));
+        }
+        parts.push(json!({"type": "image"}));
+        begin = image.at;
+    }
+    match message.content.get(begin..) {
+        Some(rest) if !rest.is_empty() => parts.push(text(rest)),
+        _ => {}
+    }
+    Value::Array(parts)
+}
+
 /// A message with its calls, as templates expect them.
 fn to_json(message: &ChatMessage) -> Value {
     let mut map = Map::new();
     map.insert("role".to_owned(), message.role.as_str().into());
-    map.insert("content".to_owned(), message.content.clone().into());
+    map.insert("content".to_owned(), content(message));
     if !message.tool_calls.is_empty() {
         let calls = message.tool_calls.iter().map(|call| {
             let function = json!({"name": call.name, "arguments": call.arguments_value()});

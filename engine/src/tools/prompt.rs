@@ -31,7 +31,10 @@ pub fn flatten<'a>(messages: &'a [ChatMessage], tools: Option<&ToolUse>) -> Cow<
                 last.content.push_str(&result(message));
             }
             _ if is_result => flat.push(ChatMessage::new(Role::User, result(message))),
-            _ => flat.push(ChatMessage::new(message.role, with_calls(message))),
+            _ => flat.push(ChatMessage {
+                images: message.images.clone(),
+                ..ChatMessage::new(message.role, with_calls(message))
+            }),
         }
         after_result = is_result;
     }

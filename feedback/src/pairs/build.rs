@@ -1,9 +1,9 @@
-//! From cases to a dataset, in five steps: split, pair, clean, check the
-//! training rows against the held-out prompts, order.
+//! From cases to a dataset, in six steps: split, leave out what had images,
+//! pair, clean, check the training rows against the held-out prompts, order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ids::{DatasetDigest, RaterId, Sha256Digest, UnixMillis};
+use ids::{DatasetDigest, FeedbackId, InferenceId, RaterId, Sha256Digest, UnixMillis};
 
 use super::hygiene::{Overlap, normal, prompt_hash};
 use super::{
@@ -27,6 +27,10 @@ struct Notes {
 
 impl Notes {
     fn leave_out(&mut self, provenance: &Provenance, reason: Reason) {
+        self.list(&provenance.inferences, provenance.votes.clone(), reason);
+    }
+
+    fn list(&mut self, inferences: &[InferenceId], votes: Vec<FeedbackId>, reason: Reason) {
         let report = &mut self.report;
         *match reason {
             Reason::Empty => &mut report.empty,
@@ -34,11 +38,12 @@ impl Notes {
             Reason::Duplicate => &mut report.duplicates,
             Reason::Contaminated => &mut report.contaminated,
             Reason::OverRaterCap => &mut report.over_rater_cap,
+            Reason::HasImage => &mut report.with_images,
         } += 1;
         if self.left_out.len() < LEFT_OUT_LISTED_MAX {
             self.left_out.push(LeftOut {
-                inferences: provenance.inferences.clone(),
-                votes: provenance.votes.clone(),
+                inferences: inferences.to_vec(),
+                votes,
                 reason,
             });
         }
@@ -66,6 +71,7 @@ pub fn build(cases: &[Case], options: &PairOptions) -> Result<Dataset, FeedbackE
         .map(|case| Judged::new(case, options))
         .collect();
     judged.sort_by(|a, b| a.case.inference.id.cmp(&b.case.inference.id));
+    leave_out_images(&mut judged, &mut notes);
     let mut candidates = pair_up(&judged, &mut notes.report);
     clean(&mut candidates, &mut notes);
     let mut upvoted = praised(&judged, &mut notes);
@@ -169,6 +175,22 @@ impl<'a> Judged<'a> {
             told: preferred_by.created,
         }
     }
+}
+
+/// Drops answers to prompts with images: what they answer is not kept. Before
+/// anything is paired, since their prompts' texts alone name another question.
+fn leave_out_images(judged: &mut Vec<Judged<'_>>, notes: &mut Notes) {
+    judged.retain(|one| {
+        let has_images = one.case.inference.has_images();
+        if has_images && (one.is_bad() || one.is_praised()) {
+            let corrections = one.corrections.iter().map(|(vote, _)| *vote);
+            let votes = one.ups.iter().chain(&one.downs).copied().chain(corrections);
+            let votes = votes.map(|vote| vote.id.clone()).collect();
+            let inferences = [one.case.inference.id.clone()];
+            notes.list(&inferences, votes, Reason::HasImage);
+        }
+        !has_images
+    });
 }
 
 /// Each bad case with its corrections, else with a praised answer to the same

@@ -125,7 +125,7 @@ mod tests {
 
     fn asked(content: &str) -> [Message; 1] {
         let (role, content) = ("user".to_owned(), content.to_owned());
-        [Message { role, content }]
+        [Message::new(role, content)]
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! got a thumbs-up; where there is neither, the case stays unpaired and is
 //! counted. Which rows are held out is decided before anything is paired, by
 //! session or prompt, or as the answer's metadata says. Pure: the same cases
-//! make the same dataset, in the same order and with the same digest.
+//! make the same dataset, in the same order and with the same digest. An answer to
+//! a prompt with an image becomes no row: the image is not there to learn from.
 
 mod build;
 mod collect;
@@ -151,6 +152,9 @@ pub struct Report {
     pub contaminated: usize,
     /// Training pairs left out because their rater has too many.
     pub over_rater_cap: usize,
+    /// Answers left out because an image was in what was asked.
+    #[serde(default)]
+    pub with_images: usize,
     /// Mean of the length of `chosen` by that of `rejected`, in characters,
     /// over all pairs; 0 where there are none.
     pub length_ratio_mean: f64,
@@ -173,6 +177,8 @@ pub enum Reason {
     Contaminated,
     /// Its rater has too many.
     OverRaterCap,
+    /// An image was in what was asked, and images are not kept.
+    HasImage,
 }
 
 /// A row that was left out.

@@ -29,10 +29,7 @@ pub(crate) fn inference(id: &str) -> Inference {
         unit: Some(UnitId::new("user 7").unwrap()),
         adapter: Some(adapter()),
         base: BaseDigest(Sha256Digest::of(b"a base")),
-        messages: vec![Message {
-            role: "user".to_owned(),
-            content: format!("What is {id}? 你好\0"),
-        }],
+        messages: vec![Message::new("user", format!("What is {id}? 你好\0"))],
         answer: "I do not know.".to_owned(),
         finish_reason: "stop".to_owned(),
         prompt_tokens: 12,

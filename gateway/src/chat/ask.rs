@@ -2,13 +2,13 @@
 
 use actix_web::HttpRequest;
 use engine::{
-    ChatMessage, ChatRequest, Constraint, Grammar, Role, SamplingParams, Tool, ToolCall,
-    ToolChoice, ToolUse,
+    ChatMessage, ChatRequest, Constraint, Grammar, Image, ImageFormat, Role, SamplingParams, Tool,
+    ToolCall, ToolChoice, ToolUse,
 };
 use ids::UnitId;
 use openapi::{
     AnswerFormat, AnswerFormatKind, ChatCompletionRequest, MessageRole, RequestFunction,
-    RequestToolChoice, RequestTools,
+    RequestImage, RequestImageFormat, RequestToolChoice, RequestTools,
 };
 
 use crate::errors::ApiError;
@@ -26,6 +26,19 @@ fn role(role: MessageRole) -> Role {
     }
 }
 
+fn image(image: &RequestImage) -> Image {
+    Image {
+        at: image.at,
+        format: match image.format {
+            RequestImageFormat::Png => ImageFormat::Png,
+            RequestImageFormat::Jpeg => ImageFormat::Jpeg,
+            RequestImageFormat::Webp => ImageFormat::Webp,
+            RequestImageFormat::Gif => ImageFormat::Gif,
+        },
+        data: image.data.clone(),
+    }
+}
+
 fn message(message: &openapi::RequestMessage) -> ChatMessage {
     let call = |call: &openapi::MessageToolCall| ToolCall {
         id: call.id.clone(),
@@ -33,6 +46,7 @@ fn message(message: &openapi::RequestMessage) -> ChatMessage {
         arguments: call.function.arguments.clone(),
     };
     ChatMessage {
+        images: message.images.iter().map(image).collect(),
         role: role(message.role),
         content: message.content.clone(),
         tool_calls: message.tool_calls.iter().map(call).collect(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use engine::FinishReason;
-use feedback::{Inference, Message};
+use feedback::{Inference, Message, MessageImage};
 
 use super::SharedApp;
 use super::answer::{Answer, End};
@@ -17,6 +17,19 @@ pub(super) fn reason(reason: FinishReason) -> &'static str {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::ToolCalls => "tool_calls",
+    }
+}
+
+/// What is kept of a message: of an image only that it was there.
+fn message(message: &engine::ChatMessage) -> Message {
+    let image = |image: &engine::Image| MessageImage {
+        digest: image.digest(),
+        bytes: image.data.len() as u64,
+        media_type: image.format.media_type().to_owned(),
+    };
+    Message {
+        images: message.images.iter().map(image).collect(),
+        ..Message::new(message.role.as_str(), message.content.as_str())
     }
 }
 
@@ -36,10 +49,6 @@ impl Answer {
             End::Cancelled => ("cancelled", 0),
         };
         let assigned = self.assigned.as_ref();
-        let message = |message: &engine::ChatMessage| Message {
-            role: message.role.as_str().to_owned(),
-            content: message.content.clone(),
-        };
         Inference {
             id: self.id.clone(),
             created: self.created,

@@ -110,6 +110,108 @@ mod tests {
         assert!(gateway.shutdown().await, "nothing was cut off");
     }
 
+    /// A file of the goldens of models that look at images.
+    fn vision(name: &str) -> PathBuf {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        root.join("../tests/golden/vision").join(name)
+    }
+
+    /// A question about a picture.
+    fn about(picture: &str) -> Value {
+        use base64::Engine as _;
+        let bytes = std::fs::read(vision(picture)).unwrap();
+        let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+        let url = format!("data:image/png;base64,{text}");
+        json!({
+            "model": "flywheel", "max_tokens": 10, "temperature": 0, "ignore_eos": true,
+            "logprobs": true,
+            "messages": [{"role": "user", "content": [
+                {"type": "image_url", "image_url": {"url": url, "detail": "auto"}},
+                {"type": "text", "text": "what is it?"},
+            ]}],
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_gateway_answers_about_a_picture_whole_and_streamed() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let mut config = Config::local(vision("idefics3"), data.clone());
+        config.engine.engine = EngineKind::Mistralrs;
+        let mut gateway = crate::run(config).await.unwrap();
+        gateway.ready().await.unwrap();
+        let address = gateway.address();
+        let ask = |body: Value| {
+            let post = move || post(address, "/v1/chat/completions", &body);
+            tokio::task::spawn_blocking(post)
+        };
+        let golden = std::fs::read(vision("idefics3").join("answers.json")).unwrap();
+        let golden: Value = serde_json::from_slice(&golden).unwrap();
+        let mut ids = Vec::new();
+        for (picture, what) in [("slope.png", "one"), ("noise.png", "another")] {
+            let (status, answer) = ask(about(picture)).await.unwrap();
+            assert!(status.contains("200"), "{status} {answer}");
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            ids.push(answer["id"].as_str().unwrap().to_owned());
+            let expected = &golden[what];
+            assert_eq!(answer["usage"]["prompt_tokens"], expected["prompt_tokens"]);
+            let said = answer["choices"][0]["logprobs"]["content"].as_array();
+            for (said, expected) in said
+                .unwrap()
+                .iter()
+                .zip(expected["tokens"].as_array().unwrap())
+            {
+                assert_eq!(said["bytes"], expected["bytes"], "{what}");
+                let (a, b) = (said["logprob"].as_f64(), expected["logprob"].as_f64());
+                assert!((a.unwrap() - b.unwrap()).abs() < 2e-3, "{said} {expected}");
+            }
+            let whole = answer["choices"][0]["message"]["content"].clone();
+            let mut streamed = about(picture);
+            streamed["stream"] = json!(true);
+            streamed["stream_options"] = json!({"include_usage": true});
+            let (status, events) = ask(streamed).await.unwrap();
+            assert!(status.contains("200"), "{status} {events}");
+            let events: Vec<Value> = events
+                .lines()
+                .filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())
+                .collect();
+            let text: String = events
+                .iter()
+                .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+                .collect();
+            assert_eq!(Value::from(text), whole, "{what}");
+            let usage = &events.last().unwrap()["usage"];
+            assert_eq!(usage["prompt_tokens"], expected["prompt_tokens"]);
+        }
+        // what is kept says that there was an image, and has nothing of it
+        let url = store::StoreUrl::parse("embedded", &data).unwrap();
+        let backend = store::Backend::open(&url, &store::StoreOptions::default());
+        let feedback = feedback::open(&backend.await.unwrap()).await.unwrap();
+        let id = ids[0].parse().unwrap();
+        let kept = feedback.inference(&id).await.unwrap().unwrap();
+        let image = &kept.messages[0].images[0];
+        let bytes = std::fs::read(vision("slope.png")).unwrap();
+        assert_eq!(image.digest, ids::Sha256Digest::of(&bytes));
+        assert_eq!(
+            (image.bytes, image.media_type.as_str()),
+            (bytes.len() as u64, "image/png")
+        );
+        assert_eq!(kept.messages[0].content, "what is it?");
+        // a text that would end the turn, and a URL that leads elsewhere
+        let mut ends = about("slope.png");
+        ends["messages"][0]["content"][1]["text"] = json!("a<end_of_utterance>b");
+        let mut elsewhere = about("slope.png");
+        elsewhere["messages"][0]["content"][0]["image_url"]["url"] = json!("http://[::1]/a.png");
+        for (body, reason) in [(ends, "end_of_utterance"), (elsewhere, "not fetched")] {
+            let (status, answer) = ask(body).await.unwrap();
+            assert!(
+                status.contains("400") && answer.contains(reason),
+                "{status} {answer}"
+            );
+        }
+        assert!(gateway.shutdown().await, "nothing was cut off");
+    }
+
     #[test]
     fn what_is_configured_reaches_the_engine() {
         let mut config = Config::local("m".into(), "data".into());

@@ -176,6 +176,7 @@ fn engine(error: &EngineError) -> Row {
     use StatusCode as S;
     match error {
         EngineError::QueueFull { .. } => row(S::TOO_MANY_REQUESTS, LIMIT, "queue_full"),
+        EngineError::ImageMemory { .. } => row(S::TOO_MANY_REQUESTS, LIMIT, "image_memory_full"),
         EngineError::TenantQueueFull { .. } => {
             row(S::TOO_MANY_REQUESTS, LIMIT, "tenant_queue_full")
         }
@@ -184,6 +185,9 @@ fn engine(error: &EngineError) -> Row {
         }
         EngineError::InvalidRequest { param, .. } => {
             row(S::BAD_REQUEST, REQUEST, "invalid_value").param(param)
+        }
+        EngineError::NoImages(_) => {
+            row(S::BAD_REQUEST, REQUEST, "unsupported_parameter").param("messages")
         }
         EngineError::AdapterNotLoaded(_) => {
             row(S::NOT_FOUND, REQUEST, "adapter_not_found").param("adapter")

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
 use ids::AdapterDigest;
-use openapi::{ListObject, ModelCard, ModelList, ModelObject};
+use openapi::{InputModality, ListObject, ModelCard, ModelList, ModelObject};
 
 use crate::app::App;
 use crate::errors::{ApiError, Thing};
@@ -22,6 +22,10 @@ fn card(id: &str, created: i64, table: &Table, adapter: Option<AdapterDigest>) -
         root: is_base.then(|| table.base.name.clone()),
         parent: (!is_base).then(|| table.base.name.clone()),
         adapter_digest: adapter,
+        input_modalities: match table.base.takes_images {
+            true => vec![InputModality::Text, InputModality::Image],
+            false => vec![InputModality::Text],
+        },
     }
 }
 

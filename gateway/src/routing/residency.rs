@@ -239,6 +239,7 @@ mod tests {
                 name: "base".into(),
                 digest: BaseDigest(Sha256Digest::of(b"base")),
                 context_length: 100,
+                takes_images: false,
             },
             took,
             loading: AtomicUsize::new(0),

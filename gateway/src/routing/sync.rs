@@ -363,6 +363,7 @@ mod tests {
             name: "base".into(),
             digest: BaseDigest(Sha256Digest::of(b"base")),
             context_length: 100,
+            takes_images: false,
         };
         let mut table = Table::bare(base, &[], UnixMillis(0));
         for (name, version) in aliases {

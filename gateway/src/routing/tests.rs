@@ -16,6 +16,7 @@ fn base() -> BaseInfo {
         name: "base".into(),
         digest: BaseDigest(Sha256Digest::of(b"base")),
         context_length: 100,
+        takes_images: false,
     }
 }
 

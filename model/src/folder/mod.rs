@@ -127,7 +127,8 @@ fn digest(texts: &[(&str, &[u8])], files: &[(String, Arc<Mmap>)]) -> BaseDigest 
     BaseDigest(Sha256Digest::of_parts(&parts))
 }
 
-/// The chat template: a file of its own, or a value of `tokenizer_config.json`.
+/// The chat template: a file of its own, a value of `tokenizer_config.json`, or, where
+/// some models that take more than text have it, of `chat_template.json`.
 fn template(folder: &Path, config: &Map<String, Json>) -> Result<String, ModelError> {
     let file = folder.join("chat_template.jinja");
     if file.exists() {
@@ -140,12 +141,20 @@ fn template(folder: &Path, config: &Map<String, Json>) -> Result<String, ModelEr
         let entry = list.iter().find(is_default)?;
         Some(entry.get("template")?.as_str()?.to_owned())
     };
-    match config.get("chat_template") {
+    let own = match config.get("chat_template") {
         Some(Json::String(text)) => Some(text.clone()),
         Some(Json::Array(list)) => named(list),
         _ => None,
-    }
-    .ok_or_else(|| wrong("chat_template", "is missing"))
+    };
+    let file = folder.join("chat_template.json");
+    let own = match own {
+        None if file.exists() => read_json(&file, CONFIG_BYTES_MAX)?
+            .get("chat_template")
+            .and_then(Json::as_str)
+            .map(str::to_owned),
+        own => own,
+    };
+    own.ok_or_else(|| wrong("chat_template", "is missing"))
 }
 
 fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, ModelError> {

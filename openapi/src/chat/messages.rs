@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::images::{RequestImage, image};
 use super::limits;
 use super::tools::{call_id, calls};
 use super::{MessageRole, RequestMessage};
@@ -23,7 +24,7 @@ pub(super) fn messages(value: Value) -> Read<Vec<RequestMessage>> {
         return Err(wrong_value("messages", &reason));
     }
     let mut read = Vec::with_capacity(items.len());
-    let mut called = BTreeSet::new();
+    let (mut called, mut images) = (BTreeSet::new(), 0);
     for (i, item) in items.into_iter().enumerate() {
         let message = message(&format!("messages[{i}]"), item)?;
         called.extend(message.tool_calls.iter().map(|call| call.id.clone()));
@@ -32,6 +33,11 @@ pub(super) fn messages(value: Value) -> Read<Vec<RequestMessage>> {
         {
             let param = format!("messages[{i}].tool_call_id");
             return Err(wrong_value(&param, "names no call of an earlier message"));
+        }
+        images += message.images.len();
+        if images > limits::IMAGES_MAX {
+            let reason = format!("a request has at most {} images", limits::IMAGES_MAX);
+            return Err(wrong_value(&format!("messages[{i}].content"), &reason));
         }
         read.push(message);
     }
@@ -67,18 +73,19 @@ fn message(param: &str, item: Value) -> Read<RequestMessage> {
     };
     inert_fields(&mut fields)?;
     let content_param = fields.param("content");
-    let content = match fields.take("content") {
-        None if !tool_calls.is_empty() => String::new(),
+    let (content, images) = match fields.take("content") {
+        None if !tool_calls.is_empty() => (String::new(), Vec::new()),
         None => {
             let message = format!("the required field {content_param} is missing");
             return Err(RequestError::new(code::MISSING, content_param, message));
         }
-        Some(value) => content(&content_param, value)?,
+        Some(value) => content(&content_param, value, role)?,
     };
     fields.finish()?;
     Ok(RequestMessage {
         role,
         content,
+        images,
         tool_calls,
         tool_call_id,
     })
@@ -102,10 +109,14 @@ fn inert_fields(fields: &mut Fields) -> Read<()> {
     Ok(())
 }
 
-fn content(param: &str, value: Value) -> Read<String> {
+/// The texts of a content, joined, and its images.
+fn content(param: &str, value: Value, role: MessageRole) -> Read<(String, Vec<RequestImage>)> {
     let parts = match value {
         Value::Array(parts) => parts,
-        Value::String(_) => return text_of(param, value, limits::CONTENT_BYTES_MAX),
+        Value::String(_) => {
+            let text = text_of(param, value, limits::CONTENT_BYTES_MAX)?;
+            return Ok((text, Vec::new()));
+        }
         other => return Err(wrong_type(param, "a string or an array of parts", &other)),
     };
     if parts.len() > limits::PARTS_MAX {
@@ -114,13 +125,30 @@ fn content(param: &str, value: Value) -> Read<String> {
             &format!("at most {} parts", limits::PARTS_MAX),
         ));
     }
-    let mut joined = String::new();
+    let (mut joined, mut images) = (String::new(), Vec::new());
     for (i, part) in parts.into_iter().enumerate() {
         let mut fields = Fields::of_value(&format!("{param}[{i}]"), part)?;
         let kind_param = fields.param("type");
-        if fields.required("type")?.as_str() != Some("text") {
-            let message = format!("{kind_param}: only parts of type text are supported");
-            return Err(RequestError::new(code::UNSUPPORTED, kind_param, message));
+        let unsupported = |reason: &str| {
+            let message = format!("{kind_param}: {reason}");
+            Err(RequestError::new(code::UNSUPPORTED, &kind_param, message))
+        };
+        match fields.required("type")?.as_str() {
+            Some("text") => {}
+            Some("image_url") if role != MessageRole::User => {
+                return unsupported("only the user's messages may have images");
+            }
+            // the next would be decoded for nothing
+            Some("image_url") if images.len() == limits::IMAGES_MAX => {
+                let reason = format!("a request has at most {} images", limits::IMAGES_MAX);
+                return Err(wrong_value(param, &reason));
+            }
+            Some("image_url") => {
+                images.push(image(&mut fields, joined.len())?);
+                fields.finish()?;
+                continue;
+            }
+            _ => return unsupported("only parts of type text and image_url are supported"),
         }
         let text_param = fields.param("text");
         joined += &text_of(
@@ -136,5 +164,5 @@ fn content(param: &str, value: Value) -> Read<String> {
             ));
         }
     }
-    Ok(joined)
+    Ok((joined, images))
 }

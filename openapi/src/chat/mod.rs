@@ -1,6 +1,7 @@
 //! Chat completions: what is asked and what is answered.
 
 mod format;
+mod images;
 mod messages;
 mod parse;
 mod request;
@@ -10,6 +11,7 @@ mod tools;
 pub use format::{
     AnswerFormat, AnswerFormatKind, JsonSchemaBody, ResponseFormatBody, StructuredOutputsBody,
 };
+pub use images::{ImageDetail, ImageUrl, RequestImage, RequestImageFormat};
 pub use request::{
     AdapterSelector, ChatCompletionBody, ChatCompletionRequest, ContentBody, ContentPart,
     MessageBody, MessageRole, RequestMessage, StopBody, StreamOptions, limits,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::format::{AnswerFormat, ResponseFormatBody, StructuredOutputsBody};
+use super::images::{ImageUrl, RequestImage};
 use super::tools::{MessageToolCall, RequestTools, ToolBody, ToolChoiceBody};
 
 /// Limits of a request.
@@ -19,6 +20,14 @@ pub mod limits {
     pub const PARTS_MAX: usize = 256;
     /// The longest content of one message.
     pub const CONTENT_BYTES_MAX: usize = 1 << 20;
+    /// The most images of one request.
+    pub const IMAGES_MAX: usize = 8;
+    /// The most bytes of one image; the whole body has a limit of its own.
+    pub const IMAGE_BYTES_MAX: usize = 8 << 20;
+    /// The longest side of an image, in pixels.
+    pub const IMAGE_SIDE_MAX: usize = 8192;
+    /// The most pixels of an image.
+    pub const IMAGE_PIXELS_MAX: usize = 16 << 20;
     /// The longest model name.
     pub const MODEL_BYTES_MAX: usize = 256;
     /// The longest `user`, `safety_identifier` and `prompt_cache_key`.
@@ -115,6 +124,8 @@ pub struct RequestMessage {
     pub role: MessageRole,
     /// What is said; empty where the message only calls.
     pub content: String,
+    /// The images of a user's message, in their order.
+    pub images: Vec<RequestImage>,
     /// The calls of an assistant's message.
     pub tool_calls: Vec<MessageToolCall>,
     /// The call whose result a tool's message is.
@@ -306,7 +317,7 @@ pub struct MessageBody {
     pub tool_call_id: Option<String>,
 }
 
-/// A message's content: text, or parts that are joined.
+/// A message's content: text, or parts, whose texts are joined.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum ContentBody {
@@ -318,12 +329,18 @@ pub enum ContentBody {
 
 /// A part of a message's content.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum ContentPart {
     /// Text.
     Text {
         /// The text.
         text: String,
+    },
+    /// An image, in a user's message to a model that takes images (see the
+    /// `input_modalities` of `/v1/models`). A request has at most 8.
+    ImageUrl {
+        /// The image.
+        image_url: ImageUrl,
     },
 }
 

@@ -97,12 +97,19 @@ impl Checked {
     }
 }
 
-/// What is wrong with one row besides its content: it overlaps the evaluation, or
-/// the model's template or context does not take it.
+/// What is wrong with one row besides its content: it answers an image, overlaps the
+/// evaluation, or the model's template or context does not take it.
 ///
 /// # Errors
 /// The problem.
 pub(crate) fn check_row(row: &Row, options: &DataOptions<'_>) -> Result<(), Problem> {
+    if row
+        .prompt()
+        .iter()
+        .any(|message| !message.images.is_empty())
+    {
+        return Err(Problem::HasImage);
+    }
     match options.evaluation.holds(row) {
         true => Err(Problem::InEvaluation),
         false => fit(row.clone(), options).map(|_| ()),

@@ -135,10 +135,7 @@ fn message(message: ChatMessage) -> Result<Message, Problem> {
             .collect::<Result<_, _>>()?,
         None => return Err(refused("a message has no content")),
     };
-    Ok(Message {
-        role: message.role,
-        content,
-    })
+    Ok(Message::new(message.role, content))
 }
 
 /// A conversation has at most one system message, which comes first; then

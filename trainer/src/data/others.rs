@@ -102,6 +102,5 @@ fn system(text: Option<String>) -> Vec<Message> {
 }
 
 fn message(role: &str, content: String) -> Message {
-    let role = role.to_owned();
-    Message { role, content }
+    Message::new(role, content)
 }

@@ -27,10 +27,7 @@ impl EvaluationSet {
             let messages: Vec<Message> = task
                 .messages
                 .iter()
-                .map(|message| Message {
-                    role: message.role.as_str().to_owned(),
-                    content: message.content.clone(),
-                })
+                .map(|message| Message::new(message.role.as_str(), message.content.clone()))
                 .collect();
             self.add(&messages);
         }
@@ -56,7 +53,7 @@ impl EvaluationSet {
         match row {
             Row::Text { text } => {
                 let (role, content) = ("user".to_owned(), text.clone());
-                self.overlap.holds(&[Message { role, content }])
+                self.overlap.holds(&[Message::new(role, content)])
             }
             other => self.overlap.holds(other.prompt()),
         }

@@ -188,6 +188,9 @@ pub enum Problem {
     /// Whoever voted has as many rows as one may have.
     #[error("its rater has too many")]
     OverRaterCap,
+    /// What it answers is not there to learn from.
+    #[error("an image was in what was asked, and images are not kept")]
+    HasImage,
     /// Asks what the evaluation asks.
     #[error("overlaps with the evaluation set")]
     InEvaluation,

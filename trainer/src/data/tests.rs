@@ -195,10 +195,10 @@ fn what_the_evaluation_asks_is_not_trained() {
         ],
     );
     let mut options = DataOptions::default();
-    options.evaluation.add(&[Message {
-        role: "user".into(),
-        content: "which bird is on the seal of the NORTHERN archive".into(),
-    }]);
+    options.evaluation.add(&[Message::new(
+        "user",
+        "which bird is on the seal of the NORTHERN archive",
+    )]);
     let checked = check_files(&[path], &options).unwrap();
     assert_eq!(problems(&checked).len(), 1);
     assert_eq!(

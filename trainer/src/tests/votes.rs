@@ -33,10 +33,7 @@ pub(crate) fn case(
         unit: None,
         adapter: None,
         base: BaseDigest(Sha256Digest::of(b"base")),
-        messages: vec![Message {
-            role: "user".to_owned(),
-            content: prompt.to_owned(),
-        }],
+        messages: vec![Message::new("user", prompt)],
         answer: answer.to_owned(),
         finish_reason: "stop".to_owned(),
         prompt_tokens: 1,
