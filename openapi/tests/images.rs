@@ -19,7 +19,7 @@ fn jpeg() -> Vec<u8> {
 }
 
 fn gif() -> Vec<u8> {
-    b"GIF89a\x02\0\x03\0".to_vec()
+    b"GIF89a\x02\0\x03\0\0\0\0".to_vec()
 }
 
 fn webp() -> Vec<u8> {
