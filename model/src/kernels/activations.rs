@@ -81,15 +81,14 @@ impl Activations {
                 unsafe { (all_codes.part(0, at, len), all_scales.part(0, at, len)) };
             quantize_columns(x, cols, range.start, passes, codes, scales);
         };
-        let parts = match (n * cols >= PARALLEL_FROM, others) {
-            (true, _) => 4 * parallel::threads(),
-            (false, 0) => 1,
-            (false, _) => 2,
-        };
-        parallel::run(others + parts, |i| match i.checked_sub(others) {
-            None => other(i),
-            Some(i) => columns(i * blocks / parts..(i + 1) * blocks / parts),
-        });
+        if others == 0 && n * cols < PARALLEL_FROM {
+            columns(0..blocks);
+        } else {
+            parallel::run_shares(|share| {
+                share.of(others).for_each(&other);
+                columns(share.of(blocks));
+            });
+        }
         Self {
             passes,
             n,

@@ -1,6 +1,8 @@
 //! Splitting work over the thread's team, or over rayon's current pool where it
 //! leads none, and outputs that tasks share.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::memory::Span;
@@ -29,24 +31,48 @@ pub(super) fn threads() -> usize {
 }
 
 /// Runs `task` over contiguous ranges that together are `0..count`.
-pub(super) fn run_ranges(count: usize, task: impl Fn(std::ops::Range<usize>) + Sync + Send) {
-    let threads = threads();
-    if threads == 1 {
-        return task(0..count);
-    }
-    run(threads * TASKS_PER_THREAD, |i| {
-        let range = range_start(i, threads, count)..range_start(i + 1, threads, count);
+pub(super) fn run_ranges(count: usize, task: impl Fn(Range<usize>) + Sync + Send) {
+    run_shares(|share| {
+        let range = share.of(count);
         if !range.is_empty() {
             task(range);
         }
     });
 }
 
+/// Runs `task` for every share of a region. The same thread mostly takes the same
+/// shares in one region as in the next.
+pub(super) fn run_shares(task: impl Fn(Share) + Sync + Send) {
+    let threads = threads();
+    let tasks = match threads {
+        1 => 1,
+        threads => threads * TASKS_PER_THREAD,
+    };
+    run(tasks, |number| task(Share { number, threads }));
+}
+
+/// One task's share of whatever a region does.
+#[derive(Clone, Copy)]
+pub(super) struct Share {
+    number: usize,
+    threads: usize,
+}
+
+impl Share {
+    /// Its part of `0..count`.
+    pub(super) fn of(self, count: usize) -> Range<usize> {
+        match self.threads {
+            1 => 0..count,
+            threads => {
+                range_start(self.number, threads, count)
+                    ..range_start(self.number + 1, threads, count)
+            }
+        }
+    }
+}
+
 /// Tells a team's helpers what they will read first of a product with `count` parts.
-pub(super) fn announce_ranges(
-    count: usize,
-    spans: impl Fn(std::ops::Range<usize>) -> [Span; team::SPANS],
-) {
+pub(super) fn announce_ranges(count: usize, spans: impl Fn(Range<usize>) -> [Span; team::SPANS]) {
     let threads = threads();
     team::announce(|i| spans(range_start(i, threads, count)..range_start(i + 1, threads, count)));
 }

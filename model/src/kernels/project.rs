@@ -14,7 +14,7 @@ use super::activations::{Activations, Passes};
 use super::ahead::{Ahead, share};
 use super::cpu::Level;
 use super::int8::matmul_group;
-use super::low_rank::{Inner, Terms};
+use super::low_rank::{Inner, LowRankTerm, Terms};
 use super::memory::Span;
 use super::panels;
 use super::parallel::{self, SharedOutput};
@@ -88,10 +88,10 @@ pub(super) fn project_at(
         .collect();
     let parts = outputs.iter().map(Output::parts).sum();
     let at_once = (ROWS_AND_PARTS_MAX / n.max(1)).clamp(1, PARTS_MAX);
-    let next = terms
-        .of_next
-        .iter()
-        .map(|term| Span::of(term.pair.a.units()));
+    // in the order in which their tasks will be
+    let mut next: Vec<&LowRankTerm<'_>> = terms.of_next.iter().collect();
+    next.sort_by_key(|term| term.rows.start);
+    let next = next.iter().map(|term| Span::of(term.pair.a.units()));
     announce(terms.next);
     parallel::run_ranges(parts, |range| {
         let mut ahead = Ahead::default();
