@@ -301,6 +301,11 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         ),
         (
             user(json!({"role": "user", "content": [{"type": "image_url", "image_url": {}}]})),
+            "messages[1].content[0].image_url.url",
+            MISSING,
+        ),
+        (
+            user(json!({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]})),
             "messages[1].content[0].type",
             UNSUPPORTED,
         ),
