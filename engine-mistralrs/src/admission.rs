@@ -101,6 +101,11 @@ impl Admission {
         })
     }
 
+    /// Whether `n` more sequences would be taken now.
+    pub(crate) fn check(&self, tenant: &Tenant, n: u32) -> Result<(), EngineError> {
+        self.state.lock().check(&self.limits, tenant, n)
+    }
+
     /// Queues `n` sequences, all or none.
     pub(crate) fn queue(
         self: &Arc<Self>,
@@ -109,28 +114,7 @@ impl Admission {
         demand: Demand,
     ) -> Result<Vec<Place>, EngineError> {
         let mut state = self.state.lock();
-        if state.is_closed {
-            return Err(EngineError::Stopped);
-        }
-        // those that find a free place do not wait
-        let waits = n.saturating_sub(self.limits.running_max.saturating_sub(state.running));
-        let (waiting, waiting_max) = (state.queue.waiting(), self.limits.waiting_max);
-        if waiting.saturating_add(waits) > waiting_max {
-            return Err(EngineError::QueueFull {
-                waiting,
-                waiting_max,
-            });
-        }
-        let (waiting, waiting_max) = (
-            state.queue.waiting_of(tenant),
-            self.limits.waiting_per_tenant_max,
-        );
-        if waiting.saturating_add(waits) > waiting_max {
-            return Err(EngineError::TenantQueueFull {
-                waiting,
-                waiting_max,
-            });
-        }
+        state.check(&self.limits, tenant, n)?;
         let place = |_| {
             let (sender, turn) = oneshot::channel();
             let ticket = Ticket {
@@ -188,6 +172,29 @@ impl Admission {
 }
 
 impl State {
+    fn check(&self, limits: &Limits, tenant: &Tenant, n: u32) -> Result<(), EngineError> {
+        if self.is_closed {
+            return Err(EngineError::Stopped);
+        }
+        // those that find a free place do not wait
+        let waits = n.saturating_sub(limits.running_max.saturating_sub(self.running));
+        let (waiting, waiting_max) = (self.queue.waiting(), limits.waiting_max);
+        if waiting.saturating_add(waits) > waiting_max {
+            return Err(EngineError::QueueFull {
+                waiting,
+                waiting_max,
+            });
+        }
+        let (waiting, waiting_max) = (self.queue.waiting_of(tenant), limits.waiting_per_tenant_max);
+        if waiting.saturating_add(waits) > waiting_max {
+            return Err(EngineError::TenantQueueFull {
+                waiting,
+                waiting_max,
+            });
+        }
+        Ok(())
+    }
+
     /// Gives free places to those that are next.
     fn admit(&mut self, running_max: u32) {
         while self.running < running_max

@@ -37,6 +37,8 @@ pub struct MistralEngine {
     vocabulary: Arc<dyn Vocabulary>,
     prompts: Arc<Prompts>,
     encoders: Encoders,
+    /// Where images are decoded: prompts do not wait for those.
+    lookers: Encoders,
     pictures: Arc<PictureMemory>,
     grammars: Grammars,
     admission: Arc<Admission>,
@@ -94,6 +96,7 @@ impl MistralEngine {
             vocabulary: opened.vocabulary,
             prompts: Arc::new(opened.prompts),
             encoders: Encoders::default(),
+            lookers: Encoders::default(),
             pictures: PictureMemory::new(PICTURES_BYTES_MAX),
             admission: Admission::new(Limits {
                 running_max: sequences_max,
@@ -129,16 +132,19 @@ impl MistralEngine {
 
     /// The images of a conversation as the model takes them. Here ends what cannot be
     /// decoded, before anything is queued.
-    async fn look(&self, messages: &[ChatMessage]) -> Result<Option<Arc<Pictures>>, EngineError> {
-        let images: Vec<Image> = messages.iter().flat_map(|m| m.images.clone()).collect();
+    async fn look(&self, request: &ChatRequest) -> Result<Option<Arc<Pictures>>, EngineError> {
+        let messages = request.messages.iter();
+        let images: Vec<Image> = messages.flat_map(|m| m.images.clone()).collect();
         let Some(sight) = self.prompts.sight().filter(|_| !images.is_empty()) else {
             return Ok(None);
         };
+        // what would be refused then is not worth the work
+        self.admission.check(&request.tenant, request.n)?;
         let bytes = sight.seen_bytes().saturating_mul(images.len() as u64);
-        let reserved = self.pictures.reserve(bytes)?;
+        let reserved = self.pictures.reserve(&request.tenant, bytes)?;
         let sight = Arc::clone(sight);
         let see = move || images.iter().map(|image| sight.see(image)).collect();
-        let images: Result<_, EngineError> = self.encoders.run(see).await?;
+        let images: Result<_, EngineError> = self.lookers.run(see).await?;
         Ok(Some(Arc::new(Pictures {
             images: images?,
             _reserved: reserved,
@@ -250,7 +256,7 @@ impl Engine for MistralEngine {
             prompt_tokens,
             max_tokens: self.info.max_tokens(prompt_tokens, request.max_tokens)?,
         };
-        let pictures = self.look(&request.messages).await?;
+        let pictures = self.look(&request).await?;
         let markup = self.prompts.tool_markup();
         let grammar = self.grammars.of_request(&request, markup).await?;
         self.start(Accepted {

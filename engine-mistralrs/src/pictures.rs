@@ -1,19 +1,25 @@
 //! The memory of images that are on their way: those of all requests that wait or
-//! run, bounded together.
+//! run, bounded together, and those of each tenant.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::EngineError;
 use image::RgbImage;
 use parking_lot::Mutex;
 
+use crate::fair::Tenant;
+
 /// Bytes that the images of all requests may take, as models take them.
 pub(crate) const PICTURES_BYTES_MAX: u64 = 512 << 20;
+/// Those of one tenant's, in percent of that: others are left room whatever it sends.
+const OF_TENANT_PERCENT: u64 = 25;
 
 /// What the images of all requests take.
 #[derive(Debug)]
 pub(crate) struct PictureMemory {
-    bytes: Mutex<u64>,
+    /// By tenant; who takes none is not in it.
+    taken: Mutex<BTreeMap<Tenant, u64>>,
     bytes_max: u64,
 }
 
@@ -21,6 +27,7 @@ pub(crate) struct PictureMemory {
 #[derive(Debug)]
 pub(crate) struct Reserved {
     memory: Arc<PictureMemory>,
+    tenant: Tenant,
     bytes: u64,
 }
 
@@ -34,24 +41,32 @@ pub(crate) struct Pictures {
 impl PictureMemory {
     pub(crate) fn new(bytes_max: u64) -> Arc<Self> {
         Arc::new(Self {
-            bytes: Mutex::new(0),
+            taken: Mutex::default(),
             bytes_max,
         })
     }
 
     /// Sets memory aside, or says that it is taken.
-    pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reserved, EngineError> {
-        let mut taken = self.bytes.lock();
-        let all = taken.saturating_add(bytes);
-        if all > self.bytes_max {
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        bytes: u64,
+    ) -> Result<Reserved, EngineError> {
+        let mut taken = self.taken.lock();
+        let own = taken.get(tenant).copied().unwrap_or_default();
+        let own_max = self.bytes_max * OF_TENANT_PERCENT / 100;
+        let free_of_all = self.bytes_max.saturating_sub(taken.values().sum());
+        let free = own_max.saturating_sub(own).min(free_of_all);
+        if bytes > free {
             return Err(EngineError::ImageMemory {
                 needed: bytes,
-                free: self.bytes_max.saturating_sub(*taken),
+                free,
             });
         }
-        *taken = all;
+        taken.insert(tenant.clone(), own + bytes);
         Ok(Reserved {
             memory: Arc::clone(self),
+            tenant: tenant.clone(),
             bytes,
         })
     }
@@ -59,26 +74,48 @@ impl PictureMemory {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        let mut taken = self.memory.bytes.lock();
-        *taken = taken.saturating_sub(self.bytes);
+        let mut taken = self.memory.taken.lock();
+        if let Some(own) = taken.get_mut(&self.tenant) {
+            *own = own.saturating_sub(self.bytes);
+            if *own == 0 {
+                taken.remove(&self.tenant);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use ids::TenantId;
+
     use super::*;
 
+    fn refused(needed: u64, free: u64) -> EngineError {
+        EngineError::ImageMemory { needed, free }
+    }
+
     #[test]
-    fn memory_is_bounded_and_comes_back() {
-        let memory = PictureMemory::new(10);
-        let first = memory.reserve(7).unwrap();
-        let expected = EngineError::ImageMemory { needed: 4, free: 3 };
-        assert_eq!(memory.reserve(4).unwrap_err(), expected);
-        let second = memory.reserve(3).unwrap();
+    fn a_tenant_has_its_share_and_all_have_the_whole() {
+        let memory = PictureMemory::new(40);
+        let [one, other] = ["one", "other"].map(|id| Some(TenantId::new(id).unwrap()));
+        let first = memory.reserve(&one, 7).unwrap();
+        assert_eq!(memory.reserve(&one, 4).unwrap_err(), refused(4, 3));
+        let _second = memory.reserve(&other, 10).unwrap();
+        let third = memory.reserve(&one, 3).unwrap();
         drop(first);
-        memory.reserve(7).unwrap();
-        drop(second);
-        memory.reserve(10).unwrap();
+        assert_eq!(memory.reserve(&one, 8).unwrap_err(), refused(8, 7));
+        drop(third);
+        let _again = memory.reserve(&one, 10).unwrap();
+        let more = ["third", "fourth"].map(|id| Some(TenantId::new(id).unwrap()));
+        let _held = more.map(|tenant| memory.reserve(&tenant, 10).unwrap());
+        assert_eq!(memory.reserve(&None, 1).unwrap_err(), refused(1, 0));
+    }
+
+    #[test]
+    fn whoever_takes_nothing_is_forgotten() {
+        let memory = PictureMemory::new(40);
+        drop(memory.reserve(&None, 10).unwrap());
+        assert!(memory.taken.lock().is_empty());
     }
 }

@@ -151,6 +151,14 @@ impl Foreign {
         if (self.encode)(&text)? != tokens {
             return Err("beside images no text may change as it is written anew".to_owned());
         }
+        let more = |special: &&String| {
+            text.matches(special.as_str()).count() > prompt.matches(special.as_str()).count()
+        };
+        if let Some(special) = self.specials.keys().find(more) {
+            return Err(format!(
+                "beside images no text may become {special:?}, which controls the model"
+            ));
+        }
         let shown = text.matches(sight.marker).count();
         if shown != images {
             return Err(format!(

@@ -12,9 +12,10 @@ use std::io::Cursor;
 use std::path::Path;
 
 use engine::{EngineError, Image, ImageFormat};
+use image::error::{LimitError, LimitErrorKind};
 use image::imageops::FilterType;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
 use serde_json::{Map, Value as Json, json};
 
 /// The longest `preprocessor_config.json` and `processor_config.json`.
@@ -23,8 +24,11 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 const SIDE_MAX: u64 = 2048;
 /// The longest side of an image that is decoded, in pixels.
 const DECODED_SIDE_MAX: u32 = 8192;
-/// The most bytes of a decoded image, and that its decoder may work with: four
-/// channels of two bytes for 16 megapixels.
+/// The most pixels of an image that is decoded.
+const DECODED_PIXELS_MAX: u64 = 16 << 20;
+/// The most bytes of a decoded image: four channels of two bytes for 16 megapixels.
+/// What its decoder works with is bounded alike where it counts that, and while it is
+/// turned, converted and made smaller there are copies.
 const DECODED_BYTES_MAX: u64 = 128 << 20;
 /// Bytes of a pixel as models take it.
 const PIXEL_BYTES: u64 = 3;
@@ -166,7 +170,7 @@ impl Sight {
 }
 
 /// The first picture of an image, upright.
-fn decode(image: &Image) -> Result<DynamicImage, image::ImageError> {
+fn decode(image: &Image) -> Result<DynamicImage, ImageError> {
     let format = match image.format {
         ImageFormat::Png => image::ImageFormat::Png,
         ImageFormat::Jpeg => image::ImageFormat::Jpeg,
@@ -181,6 +185,12 @@ fn decode(image: &Image) -> Result<DynamicImage, image::ImageError> {
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder()?;
     limits.reserve(decoder.total_bytes())?;
+    // what its header said elsewhere need not be what the decoder reads
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > DECODED_PIXELS_MAX {
+        let kind = LimitErrorKind::DimensionError;
+        return Err(ImageError::Limits(LimitError::from_kind(kind)));
+    }
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut decoded = DynamicImage::from_decoder(decoder)?;
     decoded.apply_orientation(orientation);

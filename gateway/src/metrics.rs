@@ -390,6 +390,7 @@ impl Metrics {
         let queue = match error {
             EngineError::QueueFull { .. } => "all",
             EngineError::TenantQueueFull { .. } => "key",
+            EngineError::ImageMemory { .. } => "images",
             _ => return,
         };
         self.queue_refused

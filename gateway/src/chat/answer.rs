@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use engine::tools::flatten;
 use engine::{
-    ChatEvent, ChatMessage, ChatRequest, ChatStream, EngineError, FinishReason, Role, TokenLogprob,
-    ToolCall, ToolCallDelta, Usage,
+    ChatEvent, ChatMessage, ChatStream, EngineError, FinishReason, Role, TokenLogprob, ToolCall,
+    ToolCallDelta, Usage,
 };
 use feedback::Attribution;
 use ids::{AdapterDigest, BaseDigest, InferenceId, UnitId, UnixMillis};
 use openapi::ChatCompletionRequest;
 
+use super::record::Asked;
 use super::{SharedApp, new_id, record};
 use crate::routing::{Assigned, Outcome, Route, default_guardrails};
 
@@ -81,9 +82,8 @@ pub(super) struct Answer {
     pub(super) adapter: Option<AdapterDigest>,
     pub(super) assigned: Option<Assigned>,
     pub(super) unit: Option<UnitId>,
-    pub(super) messages: Vec<ChatMessage>,
+    pub(super) asked: Asked,
     pub(super) metadata: std::collections::BTreeMap<String, String>,
-    pub(super) seed: u64,
     pub(super) prompt_tokens: u32,
     pub(super) wants_logprobs: bool,
     pub(super) choices: Vec<Choice>,
@@ -96,7 +96,7 @@ impl Answer {
     pub(super) fn begin(
         app: SharedApp,
         request: &ChatCompletionRequest,
-        question: ChatRequest,
+        asked: Asked,
         route: Route,
         unit: Option<UnitId>,
         stream: &ChatStream,
@@ -125,10 +125,8 @@ impl Answer {
             adapter: stream.adapter,
             assigned: route.assigned,
             unit,
-            // as a plain conversation: what the model saw, and what it can learn
-            messages: flatten(&question.messages, question.tools.as_ref()).into_owned(),
+            asked,
             metadata: request.metadata.clone(),
-            seed: question.sampling.seed,
             prompt_tokens: stream.prompt_tokens,
             wants_logprobs: request.top_logprobs.is_some(),
             choices: (0..request.n).map(|_| Choice::default()).collect(),

@@ -23,6 +23,7 @@ use crate::extract::{Body, Client};
 use crate::headers;
 use crate::routing::{Route, Wish};
 use answer::Answer;
+use record::Asked;
 
 /// How often a request has its adapter loaded before it gives up: each time it
 /// was evicted again before it could be used.
@@ -42,6 +43,8 @@ pub(crate) async fn create(
     }
     let serving = app.serving()?;
     let request = ChatCompletionRequest::parse(&body.0)?;
+    // it may have large images in it
+    drop(body);
     let unit = ask::unit(&request, &http)?;
     let draw = rand::random_range(0..rollout::BUCKETS);
     let wish = Wish {
@@ -56,16 +59,18 @@ pub(crate) async fn create(
     let mut question = ask::question(&request, seed);
     question.tenant = client.0.as_ref().and_then(|caller| caller.tenant.clone());
     let charge = admit::admit(serving, client.0.as_deref(), &question).await?;
+    let asked = Asked::of(&question).await?;
     let started_stream = start(serving, &wish, &mut question).await;
     if let Err(ApiError::Engine(error)) = &started_stream {
         let caller = client.0.as_ref().map(|caller| caller.name.as_str());
         app.metrics.refused(caller, error);
     }
     let (route, stream) = started_stream?;
+    drop(question);
     let answer = Answer::begin(
         app.into_inner(),
         &request,
-        question,
+        asked,
         route,
         unit,
         &stream,
@@ -74,13 +79,10 @@ pub(crate) async fn create(
     let mut response = HttpResponse::Ok();
     headers::put_limits(&mut response, &charge);
     put_headers(&mut response, &answer);
-    if request.stream {
-        Ok(stream::reply(
-            response,
-            answer,
-            stream,
-            request.include_usage,
-        ))
+    let (is_streamed, include_usage) = (request.stream, request.include_usage);
+    drop(request);
+    if is_streamed {
+        Ok(stream::reply(response, answer, stream, include_usage))
     } else {
         whole::reply(response, answer, stream).await
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use engine::FinishReason;
+use engine::tools::flatten;
+use engine::{ChatRequest, EngineError, FinishReason};
 use feedback::{Inference, Message, MessageImage};
 
 use super::SharedApp;
@@ -33,6 +34,37 @@ fn message(message: &engine::ChatMessage) -> Message {
     }
 }
 
+/// What is kept of a question.
+pub(super) struct Asked {
+    /// As a plain conversation: what the model saw, and what it can learn from.
+    pub(super) messages: Vec<Message>,
+    pub(super) seed: u64,
+}
+
+impl Asked {
+    /// Images are hashed outside of the async threads, and not held on to.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] if that panics.
+    pub(super) async fn of(question: &ChatRequest) -> Result<Self, EngineError> {
+        Ok(Self {
+            messages: messages(question).await?,
+            seed: question.sampling.seed,
+        })
+    }
+}
+
+async fn messages(question: &ChatRequest) -> Result<Vec<Message>, EngineError> {
+    let plain = flatten(&question.messages, question.tools.as_ref());
+    if plain.iter().all(|message| message.images.is_empty()) {
+        return Ok(plain.iter().map(message).collect());
+    }
+    let plain = plain.into_owned();
+    let kept = tokio::task::spawn_blocking(move || plain.iter().map(message).collect());
+    kept.await
+        .map_err(|error| EngineError::Failed(format!("a task ended: {error}")))
+}
+
 impl Answer {
     /// The record. With several completions it keeps the first, which is the
     /// one that clients show.
@@ -58,12 +90,12 @@ impl Answer {
             unit: self.unit.clone(),
             adapter: self.adapter,
             base: self.base,
-            messages: self.messages.iter().map(message).collect(),
+            messages: self.asked.messages.clone(),
             answer: first.map(super::answer::Choice::said).unwrap_or_default(),
             finish_reason: finish_reason.to_owned(),
             prompt_tokens: self.prompt_tokens,
             completion_tokens,
-            seed: self.seed,
+            seed: self.asked.seed,
             metadata: self.metadata.clone(),
         }
     }

@@ -61,6 +61,7 @@ impl ApiError {
             Some(
                 EngineError::QueueFull { .. }
                 | EngineError::TenantQueueFull { .. }
+                | EngineError::ImageMemory { .. }
                 | EngineError::TimedOut { .. },
             ) => Some((QUEUE_RETRY, None)),
             _ => None,
