@@ -4,7 +4,7 @@
 //! The file's `[[stage]]` tables, with `[training]` as what holds for all of
 //! them. Without any, a run is one stage of preference pairs from the votes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use model::BaseModel;
 use model::lora::{LoraAdapter, LoraConfig};
@@ -192,6 +192,11 @@ fn resolve(
     if stage.file.len() > FILES_MAX {
         return Err(at(format!("has more than {FILES_MAX} files")));
     }
+    let mut paths: Vec<&Path> = stage.file.iter().map(|file| file.path.as_path()).collect();
+    paths.sort_unstable();
+    if let Some(pair) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(at(format!("the file {} is named twice", pair[0].display())));
+    }
     let mixture = stage.mixture.unwrap_or_default();
     if let Some(problem) = mixture.problem() {
         return Err(at(problem));
@@ -213,8 +218,10 @@ fn resolve(
         if is_useless {
             return Err(at(format!("file.category: a {kind} stage mixes nothing")));
         }
-        if replays && merged.retention.weight == 0.0 {
-            let problem = "training.retention.weight is 0: nothing of a general file is trained";
+        let retention = &merged.retention;
+        if replays && (retention.weight == 0.0 || retention.per_micro_batch == 0) {
+            let problem = "training.retention.weight or per_micro_batch is 0: nothing of a \
+                           general file is trained";
             return Err(at(problem.to_owned()));
         }
     }
@@ -336,7 +343,9 @@ mod tests {
         for kind in ["dpo", "kto"] {
             let of_general = format!("{}{category}", of(kind));
             let problem = refused(&of_general);
-            assert!(problem.contains("retention.weight is 0"), "{problem}");
+            assert!(problem.contains("per_micro_batch is 0"), "{problem}");
+            let none = format!("{of_general}{replay}per_micro_batch = 0\n");
+            assert!(refused(&none).contains("per_micro_batch is 0"));
             assert!(Config::parse(&format!("{of_general}{replay}")).is_ok());
         }
         for kind in ["cpt", "dpo", "kto"] {
@@ -344,6 +353,12 @@ mod tests {
             let named = format!("mixture: a {kind} stage mixes nothing");
             assert!(problem.contains(&named), "{problem}");
         }
+        let twice = format!(
+            "{}{category}{}",
+            of("sft"),
+            category.replace("general", "dialogue")
+        );
+        assert!(refused(&twice).contains("the file a is named twice"));
         let reasoning = category.replace("general", "reasoning");
         let problem = refused(&format!("{}{reasoning}{replay}", of("dpo")));
         assert!(problem.contains("file.category"), "{problem}");

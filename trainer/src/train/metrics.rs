@@ -103,8 +103,8 @@ impl EpochMetrics {
         let (epoch, lost) = (self.epoch, -self.chosen_shift_per_token);
         (lost > 0.0).then(|| {
             format!(
-                "epoch {epoch}: the answers to be given lose likelihood, {lost:.4} nat a token: \
-                 an sft term (training.sft_weight 0.2 to 1.0) or the loss dpop is against that"
+                "epoch {epoch}: the answers to be given lose likelihood, {lost:.4} nat a token \
+                 (where pairs are learned, an sft term or the loss dpop is against that)"
             )
         })
     }
