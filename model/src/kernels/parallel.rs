@@ -74,7 +74,7 @@ impl Share {
 /// Tells a team's helpers what they will read first of a product with `count` parts.
 pub(super) fn announce_ranges(count: usize, spans: impl Fn(Range<usize>) -> [Span; team::SPANS]) {
     let threads = threads();
-    team::announce(|i| spans(range_start(i, threads, count)..range_start(i + 1, threads, count)));
+    team::announce(|number| spans(Share { number, threads }.of(count)));
 }
 
 /// Where task `i` of `threads · TASKS_PER_THREAD` begins in `0..count`.
