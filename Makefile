@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 MODEL := $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: help demo test serve build model deps check-features check-cuda test-arm64 check-trl check-exports build-mistralrs test-mistralrs bench bench-serving bench-peers proofs fuzz fuzz-engine fmt
+.PHONY: help demo test serve build model deps check-features check-cuda test-cuda test-arm64 check-trl check-exports build-mistralrs test-mistralrs bench bench-serving bench-peers proofs fuzz fuzz-engine fmt
 
 help: ## Lists the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,9 @@ test-arm64: ## Runs the kernels' tests for 64-bit Arm, emulated
 
 check-cuda: ## Compiles the code for NVIDIA GPUs; needs none
 	@scripts/check-cuda.sh
+
+test-cuda: model ## Tests on this machine's NVIDIA GPU what serves and trains there
+	@scripts/test-cuda.sh
 
 build-mistralrs: model ## Builds flywheel with the engine mistralrs too
 	@echo "==> Building (the first time takes a quarter of an hour)"

@@ -43,9 +43,13 @@ pub(crate) struct Demand<'a> {
 pub(crate) enum Computed {
     /// `ops`, with backward passes of their own.
     Fused,
-    /// `tensors`, whose every step candle keeps; products take numbers of so many
-    /// bytes.
-    Tensors { number_bytes: u64 },
+    /// `tensors`, whose every step candle keeps.
+    Tensors {
+        /// Bytes of a number in products.
+        number_bytes: u64,
+        /// Whether the memory is a device's own, handed out from a pool.
+        pooled: bool,
+    },
 }
 
 /// A memory, when the plan is made.

@@ -1,5 +1,6 @@
-//! The forward pass in candle's tensors, on candle's CPU device: everything that
-//! runs on a GPU but the kernels themselves, against the same goldens.
+//! The forward pass in candle's tensors, against the same goldens: on candle's CPU
+//! device everything that runs on a GPU but the kernels themselves, and on the GPU
+//! that `FLYWHEEL_TEST_DEVICE` names (`make test-cuda`) those too.
 
 use engine::native::{self, Device};
 use model::quant::Precision;
@@ -19,13 +20,27 @@ const WAYS: [(Device, Precision, f32); 3] = [
     (BF16, Precision::Int8, 0.75),
 ];
 
+/// The device to be tested instead, which chooses between f32 and BF16 itself.
+fn gpu() -> Option<Device> {
+    let name = std::env::var("FLYWHEEL_TEST_DEVICE").ok()?;
+    Some(name.parse().unwrap())
+}
+
+fn ways() -> Vec<(Device, Precision, f32)> {
+    let Some(gpu) = gpu() else {
+        return WAYS.to_vec();
+    };
+    let [(_, exact, narrow), _, (_, blocks, wide)] = WAYS;
+    vec![(gpu, exact, narrow), (gpu, blocks, wide)]
+}
+
 #[test]
 fn logits_of_every_architecture_with_and_without_adapters_are_transformers() {
     for name in ["llama_linear", "llama3", "qwen2", "qwen3", "phi3", "gemma3"] {
         let model = open(name);
         let (tokens, base) = expected(name, "base");
         let has_adapter = ["qwen2", "phi3"].contains(&name);
-        for (device, precision, tolerance) in WAYS {
+        for (device, precision, tolerance) in ways() {
             let logits =
                 |adapter| native::logits_on(device, &model, adapter, &tokens, precision).unwrap();
             let off = largest_difference(&logits(None), &base);
@@ -47,7 +62,9 @@ fn logits_of_every_architecture_with_and_without_adapters_are_transformers() {
 #[ignore = "takes half a minute: `make check-features` runs it"]
 fn of_the_real_model_nothing_but_rounding_differs() {
     let (ours, _) = mean_divergence(|tokens| {
-        native::logits_on(F32, &model(), None, tokens, Precision::F32).unwrap()
+        let device = gpu().unwrap_or(F32);
+        native::logits_on(device, &model(), None, tokens, Precision::F32).unwrap()
     });
+    println!("off by {ours} nat");
     assert!(ours < 1e-5, "{ours}");
 }

@@ -1,9 +1,15 @@
 //! What this machine can do, and what the process took of it.
 
-use std::time::Instant;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::memory::peak;
 use crate::ops::gemm::{Extent, Threads, multiply, plain, transposed};
+use crate::tensors::Place;
+
+/// How often a device is asked how much of its memory is taken.
+const LOOKED_EVERY: Duration = Duration::from_millis(1);
 
 /// How long products are tried.
 const TRIED_SECONDS: f64 = 1.0;
@@ -17,6 +23,37 @@ const EXTENT: Extent = Extent {
 /// The most that this process had resident; 0 where the system does not say.
 pub(super) fn peak_rss_bytes() -> u64 {
     peak().unwrap_or(0)
+}
+
+/// Looks again and again how much of a device's own memory is taken.
+pub(super) struct DeviceWatch {
+    stop: Sender<()>,
+    looking: JoinHandle<Option<u64>>,
+}
+
+impl DeviceWatch {
+    pub(super) fn start(place: &Place) -> Self {
+        let (stop, stopped) = channel::<()>();
+        let place = place.clone();
+        let looking = std::thread::spawn(move || {
+            let mut most = None;
+            while let Some(taken) = place.device_taken_bytes() {
+                most = most.max(Some(taken));
+                if stopped.recv_timeout(LOOKED_EVERY) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+            most
+        });
+        Self { stop, looking }
+    }
+
+    /// The most that was seen, by whoever it was taken; None where a device has no
+    /// memory of its own.
+    pub(super) fn most(self) -> Option<u64> {
+        drop(self.stop);
+        self.looking.join().ok().flatten()
+    }
 }
 
 /// The fastest plain f32 product on rayon's current pool, in 10⁹ operations a

@@ -91,7 +91,10 @@ pub struct BenchReport {
     pub tokens_per_second: f64,
     /// The most that the process had resident.
     pub peak_rss_bytes: u64,
-    /// What was predicted for that, term by term.
+    /// The most that was seen taken of the device's own memory, by whoever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_device_bytes: Option<u64>,
+    /// What was predicted for where it trains, term by term.
     pub plan: MemoryPlan,
     /// Products of a step without its reference, in 10⁹ operations.
     pub gflop: f64,
@@ -193,7 +196,9 @@ fn measure(
     };
     let mut times = Times::default();
     let mut checkpoints = CheckpointFile::new(folder, 0);
+    let watch = machine::DeviceWatch::start(&place);
     train_with(job, &mut checkpoints, &mut times, &AtomicBool::new(false))?;
+    let peak_device_bytes = watch.most();
     let peak_rss_bytes = machine::peak_rss_bytes();
     let gemm_gflops_max = machine::gemm_gflops_max();
     let packs = pack::plan(&groups, config.pack_rows_max);
@@ -211,6 +216,7 @@ fn measure(
         tokens_per_second: tokens as f64 / median,
         seconds,
         peak_rss_bytes,
+        peak_device_bytes,
         plan,
         gflop,
         gemm_gflops_max,
@@ -257,7 +263,7 @@ impl BenchReport {
             seconds.join(" "),
             self.tokens_per_second,
             self.tokens_per_second_with_reference,
-            mib(self.peak_rss_bytes),
+            mib(self.peak_device_bytes.unwrap_or(self.peak_rss_bytes)),
             mib(self.plan.peak_bytes),
             self.plan.text(),
             self.gflop,

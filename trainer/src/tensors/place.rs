@@ -77,6 +77,7 @@ impl Place {
             None => Computed::Fused,
             Some(on) => Computed::Tensors {
                 number_bytes: on.dtype.size_in_bytes() as u64,
+                pooled: on.taken_before.is_some(),
             },
         }
     }
@@ -96,6 +97,15 @@ impl Place {
                 });
                 Some(Room::new(taken, all, own))
             }
+        }
+    }
+
+    /// How much is taken of the memory that the device has of its own, by whoever.
+    /// None where tensors are in the process's, or the device does not say.
+    pub(crate) fn device_taken_bytes(&self) -> Option<u64> {
+        match memory(&self.tensors()?.device)? {
+            Memory::OfHost => None,
+            Memory::OfDevice { taken, .. } => Some(taken),
         }
     }
 

@@ -1,6 +1,6 @@
-//! The network in candle's tensors, on candle's CPU device, against the
-//! operations made for the CPU, which are held against torch and finite
-//! differences.
+//! The network in candle's tensors, on candle's CPU device or on the GPU that
+//! `FLYWHEEL_TEST_DEVICE` names (`make test-cuda`), against the operations made
+//! for the CPU, which are held against torch and finite differences.
 
 use candle_core::DType;
 use engine::native::Device;
@@ -77,7 +77,9 @@ fn compare(a: &Computed, b: &Computed) -> (f32, f64) {
 }
 
 fn tensors(compute: Compute) -> Place {
-    Place::open(Device::Candle { bf16: false }, compute).unwrap()
+    let name = std::env::var("FLYWHEEL_TEST_DEVICE");
+    let device: Device = name.as_deref().unwrap_or("candle").parse().unwrap();
+    Place::open(device, compute).unwrap()
 }
 
 #[test]
@@ -106,6 +108,7 @@ fn in_bf16_they_differ_by_rounding() {
     let ours = compute(tiny(), &Place::cpu(), &tiny_adapter(), how);
     let theirs = compute(tiny(), &tensors(Compute::Bf16), &tiny_adapter(), how);
     let (off, cosine) = compare(&ours, &theirs);
+    println!("in bf16 off by {off} nat, cosine {cosine}");
     assert!(off > 1e-5, "it is f32");
     assert!(off < 0.3 && cosine > 0.99, "{off} {cosine}");
     let place = tensors(Compute::Bf16);
@@ -126,5 +129,6 @@ fn so_it_is_with_the_real_model() {
     let ours = compute(&base, &Place::cpu(), &adapter, how);
     let theirs = compute(&base, &tensors(Compute::F32), &adapter, how);
     let (off, cosine) = compare(&ours, &theirs);
+    println!("off by {off} nat, 1 less the cosine {:e}", 1.0 - cosine);
     assert!(off < 1e-3 && cosine > 0.9999, "{off} {cosine}");
 }

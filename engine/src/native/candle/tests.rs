@@ -4,6 +4,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use ids::{AdapterDigest, Sha256Digest};
 use model::BaseModel;
+use model::kernels::KvFormat;
 use model::lora::{LoraAdapter, LoraConfig};
 
 use super::cache::{Cache, Slots};
@@ -23,8 +24,11 @@ fn model(name: &str) -> Arc<BaseModel> {
     Arc::new(BaseModel::open(&path).unwrap())
 }
 
+/// Candle's CPU device, or that of `FLYWHEEL_TEST_DEVICE`.
 fn exact() -> Placement {
-    Placement::Candle(Place::on_cpu(false, Precision::F32))
+    let name = std::env::var("FLYWHEEL_TEST_DEVICE");
+    let device = name.as_deref().unwrap_or("candle").parse().unwrap();
+    Placement::open(device, Precision::F32, KvFormat::F32).unwrap()
 }
 
 fn adapter(model: &BaseModel, seed: u64) -> DeviceAdapter {
@@ -123,7 +127,9 @@ fn so_it_is_with_a_window() {
 #[test]
 fn what_a_pages_last_user_left_behind_is_not_seen() {
     let model = model("tiny_llama");
-    let place = Place::on_cpu(false, Precision::F32);
+    let Placement::Candle(place) = exact() else {
+        panic!("the device cpu has a cache of its own");
+    };
     let cache = Cache::new(&place, &model.config, 2).unwrap();
     let shape = (32, model.config.kv_head_count, model.config.head_dim);
     let rows = |value: f32, rows: usize| {

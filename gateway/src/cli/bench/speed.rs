@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use engine::Engine as _;
 use engine::bench::{Bench, Case, Mix};
-use engine::native::{KvFormat, MachineLimits, NativeEngine, NativeOptions, TokenCost};
+use engine::native::{Device, KvFormat, MachineLimits, NativeEngine, NativeOptions, TokenCost};
 use ids::AdapterDigest;
 use serde::Serialize;
 
@@ -31,6 +31,9 @@ pub(super) struct SpeedArgs {
     /// How keys and values are kept: `f32` or `q8_0`.
     #[arg(long, default_value = "f32", value_parser = kv_format)]
     kv_cache: KvFormat,
+    /// What computes: `cpu`, or `cuda:0` where the feature `cuda` is built in.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
 }
 
 fn kv_format(text: &str) -> Result<KvFormat, String> {
@@ -51,8 +54,9 @@ struct Row {
     min: f64,
     max: f64,
     rounds: usize,
+    /// None on another device than the CPU.
     #[serde(flatten)]
-    shares: Shares,
+    shares: Option<Shares>,
 }
 
 /// Which part of the machine's limits a rate takes, base weights and their products
@@ -85,7 +89,7 @@ impl Shares {
 }
 
 impl Row {
-    fn new(bench: Bench, mut rates: Vec<f64>, machine: (TokenCost, MachineLimits)) -> Self {
+    fn new(bench: Bench, mut rates: Vec<f64>, machine: Option<(TokenCost, MachineLimits)>) -> Self {
         rates.sort_by(f64::total_cmp);
         let at = |index: usize| rates.get(index).copied().unwrap_or_default();
         let last = rates.len().saturating_sub(1);
@@ -94,7 +98,7 @@ impl Row {
             name: bench.name(),
             bench,
             median,
-            shares: Shares::new(bench.case, median, machine),
+            shares: machine.map(|machine| Shares::new(bench.case, median, machine)),
             min: at(0),
             max: at(last),
             rounds: rates.len(),
@@ -111,13 +115,15 @@ impl Row {
         let rates = [self.median, self.min, self.max].map(rate);
         let share = |share: f64| format!("{:.0}%", 100.0 * share);
         let shares = [
-            self.shares.memory_share.map(share).unwrap_or_default(),
-            share(self.shares.int8_share),
+            self.shares
+                .and_then(|shares| shares.memory_share)
+                .map(share),
+            self.shares.map(|shares| share(shares.int8_share)),
         ];
         [self.name.clone(), adapters.to_owned()]
             .into_iter()
             .chain(rates)
-            .chain(shares)
+            .chain(shares.map(Option::unwrap_or_default))
             .collect()
     }
 }
@@ -130,13 +136,16 @@ pub(super) async fn run(common: Common, args: SpeedArgs) -> Result<ExitCode, Cli
         // what is measured is computing, and cases begin with the same words
         prefix_cache: false,
         kv_cache: args.kv_cache,
+        device: args.device,
         ..NativeOptions::default()
     };
     let failed = |error: &dyn std::error::Error| CliError::Bench(error.to_string());
     let threads = options.threads().map_err(|error| failed(&error))?;
     let engine = NativeEngine::open(&common.model()?, options).map_err(|error| failed(&error))?;
-    let limits = MachineLimits::measure(threads).map_err(|error| failed(&error))?;
-    let machine = (engine.token_cost(), limits);
+    // they are the CPU's
+    let limits = (args.device == Device::Cpu).then(|| MachineLimits::measure(threads));
+    let limits = limits.transpose().map_err(|error| failed(&error))?;
+    let machine = limits.map(|limits| (engine.token_cost(), limits));
     let rows = measure(&engine, common.rank, &args, machine)
         .await
         .map_err(|error| failed(&error))?;
@@ -158,7 +167,7 @@ pub(super) async fn run(common: Common, args: SpeedArgs) -> Result<ExitCode, Cli
     ];
     let output = Output::new(common.json);
     output.rows(&rows, &head, Row::cells)?;
-    if !common.json {
+    if let (false, Some(limits)) = (common.json, limits) {
         output.done(&format!(
             "{threads} threads of this machine read {:.1} GB/s, and multiply {:.0} G 8-bit \
              numbers/s: the last two columns are the shares of it that the base's weights take",
@@ -186,7 +195,7 @@ async fn measure(
     engine: &NativeEngine,
     rank: usize,
     args: &SpeedArgs,
-    machine: (TokenCost, MachineLimits),
+    machine: Option<(TokenCost, MachineLimits)>,
 ) -> Result<Vec<Row>, engine::EngineError> {
     let mut cases: Vec<(Bench, Vec<f64>)> = selected(args.only.as_deref())
         .into_iter()
@@ -249,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_row_has_the_median_of_its_rounds() {
-        let row = |rates: &[f64]| Row::new(Bench::all()[0], rates.to_vec(), MACHINE);
+        let row = |rates: &[f64]| Row::new(Bench::all()[0], rates.to_vec(), Some(MACHINE));
         assert!((row(&[3.0, 1.0, 2.0]).median - 2.0).abs() < 1e-9);
         assert!((row(&[4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < 1e-9);
         let one = row(&[7.0]);
