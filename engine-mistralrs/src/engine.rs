@@ -30,6 +30,9 @@ use crate::request::{RequestState, Run};
 /// Versions that the default budget has room for: the stable one and a candidate.
 const VERSIONS_DEFAULT: u64 = 2;
 
+/// The bias of a token that is never chosen.
+const NEVER: f32 = -1e9;
+
 /// Serves one base model by `mistralrs`.
 pub struct MistralEngine {
     info: BaseInfo,
@@ -130,9 +133,13 @@ impl MistralEngine {
         self.encoders.run(encode).await?
     }
 
-    /// The images of a conversation as the model takes them. Here ends what cannot be
-    /// decoded, before anything is queued.
-    async fn look(&self, request: &ChatRequest) -> Result<Option<Arc<Pictures>>, EngineError> {
+    /// The images of a conversation as the model takes them, in so many bytes. Here
+    /// ends what cannot be decoded, before anything is queued.
+    async fn look(
+        &self,
+        request: &ChatRequest,
+        bytes: u64,
+    ) -> Result<Option<Arc<Pictures>>, EngineError> {
         let messages = request.messages.iter();
         let images: Vec<Image> = messages.flat_map(|m| m.images.clone()).collect();
         let Some(sight) = self.prompts.sight().filter(|_| !images.is_empty()) else {
@@ -140,7 +147,6 @@ impl MistralEngine {
         };
         // what would be refused then is not worth the work
         self.admission.check(&request.tenant, request.n)?;
-        let bytes = sight.seen_bytes().saturating_mul(images.len() as u64);
         let reserved = self.pictures.reserve(&request.tenant, bytes)?;
         let sight = Arc::clone(sight);
         let see = move || images.iter().map(|image| sight.see(image)).collect();
@@ -237,7 +243,7 @@ impl Engine for MistralEngine {
         Ok(u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX))
     }
 
-    async fn chat(&self, request: ChatRequest) -> Result<ChatStream, EngineError> {
+    async fn chat(&self, mut request: ChatRequest) -> Result<ChatStream, EngineError> {
         let arrived = Instant::now();
         request.check()?;
         self.info.check_images(&request.messages)?;
@@ -256,7 +262,11 @@ impl Engine for MistralEngine {
             prompt_tokens,
             max_tokens: self.info.max_tokens(prompt_tokens, request.max_tokens)?,
         };
-        let pictures = self.look(&request).await?;
+        let pictures = self.look(&request, prompt.pictures_bytes).await?;
+        let sight = self.prompts.sight().filter(|_| pictures.is_some());
+        if let Some(unsaid) = sight.and_then(|sight| sight.unsaid()) {
+            request.sampling.logit_bias.insert(unsaid, NEVER);
+        }
         let markup = self.prompts.tool_markup();
         let grammar = self.grammars.of_request(&request, markup).await?;
         self.start(Accepted {

@@ -1,9 +1,10 @@
 //! One model that mistralrs runs: the base, or the base with an adapter version.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use engine::EngineError;
@@ -20,10 +21,12 @@ use model::PublishedModel;
 use serde_json::Value as Json;
 
 use crate::base::{Base, Form, takes_more_than_text};
+use crate::kinds::Handed;
 use crate::older::older;
 use crate::options::{MistralOptions, PREFIX_SEQUENCES_MAX};
 use crate::prompt::{Decode, Encode, Foreign, Prompts};
 use crate::sight::Sight;
+use crate::spelling::spelled;
 use crate::words::Words;
 
 /// Stack of a loading thread.
@@ -241,7 +244,18 @@ impl Plan {
         let metadata = pipeline.get_metadata();
         let environment = metadata.tok_env().ok_or("the model has no tokens")?;
         let words = Words::new(environment.tok_trie(), metadata.eos_tok.clone());
-        let tokenizer = pipeline.tokenizer().ok_or("the model has no tokenizer")?;
+        let crates = pipeline.tokenizer().ok_or("the model has no tokenizer")?;
+        let (tokenizer, misspelt) = match &self.base.sight {
+            Ok(sight) if sight.handed == Handed::Spelled => {
+                let own = Json::Object(bare_tokenizer(&self.base.path)?).to_string();
+                let ids: BTreeSet<u32> = crates.get_vocab(true).into_values().collect();
+                let ids: Vec<u32> = ids.into_iter().collect();
+                let text = crates.decode(&ids, false).map_err(|e| e.to_string())?;
+                let read = crates.encode_fast(text, false).map_err(|e| e.to_string())?;
+                (parsed(&crates, &own)?, read.get_ids() != ids)
+            }
+            _ => (Arc::clone(&crates), false),
+        };
         let specials: BTreeMap<String, u32> = tokenizer
             .get_added_tokens_decoder()
             .into_iter()
@@ -251,6 +265,10 @@ impl Plan {
         let decoder = Arc::clone(&tokenizer);
         let decode: Decode = Box::new(move |tokens| {
             let text = decoder.decode(tokens, false);
+            text.map_err(|e| e.to_string())
+        });
+        let spell: Decode = Box::new(move |tokens| {
+            let text = crates.decode(tokens, false);
             text.map_err(|e| e.to_string())
         });
         let mut text_only = (*tokenizer).clone();
@@ -270,10 +288,13 @@ impl Plan {
             encode,
             encode_text,
             decode,
+            spell,
             specials,
             sight: self.base.sight.as_ref().ok().cloned(),
         };
-        let reason = foreign.blind().or_else(|| self.base.sight.clone().err());
+        let misspelt = misspelt.then(|| "its tokens cannot be told by their names".to_owned());
+        let reason = misspelt.or_else(|| foreign.blind());
+        let reason = reason.or_else(|| self.base.sight.clone().err());
         if let Some(reason) = reason {
             foreign.sight = None;
             if is_multimodal(&self.base) {
@@ -331,12 +352,9 @@ fn for_images(
         std::fs::write(&path, bytes).map_err(|e| failed(&e))?;
         Ok::<PathBuf, String>(path)
     };
-    let bytes = std::fs::read(folder.join("tokenizer.json")).map_err(|e| failed(&e))?;
-    let mut tokenizer: serde_json::Map<String, Json> =
-        serde_json::from_slice(&bytes).map_err(|e| failed(&e))?;
-    // what would add tokens to a prompt, or take them away
-    for key in ["post_processor", "truncation", "padding"] {
-        tokenizer.insert(key.to_owned(), Json::Null);
+    let mut tokenizer = bare_tokenizer(folder)?;
+    if sight.handed == Handed::Spelled {
+        tokenizer = spelled(&tokenizer)?;
     }
     let tokenizer = Json::Object(tokenizer).to_string();
     let template = write("prompt.jinja", PROMPT_AS_IT_IS.as_bytes())?;
@@ -349,6 +367,25 @@ fn for_images(
         ..paths
     };
     Ok((paths, Some(template.display().to_string())))
+}
+
+/// A folder's `tokenizer.json` without what would add tokens to a prompt, or take
+/// them away.
+fn bare_tokenizer(folder: &Path) -> Result<serde_json::Map<String, Json>, String> {
+    let bytes = std::fs::read(folder.join("tokenizer.json")).map_err(|e| e.to_string())?;
+    let mut tokenizer: serde_json::Map<String, Json> =
+        serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    for key in ["post_processor", "truncation", "padding"] {
+        tokenizer.insert(key.to_owned(), Json::Null);
+    }
+    Ok(tokenizer)
+}
+
+/// A tokenizer of the version that the crate reads.
+fn parsed<T: FromStr<Err: std::fmt::Display>>(_: &Arc<T>, json: &str) -> Result<Arc<T>, String> {
+    json.parse()
+        .map(Arc::new)
+        .map_err(|e: T::Err| e.to_string())
 }
 
 /// Whether the crate's loader of models that take more than text is to be asked.

@@ -15,9 +15,11 @@
 mod admission;
 mod base;
 mod choice;
+mod decoding;
 mod engine;
 mod fair;
 mod instance;
+mod kinds;
 mod loading;
 mod merge;
 mod older;
@@ -25,8 +27,10 @@ mod options;
 mod pictures;
 mod prompt;
 mod request;
+mod sides;
 mod sight;
 mod sizes;
+mod spelling;
 mod words;
 
 pub use engine::{MistralEngine, OpenError};

@@ -1,6 +1,6 @@
 //! `config.json` in the words that mistralrs reads. Transformers 5 writes the
-//! parameters of the rotary embedding into a field of their own; the crate knows
-//! the fields of before.
+//! parameters of the rotary embedding into a field of their own, and the number of
+//! experts by another name; the crate knows the fields of before.
 
 use serde_json::{Map, Value as Json};
 
@@ -10,13 +10,20 @@ const PARTS: [&str; 1] = ["text_config"];
 /// `config` with the older fields where only the newer ones are.
 pub(crate) fn older(config: &Map<String, Json>) -> Map<String, Json> {
     let mut config = config.clone();
-    add_rope(&mut config);
+    add(&mut config);
     for part in PARTS {
         if let Some(Json::Object(part)) = config.get_mut(part) {
-            add_rope(part);
+            add(part);
         }
     }
     config
+}
+
+fn add(config: &mut Map<String, Json>) {
+    add_rope(config);
+    if let Some(experts) = config.get("num_local_experts").cloned() {
+        config.entry("num_experts").or_insert(experts);
+    }
 }
 
 fn add_rope(config: &mut Map<String, Json>) {
@@ -37,7 +44,7 @@ fn add_rope(config: &mut Map<String, Json>) {
     set("rope_theta", whole.get("rope_theta"));
     let local = local.as_ref().and_then(|local| local.get("rope_theta"));
     set("rope_local_base_freq", local);
-    if scaling(&whole).is_some() {
+    if scaling(&whole).is_some() || whole.contains_key("mrope_section") {
         let mut scaling = whole.clone();
         scaling.remove("rope_theta");
         set("rope_scaling", Some(&Json::Object(scaling)));
@@ -61,9 +68,19 @@ pub(crate) fn lost_scaling(older: &Map<String, Json>) -> Option<&str> {
         "qwen3_moe",
         "starcoder2",
     ];
-    let model = older.get("model_type")?.as_str()?;
-    let scaled = scaling(older.get("rope_scaling")?.as_object()?);
-    scaled.filter(|_| WITHOUT_SCALING.contains(&model))
+    // of a part alone
+    const PARTS_WITHOUT_SCALING: [&str; 2] = ["qwen3_vl_text", "qwen3_vl_moe_text"];
+    let mut parts = PARTS
+        .iter()
+        .filter_map(|part| older.get(*part)?.as_object());
+    let of_part = parts.find_map(|part| lost(part, &PARTS_WITHOUT_SCALING));
+    lost(older, &WITHOUT_SCALING).or(of_part)
+}
+
+fn lost<'a>(config: &'a Map<String, Json>, models: &[&str]) -> Option<&'a str> {
+    let model = config.get("model_type")?.as_str()?;
+    let scaled = scaling(config.get("rope_scaling")?.as_object()?);
+    scaled.filter(|_| models.contains(&model))
 }
 
 #[cfg(test)]
@@ -104,6 +121,17 @@ mod tests {
                 "rope_scaling": {"rope_type": "linear", "factor": 8.0},
             }),
         );
+        let mrope = json!({"rope_type": "default", "mrope_section": [1, 2]});
+        let mut newer = mrope.clone();
+        newer["rope_theta"] = json!(5.0);
+        check(
+            json!({"text_config": {"rope_parameters": newer}}),
+            &json!({"text_config": {"rope_parameters": newer, "rope_theta": 5.0, "rope_scaling": mrope}}),
+        );
+        check(
+            json!({"text_config": {"num_local_experts": 4}}),
+            &json!({"text_config": {"num_local_experts": 4, "num_experts": 4}}),
+        );
         let before = json!({"rope_theta": 3.0, "rope_scaling": {"type": "yarn"}});
         check(before.clone(), &before);
     }
@@ -121,6 +149,10 @@ mod tests {
             lost(json!({"model_type": "llama", "rope_scaling": rope})),
             None
         );
+        for (part, expected) in [("qwen3_vl_text", Some("yarn")), ("mistral", None)] {
+            let text = json!({"model_type": part, "rope_scaling": rope});
+            assert_eq!(lost(json!({"text_config": text})).as_deref(), expected);
+        }
         assert_eq!(
             lost(json!({"model_type": "qwen2", "rope_scaling": null})),
             None

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::EngineError;
-use image::RgbImage;
+use image::DynamicImage;
 use parking_lot::Mutex;
 
 use crate::fair::Tenant;
@@ -31,10 +31,10 @@ pub(crate) struct Reserved {
     bytes: u64,
 }
 
-/// The images of a request, as its model takes them.
+/// The images of a request, as the crate is given them.
 #[derive(Debug)]
 pub(crate) struct Pictures {
-    pub(crate) images: Vec<RgbImage>,
+    pub(crate) images: Vec<DynamicImage>,
     pub(crate) _reserved: Reserved,
 }
 

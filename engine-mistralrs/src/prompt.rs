@@ -13,6 +13,8 @@ use model::escape::{ESCAPE, escape, escape_json};
 use model::{BaseModel, ChatTemplate, ToolMarkup};
 use serde_json::{Value, json};
 
+use crate::kinds::Handed;
+use crate::sides::Size;
 use crate::sight::Sight;
 
 /// Encodes a text; `Err` says why not.
@@ -26,8 +28,20 @@ pub(crate) type Decode = Box<dyn Fn(&[u32]) -> Result<String, String> + Send + S
 pub(crate) struct Prompt {
     /// Its tokens, those of images among them.
     pub(crate) tokens: Vec<u32>,
-    /// Where it has images: its text before the crate puts them in.
+    /// Where it has images: the text that the crate makes these tokens of.
     pub(crate) text: Option<String>,
+    /// Bytes that its images take as the crate is given them.
+    pub(crate) pictures_bytes: u64,
+}
+
+impl Prompt {
+    fn without_images(tokens: Vec<u32>) -> Self {
+        Self {
+            tokens,
+            text: None,
+            pictures_bytes: 0,
+        }
+    }
 }
 
 /// How a model's prompts are made.
@@ -47,6 +61,8 @@ pub(crate) struct Foreign {
     /// Takes them for text.
     pub(crate) encode_text: Encode,
     pub(crate) decode: Decode,
+    /// Writes tokens so that the crate reads the same.
+    pub(crate) spell: Decode,
     /// The texts of special tokens.
     pub(crate) specials: BTreeMap<String, u32>,
     /// Whether the template shows nothing of a message that is no list of parts.
@@ -62,10 +78,9 @@ impl Prompts {
         messages: &[ChatMessage],
         tools: Option<&ToolUse>,
     ) -> Result<Prompt, EngineError> {
-        let text = None;
         let prompt = match self {
             Self::Known(model) => encode_chat(model, messages, tools)
-                .map(|tokens| Prompt { tokens, text })
+                .map(Prompt::without_images)
                 .map_err(|error| error.to_string()),
             Self::Foreign(foreign) => foreign.encode(messages, tools),
         };
@@ -94,13 +109,16 @@ impl Prompts {
 
 impl Foreign {
     fn encode(&self, messages: &[ChatMessage], tools: Option<&ToolUse>) -> Result<Prompt, String> {
-        let images: usize = messages.iter().map(|message| message.images.len()).sum();
+        let mut sizes = Vec::new();
+        for image in messages.iter().flat_map(|message| &message.images) {
+            sizes.push(self.looking()?.size(image)?);
+        }
         let (mut messages, tools) = template_json(&self.template, messages, tools);
         if self.takes_parts_alone {
             messages.iter_mut().for_each(text_to_part);
         }
-        if images > 0 {
-            return self.encode_images(&messages, tools.as_deref(), images);
+        if !sizes.is_empty() {
+            return self.encode_images(&messages, tools.as_deref(), &sizes);
         }
         let break_specials = |text: &str| escape(text, self.specials.keys().map(String::as_str));
         let escaped = |values: &[Value]| -> Vec<Value> {
@@ -117,10 +135,15 @@ impl Foreign {
         } else {
             (self.encode)(&prompt)?
         };
-        Ok(Prompt { tokens, text: None })
+        Ok(Prompt::without_images(tokens))
     }
 
-    /// A prompt with images. The crate encodes its text, writes that as text again,
+    fn looking(&self) -> Result<&Sight, String> {
+        let sight = self.sight.as_deref();
+        sight.ok_or_else(|| "the model takes no images".to_owned())
+    }
+
+    /// A prompt with images of these sizes. The crate encodes its text, writes that as text again,
     /// puts in what stands for images and encodes the whole: as is done here, so
     /// that the tokens are known before anything is queued. Nothing is escaped on
     /// that way, and no message may have what would have to be.
@@ -128,9 +151,9 @@ impl Foreign {
         &self,
         messages: &[Value],
         tools: Option<&[Value]>,
-        images: usize,
+        sizes: &[Size],
     ) -> Result<Prompt, String> {
-        let sight = self.sight.as_ref().ok_or("the model takes no images")?;
+        let sight = self.looking()?;
         let marks = [sight.marker, sight.seat];
         let mut specials = self.specials.keys().map(String::as_str).chain(marks);
         let is_said = |special: &&str| {
@@ -159,15 +182,26 @@ impl Foreign {
                 "beside images no text may become {special:?}, which controls the model"
             ));
         }
-        let shown = text.matches(sight.marker).count();
+        let mut pieces = text.split(sight.marker);
+        let mut expanded = pieces.next().unwrap_or_default().to_owned();
+        let (shown, images) = (pieces.clone().count(), sizes.len());
         if shown != images {
             return Err(format!(
                 "the model's template shows {shown} of {images} images"
             ));
         }
+        for (piece, &size) in pieces.zip(sizes) {
+            expanded += &sight.expansion(size);
+            expanded += piece;
+        }
         Ok(Prompt {
-            tokens: (self.encode)(&text.replace(sight.marker, &sight.expansion))?,
-            text: Some(text),
+            tokens: (self.encode)(&expanded)?,
+            text: Some(match sight.handed {
+                Handed::Marked => text,
+                Handed::Expanded => expanded,
+                Handed::Spelled => (self.spell)(&tokens)?,
+            }),
+            pictures_bytes: sizes.iter().map(|&size| sight.seen_bytes(size)).sum(),
         })
     }
 
@@ -188,17 +222,40 @@ impl Foreign {
     pub(crate) fn blind(&self) -> Option<String> {
         let sight = self.sight.as_ref()?;
         let message = json!({"role": "user", "content": [{"type": "image"}]});
-        let prompt = match self.encode_images(&[message], None, 1) {
+        let size = sight.some_size();
+        let prompt = match self.encode_images(&[message], None, &[size]) {
             Ok(prompt) => prompt,
             Err(reason) => return Some(reason),
         };
-        let seat = (self.encode)(sight.seat).unwrap_or_default();
-        let [seat] = seat[..] else {
-            return Some(format!("{:?} is not a token", sight.seat));
+        let token = |text: &str| match (self.encode)(text).unwrap_or_default()[..] {
+            [token] => Ok(token),
+            _ => Err(format!("{text:?} is not a token")),
         };
-        let seats = prompt.tokens.iter().filter(|&&token| token == seat).count();
-        let (found, expected) = (seats, sight.seats);
-        (found != expected).then(|| format!("an image has {found} tokens, not {expected}"))
+        let looked = || {
+            let seat = token(sight.seat)?;
+            let seats = prompt.tokens.iter().filter(|&&token| token == seat).count();
+            let expected = sight.seat_count(size);
+            if seats != expected {
+                return Err(format!("an image has {seats} tokens, not {expected}"));
+            }
+            for &(text, number) in &sight.known {
+                let found = token(text)?;
+                if found != number {
+                    return Err(format!("{text:?} is the token {found}, not {number}"));
+                }
+            }
+            let Some(between) = sight.between else {
+                return Ok(());
+            };
+            let [before, after] = between.map(token);
+            let image = [vec![before?], vec![seat; seats], vec![after?]].concat();
+            let mut parts = prompt.tokens.windows(image.len());
+            let is_there = parts.any(|part| part == image);
+            is_there
+                .then_some(())
+                .ok_or_else(|| format!("the model's template has no {between:?} around an image"))
+        };
+        looked().err()
     }
 
     /// Encodes the special tokens that are whole, and what is between them as
@@ -252,6 +309,7 @@ mod tests {
     use engine::Role;
 
     use super::*;
+    use crate::sides::Sides;
 
     const SPECIALS: [(&str, u32); 4] = [
         ("<s>", 1000),
@@ -262,6 +320,10 @@ mod tests {
 
     /// A byte is its value; what was read as `[s]` is written as `<s>`.
     fn foreign(source: &str) -> Foreign {
+        handed(source, Handed::Marked)
+    }
+
+    fn handed(source: &str, handed: Handed) -> Foreign {
         let bytes = |text: &str| Ok(text.bytes().map(u32::from).collect());
         let encode = |text: &str| {
             let (mut tokens, mut rest) = (Vec::new(), text);
@@ -285,12 +347,18 @@ mod tests {
             // as a tokenizer that unifies forms does
             Ok(text.replace("[s]", "<s>"))
         };
-        let sight = Sight::for_tests("<image>", "<around><image><image><around>", 2);
+        let sides = Sides::Area {
+            unit: 8,
+            least: 64,
+            most: 1024,
+        };
+        let sight = Sight::for_tests(sides, handed);
         Foreign {
             template: ChatTemplate::new(source, "", "").unwrap(),
             encode: Box::new(encode),
             encode_text: Box::new(bytes),
             decode: Box::new(decode),
+            spell: Box::new(|tokens| Ok(format!("{tokens:?}"))),
             specials: SPECIALS.map(|(text, id)| (text.to_owned(), id)).into(),
             takes_parts_alone: false,
             sight: Some(Arc::new(sight)),
@@ -326,40 +394,64 @@ mod tests {
         );
     }
 
-    /// A user's message with images at these bytes.
-    fn with_images(content: &str, places: &[usize]) -> ChatMessage {
-        let image = |&at: &usize| engine::Image {
-            at,
-            format: engine::ImageFormat::Png,
-            data: Vec::new().into(),
+    /// A user's message with images at these bytes, each 8 pixels wide and so high.
+    fn with_images(content: &str, images: &[(usize, u32)]) -> ChatMessage {
+        let image = |&(at, height): &(usize, u32)| {
+            let mut file = std::io::Cursor::new(Vec::new());
+            let picture = image::DynamicImage::new_rgb8(8, height);
+            picture
+                .write_to(&mut file, image::ImageFormat::Png)
+                .unwrap();
+            engine::Image {
+                at,
+                format: engine::ImageFormat::Png,
+                data: file.into_inner().into(),
+            }
         };
         ChatMessage {
-            images: places.iter().map(image).collect(),
+            images: images.iter().map(image).collect(),
             ..ChatMessage::new(Role::User, content)
         }
     }
 
     #[test]
-    fn images_stand_where_the_message_has_them() {
+    fn images_stand_where_the_message_has_them_in_their_sizes() {
         let messages = [
-            with_images("ab", &[0, 1, 1]),
+            with_images("ab", &[(0, 16), (1, 8), (1, 16)]),
             ChatMessage::new(Role::Assistant, "c"),
         ];
-        let foreign = Foreign {
-            takes_parts_alone: true,
-            ..foreign(PARTS)
+        let prompt = |handing: Handed| {
+            let foreign = Foreign {
+                takes_parts_alone: true,
+                ..handed(PARTS, handing)
+            };
+            assert_eq!(foreign.blind(), None);
+            foreign.encode(&messages, None).unwrap()
         };
-        let prompt = foreign.encode(&messages, None).unwrap();
-        let seen = [1003, 1002, 1002, 1003].as_slice();
+        let (two, one) = ([1003, 1002, 1002, 1003], [1003, 1002, 1003]);
+        let (two, one) = (two.as_slice(), one.as_slice());
         let (a, b, c) = ([97].as_slice(), [98].as_slice(), [99].as_slice());
         let (s, e) = ([1000].as_slice(), [1001].as_slice());
-        let expected = [s, seen, a, seen, seen, b, s, c, e].concat();
-        assert_eq!(prompt.tokens, expected);
-        assert_eq!(
-            prompt.text.as_deref(),
-            Some("<s><image>a<image><image>b<s>c<ss>")
+        let expected = [s, two, a, one, two, b, s, c, e].concat();
+        let (image, around) = ("<image>", "<around>");
+        let (two, one) = (
+            format!("{around}{image}{image}{around}"),
+            format!("{around}{image}{around}"),
         );
-        assert_eq!(foreign.blind(), None);
+        let marked = [s, &[1002], a, &[1002, 1002], b, s, c, e].concat();
+        for (handing, text) in [
+            (
+                Handed::Marked,
+                "<s><image>a<image><image>b<s>c<ss>".to_owned(),
+            ),
+            (Handed::Expanded, format!("<s>{two}a{one}{two}b<s>c<ss>")),
+            (Handed::Spelled, format!("{marked:?}")),
+        ] {
+            let prompt = prompt(handing);
+            assert_eq!(prompt.tokens, expected, "{handing:?}");
+            assert_eq!(prompt.text, Some(text));
+            assert_eq!(prompt.pictures_bytes, 8 * (16 + 8 + 16) * 4);
+        }
     }
 
     #[test]
@@ -368,17 +460,24 @@ mod tests {
             foreign(source).encode(&[message], None).unwrap_err()
         };
         for special in ["<s>", "<ss>", "<image>", "<around>"] {
-            let message = with_images(&format!("a{special}b"), &[0]);
+            let message = with_images(&format!("a{special}b"), &[(0, 8)]);
             let reason = refused(PARTS, message);
             assert!(reason.contains(special), "{reason}");
         }
         // nor by way of what the tokenizer makes of it
-        let reason = refused(PARTS, with_images("a[s]b", &[0]));
+        let reason = refused(PARTS, with_images("a[s]b", &[(0, 8)]));
         assert!(reason.contains("written anew"), "{reason}");
         // a template that shows no images, or others than there are
-        let reason = refused(TEXTS, with_images("ab", &[0]));
+        let reason = refused(TEXTS, with_images("ab", &[(0, 8)]));
         assert!(reason.contains("0 of 1"), "{reason}");
         assert!(foreign(TEXTS).blind().is_some());
+        // an image that cannot be read, or is too long
+        let mut broken = with_images("ab", &[(0, 8)]);
+        broken.images[0].data.truncate(20);
+        let reason = refused(PARTS, broken);
+        assert!(reason.contains("cannot be decoded"), "{reason}");
+        let reason = refused(PARTS, with_images("ab", &[(0, 1601)]));
+        assert!(reason.contains("too long"), "{reason}");
     }
 
     #[test]

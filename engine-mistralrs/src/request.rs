@@ -6,7 +6,6 @@ use std::time::Instant;
 use either::Either;
 use engine::parts::{Lease, Read};
 use engine::{ChatEvent, EngineError, FinishReason, TokenLogprob, Usage};
-use image::DynamicImage;
 use indexmap::IndexMap;
 use mistralrs::core::{Constraint, NormalRequest, RequestMessage};
 use mistralrs::{CustomLogitsProcessor, Response, SamplingParams, StopTokens};
@@ -196,10 +195,9 @@ impl Run {
         let (Some(text), Some(pictures)) = (&self.prompt.text, &self.pictures) else {
             return RequestMessage::CompletionTokens(self.prompt.tokens.clone());
         };
-        let images = pictures.images.iter().cloned();
         let content = Either::Left(text.clone());
         RequestMessage::MultimodalChat {
-            images: images.map(DynamicImage::ImageRgb8).collect(),
+            images: pictures.images.clone(),
             audios: Vec::new(),
             videos: Vec::new(),
             messages: vec![IndexMap::from([("content".to_owned(), content)])],

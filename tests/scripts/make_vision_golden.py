@@ -4,8 +4,9 @@ log-probabilities.
 
     python tests/scripts/make_vision_golden.py
 
-Three pictures have the models' size, so that nothing is resampled; the fourth has
-another. Weights have values large enough that another picture is another answer; files
+Three pictures have the models' size, so that nothing is resampled; for models that take
+each image in a size of its own so do three more, of one grey in two shapes among them.
+The last, rings, has another. Weights have values large enough that another picture is another answer; files
 hold them in BF16, and transformers computes with what they are in it, in f32.
 
 Needs torch, transformers, pillow (made with transformers 5.24.0, pillow 13.0.0).
@@ -16,6 +17,7 @@ import io
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy
 import torch
@@ -29,10 +31,20 @@ from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3Processor,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     PreTrainedTokenizerFast,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
+    Qwen3VLProcessor,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.processing_utils import ProcessorMixin
 
 import tiny_tokenizers
 from tiny_gguf import MERGES, TOKENS
@@ -41,7 +53,6 @@ GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "vision"
 SIDE, PATCH, SEATS, ANSWER = 32, 8, 4, 10
 VISION = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=SIDE, patch_size=PATCH)
 TEXT = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6, max_position_embeddings=256)
-MARKS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
 # as SmolVLM has it: what is no list of parts is lost
 IDEFICS3 = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
@@ -54,6 +65,21 @@ GEMMA3 = (
     "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}{% for item in message['content'] %}"
     "{% if item['type'] == 'image' %}{{ '<start_of_image>' }}{% elif item['type'] == 'text' %}{{ item['text'] | trim }}{% endif %}{% endfor %}{% endif %}{{ '<end_of_turn>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+# as Qwen3-VL has it
+QWEN3 = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% elif 'text' in item %}{{ item['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# as Mistral Small has it
+MISTRAL3 = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for block in message['content'] %}"
+    "{% if block['type'] == 'text' %}{{ block['text'] }}{% elif block['type'] in ['image', 'image_url'] %}{{ '[IMG]' }}{% endif %}{% endfor %}{% endif %}{{ '[/INST]' }}"
+    "{% elif message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMPT]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 
 
@@ -68,16 +94,19 @@ def pictures():
         "slope": slope,
         "noise": noise,
         "grey": numpy.full((SIDE, SIDE, 3), 130),
+        "band": slope[:16].repeat(2, axis=1)[:, :48],
+        "lying": numpy.full((16, 48, 3), 130),
+        "standing": numpy.full((48, 16, 3), 130),
         "rings": numpy.stack([rings, 255 - rings, rings / 2], axis=-1),
     }
 
 
-def byte_level():
+def byte_level(marks, begin, end):
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(TOKENS)}, MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in [*TOKENS[:3], *MARKS]])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<end_of_utterance>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in [*TOKENS[:3], *marks]])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=begin, eos_token=end, pad_token="<|endoftext|>", clean_up_tokenization_spaces=False)
 
 
 def pieces():
@@ -89,7 +118,7 @@ def pieces():
 
 
 def idefics3():
-    tokenizer = byte_level()
+    tokenizer = byte_level(["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"], "<|im_start|>", "<end_of_utterance>")
     size = {"longest_edge": SIDE}
     processor = Idefics3Processor(Idefics3ImageProcessorPil(size=size, max_image_size=size, do_image_splitting=False), tokenizer, image_seq_len=SEATS, chat_template=IDEFICS3)
     text = TEXT | dict(model_type="llama", vocab_size=len(tokenizer), tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
@@ -110,7 +139,66 @@ def gemma3():
     return processor, Gemma3ForConditionalGeneration, config
 
 
-MODELS = {"idefics3": idefics3, "gemma3": gemma3}
+class Qwen3VLImages(Qwen3VLProcessor):
+    """Without videos, which would need torchvision."""
+
+    def __init__(self, image_processor, tokenizer, chat_template):
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id, self.video_token_id, self.vision_start_token_id = (tokenizer.convert_tokens_to_ids(token) for token in (self.image_token, self.video_token, "<|vision_start|>"))
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+
+def qwen3(kind, config, **more):
+    tokenizer = byte_level(["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"], "<|endoftext|>", "<|im_end|>")
+    prepared = Qwen2VLImageProcessorPil(patch_size=PATCH, size={"shortest_edge": 256, "longest_edge": 2048}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor = Qwen3VLImages(prepared, tokenizer, QWEN3)
+    text = TEXT | dict(vocab_size=len(tokenizer), head_dim=16, tie_word_embeddings=False, bos_token_id=0, eos_token_id=tokenizer.eos_token_id, pad_token_id=0,
+                       rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}) | more
+    vision = dict(hidden_size=16, intermediate_size=32, depth=2, num_heads=2, patch_size=PATCH, spatial_merge_size=2, temporal_patch_size=2, out_hidden_size=32,
+                  num_position_embeddings=16, deepstack_visual_indexes=[0])
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in [("vision_start", "vision_start"), ("vision_end", "vision_end"), ("image", "image_pad"), ("video", "video_pad")]}
+    return processor, kind, config(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
+
+
+def qwen3_vl():
+    return qwen3(Qwen3VLForConditionalGeneration, Qwen3VLConfig)
+
+
+def qwen3_vl_moe():
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, decoder_sparse_step=1, mlp_only_layers=[])
+    return qwen3(Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig, **experts)
+
+
+class PixtralImages(ProcessorMixin):
+    """What PixtralProcessor does, which would need torchvision."""
+
+    def __init__(self, image_processor, tokenizer, unit, chat_template):
+        self.unit, self.image_token = unit, "[IMG]"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    def _process_images(self, images, **kwargs):
+        return super()._process_images(images, **(kwargs | {"patch_size": self.unit}))
+
+    def replace_image_token(self, image_inputs, image_idx, **kwargs):
+        height, width = (side // self.unit for side in image_inputs["image_sizes"][image_idx])
+        return "[IMG_BREAK]".join([self.image_token * width] * height) + "[IMG_END]"
+
+
+def mistral3():
+    tokenizer = byte_level(["<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"], "<s>", "</s>")
+    prepared = PixtralImageProcessorPil(patch_size=PATCH, size={"longest_edge": 2 * SIDE})
+    processor = PixtralImages(prepared, tokenizer, 2 * PATCH, MISTRAL3)
+    text = TEXT | dict(model_type="mistral", vocab_size=len(tokenizer), head_dim=16, sliding_window=None, tie_word_embeddings=False,
+                       rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+    vision = VISION | dict(model_type="pixtral", image_size=2 * SIDE, hidden_act="silu", rope_parameters={"rope_type": "axial", "rope_theta": 10000.0})
+    config = Mistral3Config(text_config=text, vision_config=vision, spatial_merge_size=2, image_token_index=processor.image_token_id, tie_word_embeddings=False)
+    return processor, Mistral3ForConditionalGeneration, config
+
+
+MODELS = {"idefics3": idefics3, "gemma3": gemma3, "qwen3_vl": qwen3_vl, "qwen3_vl_moe": qwen3_vl_moe, "mistral3": mistral3}
+# take each image in a size of its own
+SIZED = ["qwen3_vl", "qwen3_vl_moe", "mistral3"]
 # the parts of the user's message: a picture's name, or a text
 ASKED = {
     "one": ["<slope>", "what is it?"],
@@ -120,6 +208,12 @@ ASKED = {
     "twice": ["<grey>", "<grey>", "and?"],
     "none": ["what is it?"],
     "resampled": ["<rings>", "what is it?"],
+}
+ASKED_OF_SIZED = {
+    "oblong": ["<band>", "the thing"],
+    "of sizes": ["the ", "<band>", " and ", "<slope>", " in ", "<lying>", "<standing>", "?"],
+    "lying": ["<lying>", "and?"],
+    "standing": ["<standing>", "and?"],
 }
 
 
@@ -161,8 +255,10 @@ def answer(model, processor, asked, shown):
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(text=[text], images=[images] if images else None, add_special_tokens=False, return_tensors="pt")
     prompt = inputs["input_ids"].shape[1]
+    # beside an image the gateway begins none by itself
+    unsaid = getattr(processor, "vision_start_token_id", None) if images else None
     with torch.no_grad():
-        made = model.generate(**inputs, max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False, return_dict_in_generate=True, output_logits=True, eos_token_id=None)
+        made = model.generate(**inputs, suppress_tokens=unsaid and [unsaid], max_new_tokens=ANSWER, min_new_tokens=ANSWER, do_sample=False, return_dict_in_generate=True, output_logits=True, eos_token_id=None)
     tokens = []
     for token, logits in zip(made.sequences[0, prompt:].tolist(), made.logits, strict=True):
         logprobs = torch.log_softmax(logits[0].double(), dim=-1)
@@ -175,11 +271,23 @@ def plain(value):
     return {key: plain(one) for key, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
-def published(folder):
-    """With the tensors' names as Gemma 3 is published, of which transformers 5 leaves a part out."""
+def published(name, folder):
+    """As models are published: Gemma 3 with a part in its tensors' names that transformers 5
+    leaves out, experts the other way round."""
+
+    def as_published(key, tensor):
+        if name == "gemma3":
+            return key.replace("vision_tower.", "vision_tower.vision_model."), tensor
+        return key, tensor.transpose(1, 2).contiguous() if ".experts." in key else tensor
+
     path = folder / "model.safetensors"
-    tensors = {name.replace("vision_tower.", "vision_tower.vision_model."): tensor for name, tensor in load_file(path).items()}
+    tensors = dict(as_published(key, tensor) for key, tensor in load_file(path).items())
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def write_answers(path, answers):
+    lines = ",\n".join(f"{json.dumps(what)}: {json.dumps(one)}" for what, one in answers.items())
+    path.write_text("{" + lines + "}\n")
 
 
 def write(name, shown):
@@ -189,7 +297,7 @@ def write(name, shown):
     model = kind(config).eval().to(torch.float32)
     fill(model)
     copy.deepcopy(model).bfloat16().save_pretrained(folder)
-    published(folder)
+    published(name, folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     config = model.config.to_dict() | {"architectures": [kind.__name__]}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -199,9 +307,15 @@ def write(name, shown):
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": processor.chat_template}, indent=2) + "\n")
     prepared = plain(processor.image_processor.to_dict())
     (folder / "preprocessor_config.json").write_text(json.dumps(prepared, indent=2, sort_keys=True) + "\n")
-    answers = {what: answer(model, processor, asked, shown) for what, asked in ASKED.items()}
-    lines = ",\n".join(f"{json.dumps(what)}: {json.dumps(one)}" for what, one in answers.items())
-    (folder / "answers.json").write_text("{" + lines + "}\n")
+    asked = ASKED | (ASKED_OF_SIZED if name in SIZED else {})
+    answers = {what: answer(model, processor, parts, shown) for what, parts in asked.items()}
+    write_answers(folder / "answers.json", answers)
+    if name.startswith("qwen3_vl"):
+        # the crate takes an approximation here
+        for module in model.modules():
+            if isinstance(module, torch.nn.GELU):
+                module.approximate = "tanh"
+        write_answers(folder / "approximated.json", {what: answer(model, processor, parts, shown) for what, parts in asked.items()})
     for file in folder.iterdir():
         file.chmod(0o644)
     print(name, {what: (one["prompt_tokens"], bytes(sum((t["bytes"] for t in one["tokens"]), []))) for what, one in answers.items()})
@@ -214,5 +328,5 @@ if __name__ == "__main__":
         file = io.BytesIO()
         Image.fromarray(values).save(file, format="PNG", optimize=True)
         (GOLDEN / f"{name}.png").write_bytes(file.getvalue())
-    for name in MODELS:
+    for name in sys.argv[1:] or MODELS:
         write(name, shown)
