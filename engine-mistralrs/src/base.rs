@@ -8,9 +8,11 @@ use ids::BaseDigest;
 use model::gguf::{GgufFiles, Value};
 use model::{BaseModel, ChatTemplate, ModelConfig, ModelError, PublishedModel};
 
+use crate::kinds::Handed;
 use crate::older::{lost_scaling, older};
 use crate::options::MistralOptions;
 use crate::sight::Sight;
+use crate::spelling::{bare, spelled};
 
 /// A base model on disk.
 pub(crate) struct Base {
@@ -149,10 +151,14 @@ fn sight(
     options: &MistralOptions,
 ) -> Result<Arc<Sight>, String> {
     // it finds what it keeps by the pixels' hashes alone
-    match options.prefix_cache {
-        true => Err("there are no images with a prefix cache".to_owned()),
-        false => Sight::of(&folder.config_json, path).map(Arc::new),
+    if options.prefix_cache {
+        return Err("there are no images with a prefix cache".to_owned());
     }
+    let sight = Sight::of(&folder.config_json, path)?;
+    if sight.handed == Handed::Spelled {
+        spelled(&bare(path)?)?;
+    }
+    Ok(Arc::new(sight))
 }
 
 /// How a file's positions are scaled; the crate reads neither form of it.

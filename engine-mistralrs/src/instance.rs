@@ -26,7 +26,7 @@ use crate::older::older;
 use crate::options::{MistralOptions, PREFIX_SEQUENCES_MAX};
 use crate::prompt::{Decode, Encode, Foreign, Prompts};
 use crate::sight::Sight;
-use crate::spelling::spelled;
+use crate::spelling::{bare, spelled};
 use crate::words::Words;
 
 /// Stack of a loading thread.
@@ -247,7 +247,7 @@ impl Plan {
         let crates = pipeline.tokenizer().ok_or("the model has no tokenizer")?;
         let (tokenizer, misspelt) = match &self.base.sight {
             Ok(sight) if sight.handed == Handed::Spelled => {
-                let own = Json::Object(bare_tokenizer(&self.base.path)?).to_string();
+                let own = Json::Object(bare(&self.base.path)?).to_string();
                 let ids: BTreeSet<u32> = crates.get_vocab(true).into_values().collect();
                 let ids: Vec<u32> = ids.into_iter().collect();
                 let text = crates.decode(&ids, false).map_err(|e| e.to_string())?;
@@ -352,7 +352,7 @@ fn for_images(
         std::fs::write(&path, bytes).map_err(|e| failed(&e))?;
         Ok::<PathBuf, String>(path)
     };
-    let mut tokenizer = bare_tokenizer(folder)?;
+    let mut tokenizer = bare(folder)?;
     if sight.handed == Handed::Spelled {
         tokenizer = spelled(&tokenizer)?;
     }
@@ -367,18 +367,6 @@ fn for_images(
         ..paths
     };
     Ok((paths, Some(template.display().to_string())))
-}
-
-/// A folder's `tokenizer.json` without what would add tokens to a prompt, or take
-/// them away.
-fn bare_tokenizer(folder: &Path) -> Result<serde_json::Map<String, Json>, String> {
-    let bytes = std::fs::read(folder.join("tokenizer.json")).map_err(|e| e.to_string())?;
-    let mut tokenizer: serde_json::Map<String, Json> =
-        serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-    for key in ["post_processor", "truncation", "padding"] {
-        tokenizer.insert(key.to_owned(), Json::Null);
-    }
-    Ok(tokenizer)
 }
 
 /// A tokenizer of the version that the crate reads.

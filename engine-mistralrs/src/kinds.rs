@@ -138,7 +138,7 @@ fn part<'a>(config: &'a Map<String, Json>, name: &str) -> Result<&'a Map<String,
 /// pixels a seat stands for.
 fn fits(side: u64, patch: u64, pooled: u64) -> Result<u64, String> {
     let patches = side / patch;
-    if side > SIDE_MAX || side % patch != 0 || patches % pooled != 0 {
+    if side > SIDE_MAX || !side.is_multiple_of(patch) || !patches.is_multiple_of(pooled) {
         return Err(format!(
             "images of {side} pixels do not go into patches of {patch}, {pooled} by {pooled} pooled"
         ));

@@ -5,11 +5,30 @@
 //! positions with it. So it is given a tokenizer that writes tokens by their names,
 //! with a space between any two: in a byte-level vocabulary no name has one.
 
+use std::path::Path;
+
 use serde_json::{Map, Value as Json, json};
 
+/// A folder's `tokenizer.json` without what would add tokens to a prompt, or take
+/// them away.
+pub(crate) fn bare(folder: &Path) -> Result<Map<String, Json>, String> {
+    let bytes = std::fs::read(folder.join("tokenizer.json")).map_err(|e| e.to_string())?;
+    let mut tokenizer: Map<String, Json> =
+        serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    for key in ["post_processor", "truncation", "padding"] {
+        tokenizer.insert(key.to_owned(), Json::Null);
+    }
+    Ok(tokenizer)
+}
+
 /// `tokenizer.json` as the crate is given it: names and numbers of the tokens are
-/// those of `own`, and so are the bytes that the crate takes from the names.
+/// those of `own`, and so are the bytes that the crate takes from the names. `Err`
+/// says why it cannot be.
 pub(crate) fn spelled(own: &Map<String, Json>) -> Result<Map<String, Json>, String> {
+    let decoder = own.get("decoder").and_then(|decoder| decoder.get("type"));
+    if decoder.and_then(Json::as_str) != Some("ByteLevel") {
+        return Err("its tokenizer is not byte-level".to_owned());
+    }
     let vocabulary = own.get("model").and_then(|model| model.get("vocab"));
     let vocabulary = vocabulary.and_then(Json::as_object);
     let vocabulary = vocabulary.ok_or("its vocabulary is no map of names")?;
@@ -44,6 +63,7 @@ mod tests {
         let own = json!({
             "added_tokens": [{"id": 2, "content": "<end>"}],
             "normalizer": {"type": "NFC"},
+            "decoder": {"type": "ByteLevel"},
             "model": {"type": "BPE", "vocab": {"a": 0, "Ġa": 1}, "merges": ["Ġ a"]},
         });
         let found = Json::Object(spelled(own.as_object().unwrap()).unwrap());
@@ -51,7 +71,13 @@ mod tests {
         assert_eq!(found["added_tokens"], own["added_tokens"]);
         assert_eq!(found["model"]["type"], "WordLevel");
         assert_eq!(found["normalizer"], Json::Null);
-        let unigram = json!({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}});
-        assert!(spelled(unigram.as_object().unwrap()).is_err());
+        for (key, other) in [
+            ("model", json!({"type": "Unigram", "vocab": [["a", 0.0]]})),
+            ("decoder", json!({"type": "ByteFallback"})),
+        ] {
+            let mut other_own = own.as_object().unwrap().clone();
+            other_own.insert(key.to_owned(), other);
+            assert!(spelled(&other_own).is_err(), "{key}");
+        }
     }
 }

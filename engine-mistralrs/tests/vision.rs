@@ -422,9 +422,21 @@ async fn models_that_take_no_images_say_so() {
         prefix_cache: true,
         ..MistralOptions::default()
     };
+    // one whose tokens cannot be told by their names, as the crate is told them
+    let unspelled = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder("qwen3_vl")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), unspelled.path().join(file.file_name())).unwrap();
+    }
+    let tokenizer = unspelled.path().join("tokenizer.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&tokenizer).unwrap()).unwrap();
+    json["decoder"] = serde_json::json!({"type": "Sequence", "decoders": [json["decoder"]]});
+    std::fs::write(&tokenizer, json.to_string()).unwrap();
     let engines = [
         open(text, MistralOptions::default()).await,
         open(folder("idefics3"), with_prefixes).await,
+        open(unspelled.path().to_owned(), MistralOptions::default()).await,
     ];
     for engine in &engines {
         assert!(!engine.base().takes_images);
