@@ -8,7 +8,7 @@ use ids::BaseDigest;
 use model::gguf::{GgufFiles, Value};
 use model::{BaseModel, ChatTemplate, ModelConfig, ModelError, PublishedModel};
 
-use crate::kinds::Handed;
+use crate::kinds::{Handed, fails_here};
 use crate::older::{lost_scaling, older};
 use crate::options::MistralOptions;
 use crate::sight::Sight;
@@ -87,10 +87,16 @@ impl Base {
         })
     }
 
-    /// Why mistralrs would compute something else than the files say, if it would.
+    /// Why mistralrs would fail, or compute something else than the files say, if it
+    /// would.
     pub(crate) fn unserved(&self) -> Option<String> {
         let scaling = match &self.form {
-            Form::Folder(folder) => lost_scaling(&older(&folder.config_json))?.to_owned(),
+            Form::Folder(folder) => {
+                if let Some(name) = fails_here(&folder.config_json) {
+                    return Some(format!("the crate fails with {name} on a CPU"));
+                }
+                lost_scaling(&older(&folder.config_json))?.to_owned()
+            }
             Form::Gguf { files, .. } => gguf_scaling(files)?,
         };
         Some(format!(

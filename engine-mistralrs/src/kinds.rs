@@ -77,6 +77,16 @@ pub(crate) fn shape(
     Ok((shape, prepared))
 }
 
+/// The model's architecture, if the crate (0.8.1) panics with it on a CPU: with the
+/// first request, text alone, and serves none after it.
+pub(crate) fn fails_here(config: &Map<String, Json>) -> Option<&str> {
+    const ON_CPU: [&str; 2] = [
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
+    ];
+    architecture(config).filter(|name| !cfg!(feature = "cuda") && ON_CPU.contains(name))
+}
+
 fn architecture(config: &Map<String, Json>) -> Option<&str> {
     config.get("architectures")?.get(0)?.as_str()
 }
@@ -416,6 +426,21 @@ mod tests {
             longest: 1540,
         };
         assert_eq!(sides("mistral3", &large, &prepared), (within, 28));
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn what_fails_on_a_cpu_is_known() {
+        let of = |name: &str| {
+            json!({"architectures": [name]})
+                .as_object()
+                .cloned()
+                .unwrap()
+        };
+        let fails = of("Qwen3_5ForConditionalGeneration");
+        assert_eq!(fails_here(&fails), Some("Qwen3_5ForConditionalGeneration"));
+        assert_eq!(fails_here(&of("Qwen3ForCausalLM")), None);
+        assert_eq!(fails_here(&Map::new()), None);
     }
 
     #[test]
