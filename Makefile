@@ -14,7 +14,7 @@ demo: build ## Turns the whole wheel once on the real model (KEEP=1 leaves it ru
 	@$(BIN)/flywheel demo --model $(MODEL) $(if $(KEEP),--keep)
 
 serve: build ## Starts the gateway on 127.0.0.1:8080 with the default model
-	@$(BIN)/flywheel serve --model $(MODEL) --data $(or $(DATA),data)
+	@$(BIN)/flywheel serve --model $(MODEL) --data $(or $(DATA),$(FLYWHEEL_DATA),data)
 
 build: model ## Builds the binaries in release
 	@echo "==> Building (the first time takes some minutes)"

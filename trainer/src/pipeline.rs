@@ -156,7 +156,11 @@ async fn run(
     let fewest = fewest.min().map(|pairs| pairs + dataset.train.len());
     if let Some(found) = fewest.filter(|found| *found < config.dataset.train_pairs_min) {
         let min = config.dataset.train_pairs_min;
-        let problem = format!("{found} pairs to train on are fewer than {min}");
+        let held_out = dataset.held_out.len();
+        let problem = format!(
+            "{found} pairs to train on are fewer than {min} (dataset.train_pairs_min), with \
+             {held_out} held out: more answers are to be corrected"
+        );
         return Err(TrainerError::NotEnoughData(problem));
     }
     prepared.keep(&folder)?;

@@ -166,7 +166,10 @@ impl DataReport {
                 "{} tokens; a row has {} (median), {} (95%), {} at most; {} are allowed",
                 t.total, t.median, t.p95, t.max, self.tokens_max
             ),
-            None => writeln!(text, "tokens and template not checked: no model given"),
+            None => writeln!(
+                text,
+                "tokens and template not checked: without a model, or without a row"
+            ),
         };
         if let Some(ratio) = self.length_ratio_mean {
             let _ = writeln!(text, "preferred answers are {ratio:.2} times as long");

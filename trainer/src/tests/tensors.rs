@@ -108,7 +108,6 @@ fn in_bf16_they_differ_by_rounding() {
     let ours = compute(tiny(), &Place::cpu(), &tiny_adapter(), how);
     let theirs = compute(tiny(), &tensors(Compute::Bf16), &tiny_adapter(), how);
     let (off, cosine) = compare(&ours, &theirs);
-    println!("in bf16 off by {off} nat, cosine {cosine}");
     assert!(off > 1e-5, "it is f32");
     assert!(off < 0.3 && cosine > 0.99, "{off} {cosine}");
     let place = tensors(Compute::Bf16);
@@ -129,6 +128,5 @@ fn so_it_is_with_the_real_model() {
     let ours = compute(&base, &Place::cpu(), &adapter, how);
     let theirs = compute(&base, &tensors(Compute::F32), &adapter, how);
     let (off, cosine) = compare(&ours, &theirs);
-    println!("off by {off} nat, 1 less the cosine {:e}", 1.0 - cosine);
     assert!(off < 1e-3 && cosine > 0.9999, "{off} {cosine}");
 }
