@@ -143,10 +143,10 @@ impl Foreign {
         sight.ok_or_else(|| "the model takes no images".to_owned())
     }
 
-    /// A prompt with images of these sizes. The crate encodes its text, writes that as text again,
-    /// puts in what stands for images and encodes the whole: as is done here, so
-    /// that the tokens are known before anything is queued. Nothing is escaped on
-    /// that way, and no message may have what would have to be.
+    /// A prompt with images of these sizes. The crate encodes its text, writes that as
+    /// text again, puts in what stands for images and encodes the whole: as is done
+    /// here, so that the tokens are known before anything is queued. Nothing is escaped
+    /// on that way, and no message may have what would have to be.
     fn encode_images(
         &self,
         messages: &[Value],

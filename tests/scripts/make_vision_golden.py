@@ -6,8 +6,9 @@ log-probabilities.
 
 Three pictures have the models' size, so that nothing is resampled; for models that take
 each image in a size of its own so do three more, of one grey in two shapes among them.
-The last, rings, has another. Weights have values large enough that another picture is another answer; files
-hold them in BF16, and transformers computes with what they are in it, in f32.
+The last, rings, has another. Weights have values large enough that another picture is
+another answer; files hold them in BF16, and transformers computes with what they are in
+it, in f32.
 
 Needs torch, transformers, pillow (made with transformers 5.24.0, pillow 13.0.0).
 """
