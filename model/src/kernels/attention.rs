@@ -6,6 +6,7 @@
 //! and not on how its sequence was cut into chunks.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +19,12 @@ use crate::quant::GROUP;
 
 /// Positions of a page.
 pub const PAGE_TOKENS: usize = 2 * GROUP;
-/// Query positions that one task computes.
-const QUERIES_AT_ONCE: usize = 24;
+/// Rows that one task computes: as many positions of a group of heads, and one at
+/// least. Keys and values are read once for all of them.
+const ROWS_AT_ONCE: usize = 24;
 
 thread_local! {
-    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
     /// Panels of one page that is kept in eight bits.
     static PANELS: RefCell<Vec<PanelRow>> = const { RefCell::new(Vec::new()) };
 }
@@ -78,6 +80,11 @@ impl KvLayout {
             KvFormat::F32 => self.layers * self.kv_heads * self.head_rows() * size_of::<PanelRow>(),
             KvFormat::Q8_0 => kv_quant::page_bytes(self),
         }
+    }
+
+    /// Query heads that share keys and values.
+    fn heads_per_kv(&self) -> usize {
+        self.heads / self.kv_heads
     }
 
     fn head_start(&self, layer: usize, kv_head: usize) -> usize {
@@ -232,90 +239,102 @@ pub fn attend(layout: KvLayout, layer: usize, queries: &[Query<'_>], q: &[f32], 
         assert!((query.first_row + query.count) * width <= q.len());
         assert!(query.pages.len() * PAGE_TOKENS >= query.first_position + query.count);
         assert!(query.pages.iter().all(|page| page.layout == layout));
+        let at_once = (ROWS_AT_ONCE / layout.heads_per_kv()).max(1);
         for kv_head in 0..layout.kv_heads {
-            for first in (0..query.count).step_by(QUERIES_AT_ONCE) {
+            for first in (0..query.count).step_by(at_once) {
                 tasks.push(Task {
                     layout,
                     layer,
                     query,
                     kv_head,
                     first,
+                    count: at_once.min(query.count - first),
                 });
             }
         }
     }
-    // the last chunks see the most positions: they come first
-    tasks.reverse();
-    let out = SharedOutput::new(out, layout.head_dim);
+    // the largest come first, so that threads end together
+    tasks.sort_by_key(|task| Reverse(task.count * task.seen()));
+    let out = SharedOutput::new(out, width);
     parallel::run(tasks.len(), |i| tasks[i].run(q, &out));
 }
 
+/// Some query positions of a sequence with the heads of one group.
 struct Task<'a> {
     layout: KvLayout,
     layer: usize,
     query: &'a Query<'a>,
     kv_head: usize,
+    /// The first one of the query's positions.
     first: usize,
+    count: usize,
+}
+
+/// What a task writes, kept by its thread for the next one.
+#[derive(Default)]
+struct Scratch {
+    /// `[rows, head_dim]`
+    q: Vec<f32>,
+    /// `[rows, positions]`
+    scores: Vec<f32>,
+    /// `[rows, head_dim]`
+    out: Vec<f32>,
 }
 
 impl Task<'_> {
-    /// Computes all heads of the group; `out` has a row for each token and head.
-    fn run(&self, q: &[f32], out: &SharedOutput<'_>) {
-        let heads_per_kv = self.layout.heads / self.layout.kv_heads;
-        let first_head = self.kv_head * heads_per_kv;
-        let count = (self.query.count - self.first).min(QUERIES_AT_ONCE);
-        let row = self.query.first_row + self.first;
-        let position = self.query.first_position + self.first;
-        let dim = self.layout.head_dim;
-        let start = (row * self.layout.heads + first_head) * dim;
-        if count == 1 {
-            // one position: the heads of the group are the rows
-            let x = Rows {
-                x: &q[start..],
-                n: heads_per_kv,
-                stride: dim,
-                offset: 0,
-            };
-            let out = out.window(start, dim, dim);
-            self.attend_rows(x, |_| position, position, &out);
-            return;
-        }
-        let stride = self.layout.heads * dim;
-        for head in first_head..first_head + heads_per_kv {
-            let x = Rows {
-                x: &q[row * stride..],
-                n: count,
-                stride,
-                offset: head * dim,
-            };
-            let out = out.window(row * stride + head * dim, stride, dim);
-            self.attend_rows(x, |i| position + i, position + count - 1, &out);
-        }
+    /// How many positions the last of its queries sees, if there is no window.
+    fn seen(&self) -> usize {
+        self.query.first_position + self.first + self.count
     }
 
-    /// Scores, softmax and the weighted sum for rows that see the positions up
-    /// to `position_of(row)`, none beyond `last`.
-    fn attend_rows(
-        &self,
-        x: Rows<'_>,
-        position_of: impl Fn(usize) -> usize,
-        last: usize,
-        out: &SharedOutput<'_>,
-    ) {
-        let stride = (last / PAGE_TOKENS + 1) * PAGE_TOKENS;
-        let mut scores = SCORES.take();
-        scores.resize(scores.len().max(x.n * stride), 0.0);
-        let used = &mut scores[..x.n * stride];
-        self.score(x, stride, used);
-        for (i, row) in used.chunks_exact_mut(stride).enumerate() {
-            let (seen, hidden) = row.split_at_mut(position_of(i) + 1);
+    /// Computes its rows: for each position the heads of the group, which are
+    /// neighbours in `q` and `out`.
+    fn run(&self, q: &[f32], out: &SharedOutput<'_>) {
+        let heads = self.layout.heads_per_kv();
+        let part = heads * self.layout.head_dim;
+        let width = self.layout.heads * self.layout.head_dim;
+        let col = self.kv_head * part;
+        let first_row = self.query.first_row + self.first;
+        let mut scratch = SCRATCH.take();
+        scratch.q.clear();
+        for row in first_row..first_row + self.count {
+            let start = row * width + col;
+            scratch.q.extend_from_slice(&q[start..start + part]);
+        }
+        scratch.out.resize(self.count * part, 0.0);
+        self.attend_rows(&mut scratch);
+        let rows = scratch.out.chunks_exact(part);
+        for (row, found) in (first_row..).zip(rows) {
+            // SAFETY: each task has rows or heads of its own.
+            unsafe { out.part(row, col, part) }.copy_from_slice(found);
+        }
+        SCRATCH.replace(scratch);
+    }
+
+    /// Scores, softmax and the weighted sum.
+    fn attend_rows(&self, scratch: &mut Scratch) {
+        let (dim, heads) = (self.layout.head_dim, self.layout.heads_per_kv());
+        let (n, seen) = (self.count * heads, self.seen());
+        let stride = seen.next_multiple_of(PAGE_TOKENS);
+        let x = Rows {
+            x: &scratch.q,
+            n,
+            stride: dim,
+            offset: 0,
+        };
+        let scores = &mut scratch.scores;
+        scores.resize(scores.len().max(n * stride), 0.0);
+        let scores = &mut scores[..n * stride];
+        self.score(x, stride, scores);
+        for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
+            let (seen, hidden) = row.split_at_mut(seen - self.count + 1 + i / heads);
             let (past, seen) = seen.split_at_mut(seen.len().saturating_sub(self.query.window));
             math::softmax(seen);
             past.fill(0.0);
             hidden.fill(0.0);
         }
-        self.sum_values(used, x.n, stride, last, out);
-        SCORES.replace(scores);
+        let out = SharedOutput::new(&mut scratch.out, dim);
+        self.sum_values(scores, n, stride, &out);
     }
 
     fn score(&self, x: Rows<'_>, stride: usize, scores: &mut [f32]) {
@@ -328,17 +347,10 @@ impl Task<'_> {
         }
     }
 
-    fn sum_values(
-        &self,
-        probabilities: &[f32],
-        n: usize,
-        stride: usize,
-        last: usize,
-        out: &SharedOutput<'_>,
-    ) {
+    fn sum_values(&self, probabilities: &[f32], n: usize, stride: usize, out: &SharedOutput<'_>) {
         for (p, page) in self.query.pages[..stride / PAGE_TOKENS].iter().enumerate() {
             let offset = p * PAGE_TOKENS;
-            let positions = (last + 1 - offset).min(PAGE_TOKENS);
+            let positions = (self.seen() - offset).min(PAGE_TOKENS);
             let x = Rows {
                 x: probabilities,
                 n,
@@ -352,7 +364,7 @@ impl Task<'_> {
                     _ => Onto::Continues,
                 };
                 page.with_values(place, positions, |panels| {
-                    // SAFETY: each task has heads or rows of its own.
+                    // SAFETY: the output is this task's.
                     unsafe { gemm::panel_product(x, panels, out, dim, onto) };
                 });
             }

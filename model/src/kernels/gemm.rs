@@ -78,109 +78,163 @@ struct Job<'a, 'y> {
     onto: Onto,
 }
 
-type Acc<const N: usize> = [[[f32; GROUP]; 2]; N];
+/// Columns of a tile.
+const COLS: usize = 2 * GROUP;
 
 impl Job<'_, '_> {
+    /// Computes a tile of `N` rows; returns how many they are.
     #[inline(always)]
     fn run<const N: usize>(&self, level: Level) -> usize {
-        let mut acc: Acc<N> = [[[0.0; GROUP]; 2]; N];
-        if self.onto == Onto::Continues {
-            self.each_part(&mut acc, |part, acc| copy(part, acc));
+        let cols = COLS.min(self.y.width() - self.col);
+        if cols == COLS {
+            // SAFETY: the caller of `panel_product` owns these columns.
+            let tile = unsafe { self.y.tile(self.first..self.first + N, self.col, cols) };
+            // SAFETY: the tile is whole.
+            unsafe { self.compute::<N>(level, tile, cols) };
+            return N;
         }
-        let start = self.first * self.x.stride + self.x.offset;
-        let (x, stride) = (&self.x.x[start..], self.x.stride);
-        match level {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the level was detected; `panel_product` checked the lengths.
-            Level::Avx512 => unsafe { avx512::<N>(x, stride, self.panels, &mut acc) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Level::Avx2 => unsafe {
-                for (p, panel) in self.panels_used().into_iter().flatten().enumerate() {
-                    if N == 12 {
-                        for (i, acc) in acc.as_chunks_mut::<6>().0.iter_mut().enumerate() {
-                            avx2::<6>(&x[6 * i * stride..], stride, panel, p, acc);
-                        }
-                    } else {
-                        avx2::<N>(x, stride, panel, p, &mut acc);
-                    }
-                }
-            },
-            // SAFETY: `panel_product` checked the lengths.
-            _ => unsafe { portable::<N>(x, stride, self.panels, &mut acc) },
+        let mut whole = [[0.0; COLS]; N];
+        // SAFETY: as above.
+        let part = |i| unsafe { self.y.part(self.first + i, self.col, cols) };
+        for (i, row) in whole.iter_mut().enumerate() {
+            row[..cols].copy_from_slice(part(i));
         }
-        match self.onto {
-            Onto::Adds => self.each_part(&mut acc, |part, acc| {
-                part.iter_mut().zip(acc).for_each(|(y, sum)| *y += *sum);
-            }),
-            _ => self.each_part(&mut acc, |part, acc| copy(acc, part)),
+        let tile = Tile {
+            start: whole.as_mut_ptr().cast(),
+            stride: COLS,
+        };
+        // SAFETY: the tile is whole.
+        unsafe { self.compute::<N>(level, tile, cols) };
+        for (i, row) in whole.iter().enumerate() {
+            part(i).copy_from_slice(&row[..cols]);
         }
         N
     }
 
-    /// The panels that `y` has columns for.
+    /// # Safety
+    /// The tile has `N` rows of [`COLS`], which are this job's.
     #[inline(always)]
-    fn panels_used(&self) -> [Option<&[PanelRow]>; 2] {
-        let second = self.col + GROUP < self.y.width();
-        [Some(self.panels.0), second.then_some(self.panels.1)]
-    }
-
-    /// Calls `f` with each part of `y` in this tile and the sums for it.
-    #[inline(always)]
-    fn each_part<const N: usize>(&self, acc: &mut Acc<N>, f: impl Fn(&mut [f32], &mut [f32])) {
-        for (i, row) in acc.iter_mut().enumerate() {
-            for (p, acc) in row.iter_mut().enumerate() {
-                let col = self.col + p * GROUP;
-                if col < self.y.width() {
-                    // SAFETY: the caller of `panel_product` owns these columns.
-                    let part = unsafe { self.y.part(self.first + i, col, GROUP) };
-                    let len = part.len();
-                    f(part, &mut acc[..len]);
+    unsafe fn compute<const N: usize>(&self, level: Level, y: Tile, cols: usize) {
+        let start = self.first * self.x.stride + self.x.offset;
+        let x = Strided {
+            x: &self.x.x[start..],
+            stride: self.x.stride,
+        };
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the level was detected; `panel_product` checked the lengths.
+            Level::Avx512 => unsafe { avx512::<N>(x, self.panels, y, self.onto) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx2 => unsafe {
+                let used = [self.panels.0, self.panels.1].into_iter();
+                for (p, panel) in used.take(cols.div_ceil(GROUP)).enumerate() {
+                    let y = y.from(0, p * GROUP);
+                    if N == 12 {
+                        avx2::<6>(x, panel, y, self.onto);
+                        avx2::<6>(x.from(6), panel, y.from(6, 0), self.onto);
+                    } else {
+                        avx2::<N>(x, panel, y, self.onto);
+                    }
                 }
-            }
+            },
+            // SAFETY: as above.
+            _ => unsafe {
+                for (p, panel) in [self.panels.0, self.panels.1].into_iter().enumerate() {
+                    // few rows at a time, so that the sums stay in registers
+                    let (x, y) = (|i| x.from(i), |i| y.from(i, p * GROUP));
+                    for i in (0..N - N % 3).step_by(3) {
+                        portable::<3>(x(i), panel, y(i), self.onto);
+                    }
+                    for i in N - N % 3..N {
+                        portable::<1>(x(i), panel, y(i), self.onto);
+                    }
+                }
+            },
         }
     }
 }
 
-/// Copies results of a row, mostly a whole panel's.
-#[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
-    match (from.first_chunk::<GROUP>(), to.first_chunk_mut::<GROUP>()) {
-        (Some(from), Some(to)) => *to = *from,
-        _ => to.copy_from_slice(from),
+/// Rows of inputs, `stride` apart.
+#[derive(Clone, Copy)]
+struct Strided<'a> {
+    x: &'a [f32],
+    stride: usize,
+}
+
+impl Strided<'_> {
+    /// The rows from `i` on.
+    #[inline(always)]
+    fn from(self, i: usize) -> Self {
+        Self {
+            x: &self.x[i * self.stride..],
+            ..self
+        }
+    }
+
+    /// # Safety
+    /// There is such a row, and it is so long.
+    #[inline(always)]
+    unsafe fn at(self, i: usize, k: usize) -> f32 {
+        // SAFETY: by contract.
+        unsafe { *self.x.get_unchecked(i * self.stride + k) }
+    }
+}
+
+/// Where a tile's sums are: rows of `y`, `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) start: *mut f32,
+    pub(super) stride: usize,
+}
+
+impl Tile {
+    /// Where its rows from `i` on and columns from `col` on begin.
+    #[inline(always)]
+    fn from(self, i: usize, col: usize) -> Self {
+        Self {
+            start: self.start.wrapping_add(i * self.stride + col),
+            ..self
+        }
+    }
+
+    /// Where columns of row `i` from `col` on begin.
+    #[inline(always)]
+    fn at(self, i: usize, col: usize) -> *mut f32 {
+        self.from(i, col).start
     }
 }
 
 /// # Safety
-/// `x` has `N` rows of `stride`, the last at least as long as the panels.
+/// `x` has `N` rows, each at least as long as the panel, and so has `y`, of
+/// [`GROUP`] columns.
 #[inline(always)]
-unsafe fn portable<const N: usize>(
-    x: &[f32],
-    stride: usize,
-    panels: (&[PanelRow], &[PanelRow]),
-    acc: &mut Acc<N>,
-) {
-    for (p, panel) in [panels.0, panels.1].into_iter().enumerate() {
-        // few rows at a time, so that the sums stay in registers
-        for first in (0..N).step_by(4) {
-            let rows = (N - first).min(4);
-            let mut sums = [[0.0f32; GROUP]; 4];
-            for i in 0..rows {
-                sums[i] = acc[first + i][p];
+unsafe fn portable<const N: usize>(x: Strided<'_>, panel: &[PanelRow], y: Tile, onto: Onto) {
+    let row = |i| y.at(i, 0).cast::<[f32; GROUP]>();
+    let mut sums = [[0.0f32; GROUP]; N];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        if onto == Onto::Continues {
+            // SAFETY: by contract; an array of floats is aligned as one.
+            *sum = unsafe { row(i).read() };
+        }
+    }
+    for (k, w) in panel.iter().enumerate() {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: by contract.
+            let x = unsafe { x.at(i, k) };
+            for (sum, w) in sum.iter_mut().zip(&w.0) {
+                *sum = x.mul_add(*w, *sum);
             }
-            for (k, w) in panel.iter().enumerate() {
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let row = first + i.min(rows - 1);
-                    // SAFETY: by contract.
-                    let x = unsafe { *x.get_unchecked(row * stride + k) };
-                    for (sum, w) in sum.iter_mut().zip(&w.0) {
-                        *sum = x.mul_add(*w, *sum);
-                    }
-                }
+        }
+    }
+    for (i, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: as above.
+        unsafe {
+            if onto == Onto::Adds {
+                let before = row(i).read();
+                sum.iter_mut().zip(before).for_each(|(sum, y)| *sum += y);
             }
-            for i in 0..rows {
-                acc[first + i][p] = sums[i];
-            }
+            row(i).write(*sum);
         }
     }
 }
@@ -189,86 +243,84 @@ unsafe fn portable<const N: usize>(
 /// of `x`.
 ///
 /// # Safety
-/// `x` has `N` rows of `stride`, the last at least as long as the panel.
+/// As [`portable`].
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const N: usize>(
-    x: &[f32],
-    stride: usize,
-    panel: &[PanelRow],
-    p: usize,
-    acc: &mut Acc<N>,
-) {
+unsafe fn avx2<const N: usize>(x: Strided<'_>, panel: &[PanelRow], y: Tile, onto: Onto) {
     use std::arch::x86_64::*;
     const HALF: usize = GROUP / 2;
     let mut sums = [[_mm256_setzero_ps(); 2]; N];
-    for (sum, acc) in sums.iter_mut().zip(acc.iter()) {
-        let acc = acc[p].as_ptr();
-        // SAFETY: rows of 16 floats.
-        *sum = unsafe { [_mm256_loadu_ps(acc), _mm256_loadu_ps(acc.add(HALF))] };
+    if onto == Onto::Continues {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: by contract.
+            *sum = unsafe { [0, HALF].map(|col| _mm256_loadu_ps(y.at(i, col))) };
+        }
     }
     for (k, w) in panel.iter().enumerate() {
         // SAFETY: panel rows are 16 aligned floats.
-        let (w0, w1) = unsafe {
-            (
-                _mm256_load_ps(w.0.as_ptr()),
-                _mm256_load_ps(w.0.as_ptr().add(HALF)),
-            )
-        };
+        let w = unsafe { [0, HALF].map(|col| _mm256_load_ps(w.0.as_ptr().add(col))) };
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: by contract.
-            let x = _mm256_set1_ps(unsafe { *x.get_unchecked(i * stride + k) });
-            sum[0] = _mm256_fmadd_ps(x, w0, sum[0]);
-            sum[1] = _mm256_fmadd_ps(x, w1, sum[1]);
+            let x = _mm256_set1_ps(unsafe { x.at(i, k) });
+            sum[0] = _mm256_fmadd_ps(x, w[0], sum[0]);
+            sum[1] = _mm256_fmadd_ps(x, w[1], sum[1]);
         }
     }
-    for (sum, acc) in sums.iter().zip(acc) {
-        let acc = acc[p].as_mut_ptr();
-        // SAFETY: rows of 16 floats.
-        unsafe {
-            _mm256_storeu_ps(acc, sum[0]);
-            _mm256_storeu_ps(acc.add(HALF), sum[1]);
+    for (i, sum) in sums.iter_mut().enumerate() {
+        for (half, sum) in sum.iter_mut().enumerate() {
+            let y = y.at(i, half * HALF);
+            // SAFETY: by contract.
+            unsafe {
+                if onto == Onto::Adds {
+                    *sum = _mm256_add_ps(_mm256_loadu_ps(y), *sum);
+                }
+                _mm256_storeu_ps(y, *sum);
+            }
         }
     }
 }
 
+/// Both panels at once: with twelve rows the sums take 24 registers of 32.
+///
 /// # Safety
-/// As [`portable`].
+/// As [`portable`], but of [`COLS`] columns.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn avx512<const N: usize>(
-    x: &[f32],
-    stride: usize,
+    x: Strided<'_>,
     panels: (&[PanelRow], &[PanelRow]),
-    acc: &mut Acc<N>,
+    y: Tile,
+    onto: Onto,
 ) {
     use std::arch::x86_64::*;
     let mut sums = [[_mm512_setzero_ps(); 2]; N];
-    for (sum, acc) in sums.iter_mut().zip(acc.iter()) {
-        // SAFETY: rows of 16 floats.
-        *sum = unsafe {
-            [
-                _mm512_loadu_ps(acc[0].as_ptr()),
-                _mm512_loadu_ps(acc[1].as_ptr()),
-            ]
-        };
+    if onto == Onto::Continues {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: by contract.
+            *sum = unsafe { [0, GROUP].map(|col| _mm512_loadu_ps(y.at(i, col))) };
+        }
     }
     for (k, (w0, w1)) in panels.0.iter().zip(panels.1).enumerate() {
         // SAFETY: panel rows are 16 aligned floats.
         let (w0, w1) = unsafe { (_mm512_load_ps(w0.0.as_ptr()), _mm512_load_ps(w1.0.as_ptr())) };
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: by contract.
-            let x = _mm512_set1_ps(unsafe { *x.get_unchecked(i * stride + k) });
+            let x = _mm512_set1_ps(unsafe { x.at(i, k) });
             sum[0] = _mm512_fmadd_ps(x, w0, sum[0]);
             sum[1] = _mm512_fmadd_ps(x, w1, sum[1]);
         }
     }
-    for (sum, acc) in sums.iter().zip(acc) {
-        // SAFETY: rows of 16 floats.
-        unsafe {
-            _mm512_storeu_ps(acc[0].as_mut_ptr(), sum[0]);
-            _mm512_storeu_ps(acc[1].as_mut_ptr(), sum[1]);
+    for (i, sum) in sums.iter_mut().enumerate() {
+        for (p, sum) in sum.iter_mut().enumerate() {
+            let y = y.at(i, p * GROUP);
+            // SAFETY: by contract.
+            unsafe {
+                if onto == Onto::Adds {
+                    *sum = _mm512_add_ps(_mm512_loadu_ps(y), *sum);
+                }
+                _mm512_storeu_ps(y, *sum);
+            }
         }
     }
 }
@@ -281,8 +333,6 @@ mod tests {
     use super::*;
     use crate::test_noise::noise;
 
-    const COLS: usize = 2 * GROUP;
-
     fn panels(values: &[f32]) -> Vec<PanelRow> {
         let rows = values.as_chunks::<GROUP>().0;
         rows.iter().map(|row| PanelRow(*row)).collect()
@@ -293,11 +343,11 @@ mod tests {
         x: &[f32],
         k: usize,
         panels: [&[PanelRow]; 2],
-        before: &[f32],
+        (before, cols): (&[f32], usize),
         onto: Onto,
     ) -> Vec<f32> {
         let cell = |at: usize| {
-            let (row, col) = (at / COLS, at % COLS);
+            let (row, col) = (at / cols, at % cols);
             let weights = panels[col / GROUP].iter().map(|w| w.0[col % GROUP]);
             let from = match onto {
                 Onto::Continues => before[at],
@@ -317,10 +367,10 @@ mod tests {
         level: Level,
         x: &[f32],
         panels: [&[PanelRow]; 2],
-        before: &[f32],
+        (before, cols): (&[f32], usize),
         onto: Onto,
     ) -> Vec<f32> {
-        let mut y = before.to_vec();
+        let mut y = before[..N * cols].to_vec();
         let job = Job {
             x: Rows {
                 x,
@@ -330,7 +380,7 @@ mod tests {
             },
             first: 0,
             panels: (panels[0], panels[1]),
-            y: &SharedOutput::new(&mut y, COLS),
+            y: &SharedOutput::new(&mut y, cols),
             col: 0,
             onto,
         };
@@ -340,22 +390,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_level_and_tile_has_the_bits_of_the_scalar_sum(k in 1usize..150, seed: u64, onto in 0usize..3) {
+        fn every_level_and_tile_has_the_bits_of_the_scalar_sum(
+            k in 1usize..150, cols in 1usize..=COLS, seed: u64, onto in 0usize..3,
+        ) {
             let onto = [Onto::Replaces, Onto::Continues, Onto::Adds][onto];
             let (first, second) = (panels(&noise(seed, k * GROUP)), panels(&noise(seed ^ 1, k * GROUP)));
             let panels = [first.as_slice(), second.as_slice()];
             let (x, before) = (noise(seed ^ 2, 12 * k), noise(seed ^ 3, 12 * COLS));
-            let expected = expected(&x, k, panels, &before, onto);
-            for &level in Level::available() {
-                let found = [
-                    product::<12>(level, &x, panels, &before, onto),
-                    product::<6>(level, &x[..6 * k], panels, &before[..6 * COLS], onto),
-                    product::<3>(level, &x[..3 * k], panels, &before[..3 * COLS], onto),
-                    product::<2>(level, &x[..2 * k], panels, &before[..2 * COLS], onto),
-                    product::<1>(level, &x[..k], panels, &before[..COLS], onto),
-                ];
-                for found in found {
-                    prop_assert_eq!(&found, &expected[..found.len()], "{:?}", level);
+            // whole tiles, and such as are cut off
+            for cols in [COLS, cols] {
+                let before = (&before[..12 * cols], cols);
+                let expected = expected(&x, k, panels, before, onto);
+                for &level in Level::available() {
+                    let found = [
+                        product::<12>(level, &x, panels, before, onto),
+                        product::<6>(level, &x[..6 * k], panels, before, onto),
+                        product::<3>(level, &x[..3 * k], panels, before, onto),
+                        product::<2>(level, &x[..2 * k], panels, before, onto),
+                        product::<1>(level, &x[..k], panels, before, onto),
+                    ];
+                    for found in found {
+                        prop_assert_eq!(&found, &expected[..found.len()], "{:?}", level);
+                    }
                 }
             }
         }

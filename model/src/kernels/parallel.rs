@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::gemm::Tile;
 use super::memory::Span;
 use super::team;
 
@@ -175,6 +176,22 @@ impl<'a, T> SharedOutput<'a, T> {
         assert!(at + len <= self.len);
         // SAFETY: within the matrix by the assertion; exclusive by contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    }
+}
+
+impl SharedOutput<'_> {
+    /// `cols` columns from `col` on of some rows.
+    ///
+    /// # Safety
+    /// No other task uses that part while the tile is used.
+    pub(super) unsafe fn tile(&self, rows: Range<usize>, col: usize, cols: usize) -> Tile {
+        assert!(col + cols <= self.width);
+        assert!(rows.is_empty() || (rows.end - 1) * self.stride + col + cols <= self.len);
+        Tile {
+            // SAFETY: within the matrix by the assertions.
+            start: unsafe { self.start.add(rows.start * self.stride + col) },
+            stride: self.stride,
+        }
     }
 }
 
