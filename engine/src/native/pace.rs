@@ -2,19 +2,22 @@
 //! steps took. Pure: durations are passed in.
 //!
 //! A stream's next token comes with the end of the step, so that a prompt is
-//! computed in pieces which take about as long as the streams' own part of the
-//! step. Prompts that are more than the streams get as much more: each of those
-//! who wait counts the same. Until both parts were measured, and where there is no
-//! stream, only the configured limit counts.
+//! computed in pieces which take a share of the streams' own part of the step.
+//! What a piece costs is more than its tokens: far into a prompt, all that it said
+//! before is read for however few. So what tokens cost is known from where they are
+//! many, and the rest from the pieces beside streams. Prompts that are more than the
+//! streams get as much more: each of those who wait counts the same. Until both parts
+//! were measured, and where there is no stream, only the configured limit counts.
 
 use std::time::Duration;
 
 /// What one prompt may add to a step, as a share of the streams' own part: the
 /// longest that is promised is twice as long, and measurements waver.
-const SHARE: f64 = 0.5;
-/// The fewest prompt tokens of a step, so that every prompt gets on: what a step
-/// costs before its first prompt token is not worth fewer.
-const TOKENS_MIN: usize = 4;
+const SHARE: f64 = 0.6;
+/// The fewest prompt tokens of a step, so that every prompt gets on.
+const TOKENS_MIN: usize = 2;
+/// From so many on, prompt tokens cost in proportion.
+const TOKENS_MANY: usize = 32;
 /// How much a new measurement counts.
 const WEIGHT: f64 = 0.2;
 /// A measurement above so many times what is known counts as that: the machine
@@ -35,8 +38,10 @@ pub(super) struct Pace {
     tokens_max: usize,
     /// A step of so many streams and one, and nothing else.
     alone: Vec<Option<f64>>,
-    /// One prompt token.
+    /// One prompt token among many.
     token: Option<f64>,
+    /// What few prompt tokens beside streams cost more than so many of those.
+    beside: f64,
 }
 
 impl Pace {
@@ -47,6 +52,7 @@ impl Pace {
             tokens_max: tokens_max.max(1),
             alone: vec![None; streams_max.max(1)],
             token: None,
+            beside: 0.0,
         }
     }
 
@@ -56,8 +62,8 @@ impl Pace {
             return self.tokens_max;
         };
         let share = SHARE * (prompts as f64 / streams as f64).max(1.0);
-        let tokens = (share * alone / token) as usize;
-        tokens.max(TOKENS_MIN).min(self.tokens_max)
+        let tokens = (share * alone - self.beside) / token;
+        (tokens as usize).max(TOKENS_MIN).min(self.tokens_max)
     }
 
     /// Learns from a step.
@@ -67,19 +73,28 @@ impl Pace {
             streams,
             prompt_tokens,
         } = shape;
-        if prompt_tokens > 0 {
-            let rest = match self.alone(streams) {
-                Some(alone) => took - alone,
-                None if streams == 0 => took,
-                None => return,
-            };
-            let floor = took / 10.0;
-            learn(&mut self.token, rest.max(floor) / prompt_tokens as f64);
-        } else if let Some(known) = streams
-            .checked_sub(1)
-            .and_then(|index| self.alone.get_mut(index))
-        {
-            learn(known, took);
+        if prompt_tokens == 0 {
+            let index = streams.checked_sub(1);
+            if let Some(known) = index.and_then(|index| self.alone.get_mut(index)) {
+                learn(known, took);
+            }
+            return;
+        }
+        let alone = match (streams, self.alone(streams)) {
+            (0, _) => 0.0,
+            (_, Some(alone)) => alone,
+            (_, None) => return,
+        };
+        let tokens = prompt_tokens as f64;
+        match self.token {
+            Some(token) if prompt_tokens < TOKENS_MANY => {
+                if streams > 0 {
+                    let expected = alone + (token * tokens + self.beside).max(0.0);
+                    let took = took.min(SURPRISE_MAX * expected);
+                    self.beside += WEIGHT * (took - alone - token * tokens - self.beside);
+                }
+            }
+            _ => learn(&mut self.token, (took - alone).max(took / 10.0) / tokens),
         }
     }
 
@@ -124,6 +139,14 @@ mod tests {
         Duration::from_micros(streams + 1000 * shape.prompt_tokens as u64)
     }
 
+    /// The same where a prompt beside streams takes so much more.
+    fn time_beside(shape: StepShape, beside: Duration) -> Duration {
+        match (shape.streams, shape.prompt_tokens) {
+            (0, _) | (_, 0) => time(shape),
+            _ => time(shape) + beside,
+        }
+    }
+
     fn learned(shapes: &[StepShape]) -> Pace {
         let mut pace = Pace::new(128, 8);
         for shape in shapes {
@@ -143,16 +166,16 @@ mod tests {
     #[test]
     fn a_prompt_adds_less_than_the_streams_part() {
         let pace = learned(&[shape(8, 0), shape(0, 100), shape(1, 0)]);
-        assert_eq!(pace.budget(8, 1), 10);
-        assert_eq!(pace.budget(1, 1), TOKENS_MIN);
-        let mixed = time(shape(8, 10)).as_secs_f64();
+        assert_eq!(pace.budget(8, 1), 12);
+        assert_eq!(pace.budget(1, 1), 3);
+        let mixed = time(shape(8, 12)).as_secs_f64();
         assert!(mixed <= 2.0 * time(shape(8, 0)).as_secs_f64());
     }
 
     #[test]
     fn more_prompts_than_streams_get_as_much_more() {
         let pace = learned(&[shape(1, 0), shape(0, 100)]);
-        assert_eq!(pace.budget(1, 7), 21);
+        assert_eq!(pace.budget(1, 7), 25);
         assert_eq!(pace.budget(1, 1000), 128);
         assert_eq!(pace.budget(7, 7), pace.budget(7, 1));
     }
@@ -160,25 +183,41 @@ mod tests {
     #[test]
     fn what_is_not_known_is_taken_from_its_neighbours() {
         let pace = learned(&[shape(4, 0), shape(0, 100)]);
-        assert_eq!(pace.budget(4, 8), 12);
-        assert_eq!(pace.budget(8, 32), 24, "at least what fewer streams take");
-        assert_eq!(pace.budget(2, 8), 12, "in proportion");
+        assert_eq!(pace.budget(4, 8), 14);
+        assert_eq!(pace.budget(8, 32), 28, "at least what fewer streams take");
+        assert_eq!(pace.budget(2, 8), 14, "in proportion");
+    }
+
+    #[test]
+    fn what_a_piece_costs_beside_its_tokens_leaves_fewer_of_them() {
+        let mut pace = learned(&[shape(8, 0), shape(0, 100)]);
+        // into a long prompt, and then a fresh one
+        for (beside, expected) in [(0, 12), (6, 6), (11, TOKENS_MIN), (6, 6), (0, 12)] {
+            let mut budget = 0;
+            for _ in 0..60 {
+                budget = pace.budget(8, 1);
+                let shape = shape(8, budget);
+                pace.observe(shape, time_beside(shape, Duration::from_millis(beside)));
+            }
+            assert!(budget.abs_diff(expected) <= 1, "{beside} ms: {budget}");
+        }
     }
 
     #[test]
     fn it_follows_the_machine_but_not_every_hiccup() {
         let mut pace = learned(&[shape(8, 0), shape(0, 100)]);
         pace.observe(shape(8, 0), Duration::from_secs(60));
-        assert!(pace.budget(8, 1) <= 17);
+        assert!(pace.budget(8, 1) <= 14);
+        pace.observe(shape(8, 10), Duration::from_secs(60));
+        assert!(pace.budget(8, 1) >= 7);
+        // twice as slow
         for _ in 0..100 {
-            pace.observe(shape(8, 0), Duration::from_millis(40));
-            pace.observe(shape(8, 10), Duration::from_millis(60));
+            pace.observe(shape(8, 0), 2 * time(shape(8, 0)));
+            let shape = shape(8, pace.budget(8, 1));
+            pace.observe(shape, 2 * time(shape));
         }
         let budget = pace.budget(8, 1);
-        assert!(
-            (9..=10).contains(&budget),
-            "2 ms a token, 40 ms alone: {budget}"
-        );
+        assert!((11..=12).contains(&budget), "as many as before: {budget}");
     }
 
     #[test]
