@@ -1,5 +1,7 @@
 //! An adapter laid out for what computes with it.
 
+use std::ops::Range;
+
 use ids::AdapterDigest;
 use model::kernels::{Arena, Factor, FactorFormat, LowRankPair};
 use model::lora::{LoraAdapter, LoraPair, ModuleId, PeftReader};
@@ -33,14 +35,14 @@ struct Layout<'a> {
     config: &'a ModelConfig,
     format: FactorFormat,
     arena: Arena,
-    rank: usize,
-    pairs: Pairs,
+    /// Reserved for modules, in their order.
+    places: Vec<(ModuleId, LowRankPair)>,
 }
 
 impl<'a> Layout<'a> {
-    /// The factors are kept as finely as the base's products are computed: in
-    /// 8 bits beside 8-bit activations, a quarter of the memory to hold and to
-    /// read.
+    /// Reserves memory for modules of those ranks. The factors are kept as finely
+    /// as the base's products are computed: in 8 bits beside 8-bit activations, a
+    /// quarter of the memory to hold and to read.
     fn new(
         config: &'a ModelConfig,
         precision: Precision,
@@ -51,44 +53,115 @@ impl<'a> Layout<'a> {
             Precision::Int8Twice => FactorFormat::F16,
             Precision::F32 => FactorFormat::F32,
         };
-        let bytes = ranks.map(|(id, rank)| {
-            let (rows, cols) = config.projection_shape(id.projection);
-            let factors = [(rank, cols), (rows, rank)];
-            let bytes = factors.map(|shape| Factor::byte_len_of(shape, format));
+        let ranks: Vec<_> = ranks.filter(|(_, rank)| *rank > 0).collect();
+        let bytes = ranks.iter().map(|(id, rank)| {
+            let shapes = shapes(config, *id, *rank);
+            let bytes = shapes.map(|shape| Factor::byte_len_of(shape, format));
             bytes.iter().sum::<usize>()
         });
-        let layers = 0..config.layer_count;
+        let mut arena = Arena::with_capacity(bytes.sum());
+        let place = |(id, rank)| {
+            let [a, b] =
+                shapes(config, id, rank).map(|shape| Factor::reserved(shape, format, &mut arena));
+            (id, LowRankPair { scale: 0.0, a, b })
+        };
         Self {
             config,
             format,
-            arena: Arena::with_capacity(bytes.sum()),
-            rank: 0,
-            pairs: layers.map(|_| Default::default()).collect(),
+            places: ranks.into_iter().map(place).collect(),
+            arena,
         }
     }
 
+    /// Takes the parts of `files`, half of them on another thread.
+    fn read(mut self, files: &PeftReader<'_>) -> Result<Self, ModelError> {
+        let middle = self.places.len() / 2;
+        let (first, second) = self.places.split_at_mut(middle);
+        let (first, second) = std::thread::scope(|scope| {
+            let read_first = || read(first, files, 0..middle);
+            let other = std::thread::Builder::new().spawn_scoped(scope, read_first);
+            let second = read(second, files, middle..files.module_count());
+            let first = match other.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(first)) => first,
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                // the system gives no thread, so that nothing was read of those
+                Err(_) => read(&mut [], files, 0..middle),
+            };
+            (first, second)
+        });
+        for (id, pair) in first?.into_iter().chain(second?) {
+            self.add(id, &pair);
+        }
+        Ok(self)
+    }
+
+    /// Takes a module's factors in memory of their own.
     fn add(&mut self, id: ModuleId, pair: &LoraPair) {
-        let (rows, cols) = self.config.projection_shape(id.projection);
+        let [of_a, of_b] = shapes(self.config, id, pair.rank);
         let (format, arena) = (self.format, &mut self.arena);
         let factors = LowRankPair {
             scale: pair.scale,
-            a: Factor::new((pair.rank, cols), &pair.a, format, arena),
-            b: Factor::new((rows, pair.rank), &pair.b, format, arena),
+            a: Factor::new(of_a, &pair.a, format, arena),
+            b: Factor::new(of_b, &pair.b, format, arena),
         };
-        self.rank = self.rank.max(pair.rank);
-        self.pairs[id.layer][id.projection as usize] = Some(factors);
+        // in the place of what was reserved
+        self.places.push((id, factors));
     }
 
     fn finish(self, digest: AdapterDigest) -> DeviceAdapter {
+        let mut pairs: Pairs = (0..self.config.layer_count)
+            .map(|_| Default::default())
+            .collect();
+        let mut rank = 0;
+        for (id, pair) in self.places {
+            rank = rank.max(pair.a.rows());
+            pairs[id.layer][id.projection as usize] = Some(pair);
+        }
         DeviceAdapter {
             digest,
-            rank: self.rank,
+            rank,
             factors: Factors::Cpu {
                 bytes: self.arena.held_bytes() as u64,
-                pairs: self.pairs,
+                pairs,
             },
         }
     }
+}
+
+/// The shapes of a module's A and B.
+fn shapes(config: &ModelConfig, id: ModuleId, rank: usize) -> [(usize, usize); 2] {
+    let (rows, cols) = config.projection_shape(id.projection);
+    [(rank, cols), (rows, rank)]
+}
+
+/// Modules whose factors are not as what was reserved for them.
+type Misfits = Vec<(ModuleId, LoraPair)>;
+
+/// Reads some of the modules, by their number, into what was reserved for them.
+fn read(
+    places: &mut [(ModuleId, LowRankPair)],
+    files: &PeftReader<'_>,
+    numbers: Range<usize>,
+) -> Result<Misfits, ModelError> {
+    let mut places = places.iter_mut();
+    let mut misfits = Vec::new();
+    files.for_each_of(numbers, |id, pair| {
+        let place = places.next().filter(|(reserved, _)| *reserved == id);
+        if !place.is_some_and(|(_, factors)| fill(factors, &pair)) {
+            misfits.push((id, pair));
+        }
+    })?;
+    Ok(misfits)
+}
+
+/// Lays out a module's factors in their place, if they are as it is.
+fn fill(place: &mut LowRankPair, pair: &LoraPair) -> bool {
+    place.scale = pair.scale;
+    let fits = |factor: &Factor, len| factor.rows() * factor.cols() == len;
+    fits(&place.a, pair.a.len())
+        && fits(&place.b, pair.b.len())
+        && place.a.fill(&pair.a).is_ok()
+        && place.b.fill(&pair.b).is_ok()
 }
 
 impl DeviceAdapter {
@@ -99,9 +172,8 @@ impl DeviceAdapter {
         config: &ModelConfig,
         precision: Precision,
     ) -> Result<Self, ModelError> {
-        let mut layout = Layout::new(config, precision, files.ranks());
-        files.for_each(|id, pair| layout.add(id, &pair))?;
-        Ok(layout.finish(digest))
+        let layout = Layout::new(config, precision, files.ranks());
+        Ok(layout.read(files)?.finish(digest))
     }
 
     /// Lays out an adapter that was checked against `config` for our own kernels.
@@ -113,7 +185,11 @@ impl DeviceAdapter {
     ) -> Self {
         let ranks = adapter.modules.iter().map(|(id, pair)| (*id, pair.rank));
         let mut layout = Layout::new(config, precision, ranks);
-        for (id, pair) in &adapter.modules {
+        let places = layout.places.iter_mut().zip(&adapter.modules);
+        let misfits: Vec<_> = places
+            .filter_map(|((_, place), module)| (!fill(place, module.1)).then_some(module))
+            .collect();
+        for (id, pair) in misfits {
             layout.add(*id, pair);
         }
         layout.finish(digest)

@@ -12,6 +12,7 @@ use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 
 use super::cpu::Level;
 use super::gemm::{self, Onto, PanelRow, Rows};
+use super::math::largest_bits;
 use super::memory::{Arena, Plain, Slice};
 use super::multiversion::multiversion;
 use super::panels::with_panels;
@@ -29,6 +30,10 @@ pub enum FactorFormat {
     /// Rounded to 8 bits with a scale for each 32 inputs of an output.
     Int8,
 }
+
+/// A factor has a value that is too large for its format, or that is not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoesNotFit;
 
 /// A factor, `[rows, cols]`.
 pub struct Factor {
@@ -80,42 +85,68 @@ impl Factor {
     /// If the length is another.
     #[must_use]
     pub fn new(
-        (rows, cols): (usize, usize),
+        shape: (usize, usize),
         weights: &[f32],
         format: FactorFormat,
         arena: &mut Arena,
     ) -> Self {
-        assert!(cols > 0 && weights.len() == rows * cols);
-        // counted, not searched: that takes a fraction of the time
-        let all = |fits: fn(&f32) -> bool| {
-            let misfits: usize = weights.iter().map(|w| usize::from(!fits(w))).sum();
-            misfits == 0
-        };
+        let mut factor = Self::reserved(shape, format, arena);
+        if factor.fill(weights).is_err() {
+            factor = Self::reserved(shape, FactorFormat::F32, arena);
+            // every value is one of an f32
+            let _ = factor.fill(weights);
+        }
+        factor
+    }
+
+    /// Zeros, and the place in an arena for what [`Self::fill`] is given later.
+    ///
+    /// # Panics
+    /// If there are no columns.
+    #[must_use]
+    pub fn reserved((rows, cols): (usize, usize), format: FactorFormat, arena: &mut Arena) -> Self {
+        assert!(cols > 0);
+        let groups = rows.div_ceil(GROUP);
         let values = match format {
-            FactorFormat::F16 if all(|value| value.abs() <= f16::MAX.to_f32()) => {
-                let half = |value: f32| f16::from_f32(value).to_bits();
-                Values::F16(lay_out(
-                    rows,
-                    cols,
-                    weights,
-                    arena,
-                    |row: &mut [u16; GROUP], r, value| {
-                        row[r] = half(value);
-                    },
-                ))
-            }
-            FactorFormat::Int8 if all(|value| value.is_finite()) => {
-                Values::Int8(lay_out_int8(rows, cols, weights, arena))
-            }
-            _ => Values::F32(lay_out(
-                rows,
-                cols,
-                weights,
-                arena,
-                |row: &mut PanelRow, r, value| row.0[r] = value,
-            )),
+            FactorFormat::F32 => Values::F32(arena.zeroed(groups * cols)),
+            FactorFormat::F16 => Values::F16(arena.zeroed(groups * cols)),
+            FactorFormat::Int8 => Values::Int8(arena.zeroed(groups * units_of(cols))),
         };
         Self { rows, cols, values }
+    }
+
+    /// Lays out `weights[rows, cols]` in the place that was reserved for them.
+    ///
+    /// # Errors
+    /// [`DoesNotFit`]; what the factor is then, is not specified.
+    ///
+    /// # Panics
+    /// If the length is another.
+    pub fn fill(&mut self, weights: &[f32]) -> Result<(), DoesNotFit> {
+        assert!(weights.len() == self.rows * self.cols);
+        let groups = weights.chunks(GROUP * self.cols);
+        match &mut self.values {
+            Values::F32(panels) => {
+                lay_out(self.cols, weights, panels, |row, r, value| row.0[r] = value);
+                Ok(())
+            }
+            Values::F16(panels) => {
+                let half = |value: f32| f16::from_f32(value).to_bits();
+                lay_out(self.cols, weights, panels, |row, r, value| {
+                    row[r] = half(value);
+                });
+                let largest = f16::MAX.to_f32();
+                let fits = weights.iter().all(|value| value.abs() <= largest);
+                fits.then_some(()).ok_or(DoesNotFit)
+            }
+            Values::Int8(units) => {
+                let mut fits = true;
+                for (units, weights) in units.chunks_mut(units_of(self.cols)).zip(groups) {
+                    fits &= lay_out_group(weights, self.cols, units);
+                }
+                fits.then_some(()).ok_or(DoesNotFit)
+            }
+        }
     }
 
     /// Bytes of an arena that a factor takes.
@@ -275,94 +306,77 @@ fn units_of(cols: usize) -> usize {
     scales_of(cols) + words_of(cols)
 }
 
-fn lay_out<R: Plain>(
-    rows: usize,
-    cols: usize,
-    weights: &[f32],
-    arena: &mut Arena,
-    set: impl Fn(&mut R, usize, f32),
-) -> Slice<R> {
-    let mut panels = arena.zeroed(rows.div_ceil(GROUP) * cols);
+/// Writes weights to panels of 16 rows.
+fn lay_out<R>(cols: usize, weights: &[f32], panels: &mut [R], set: impl Fn(&mut R, usize, f32)) {
     for (row, weights) in weights.chunks_exact(cols).enumerate() {
         let panel = &mut panels[row / GROUP * cols..][..cols];
         for (out, weight) in panel.iter_mut().zip(weights) {
             set(out, row % GROUP, *weight);
         }
     }
-    panels
-}
-
-/// Lays out finite weights.
-pub(super) fn lay_out_int8(
-    rows: usize,
-    cols: usize,
-    weights: &[f32],
-    arena: &mut Arena,
-) -> Slice<Unit> {
-    let of_group = units_of(cols);
-    let mut units: Slice<Unit> = arena.zeroed(rows.div_ceil(GROUP) * of_group);
-    for (row, weights) in weights.chunks_exact(cols).enumerate() {
-        let (group, r) = (row / GROUP, row % GROUP);
-        lay_out_row(weights, &mut units[group * of_group..][..of_group], r);
-    }
-    units
 }
 
 multiversion! {
-    /// Lays out row `r` of a group.
-    fn lay_out_row(weights: &[f32], units: &mut [Unit], r: usize) = lay_out_row_body;
+    /// Lays out up to 16 rows in 8 bits; whether all are finite.
+    fn lay_out_group(weights: &[f32], cols: usize, units: &mut [Unit]) -> bool
+        = lay_out_group_body;
 }
 
 #[inline(always)]
-fn lay_out_row_body(weights: &[f32], mut units: &mut [Unit], r: usize) {
-    for weights in weights.chunks(BLOCK) {
-        let (block, after) = units.split_at_mut(1 + words_of(weights.len()));
+fn lay_out_group_body(weights: &[f32], cols: usize, mut units: &mut [Unit]) -> bool {
+    let mut largest = 0;
+    for first in (0..cols).step_by(BLOCK) {
+        let len = BLOCK.min(cols - first);
+        let (block, after) = units.split_at_mut(1 + words_of(len));
         units = after;
-        let (scale, codes) = match <&[f32; BLOCK]>::try_from(weights) {
-            Ok(weights) => codes_of(weights),
-            Err(_) => {
-                let mut padded = [0.0; BLOCK];
-                padded[..weights.len()].copy_from_slice(weights);
-                codes_of(&padded)
+        // of each row: its scale, and its codes in pairs
+        let mut scales = [[0; 2]; GROUP];
+        let mut codes = [[[0; 2]; BLOCK / 2]; GROUP];
+        let rows = weights.chunks_exact(cols);
+        for ((row, scale), codes) in rows.zip(&mut scales).zip(&mut codes) {
+            let mut weights = [0.0; BLOCK];
+            match <&[f32; BLOCK]>::try_from(&row[first..first + len]) {
+                Ok(whole) => weights = *whole,
+                Err(_) => weights[..len].copy_from_slice(&row[first..first + len]),
             }
-        };
-        let scale = ((scale.to_bits() >> 16) as u16).to_le_bytes();
-        let pairs = codes.as_chunks::<2>().0;
-        let values = std::iter::once(&scale).chain(pairs);
-        for (unit, value) in block.iter_mut().zip(values) {
-            unit.0[2 * r..][..2].copy_from_slice(value);
+            let bits = largest_bits(&weights);
+            largest = largest.max(bits);
+            let step = step_of(bits);
+            *scale = ((step.to_bits() >> 16) as u16).to_le_bytes();
+            codes_of(&weights, step, codes.as_flattened_mut());
+        }
+        if let Some((of_scales, of_codes)) = block.split_first_mut() {
+            of_scales.0.as_chunks_mut().0.copy_from_slice(&scales);
+            for (p, unit) in of_codes.iter_mut().enumerate() {
+                for (pair, codes) in unit.0.as_chunks_mut().0.iter_mut().zip(&codes) {
+                    *pair = codes[p];
+                }
+            }
         }
     }
+    largest < f32::INFINITY.to_bits()
 }
 
-/// A block's scale, and its codes as bytes.
+/// The codes of a block with that step, as bytes.
 #[inline(always)]
-fn codes_of(weights: &[f32; BLOCK]) -> (f32, [u8; BLOCK]) {
+fn codes_of(weights: &[f32; BLOCK], step: f32, codes: &mut [u8]) {
     /// Adding it leaves the rounded integer in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.0;
-    let scale = scale_of(weights);
-    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
     // in a loop: `map` is a call that does not have this function's instructions
-    let mut codes = [0; BLOCK];
     for (code, weight) in codes.iter_mut().zip(weights) {
         *code = ((weight * inverse).clamp(-127.0, 127.0) + ROUND).to_bits() as u8;
     }
-    (scale, codes)
 }
 
-/// The step of a block's codes: what 127 of them reach the largest weight with,
-/// rounded up to the upper half of an f32. Zero where its inverse would overflow.
+/// The step of a block's codes, of the bits of its largest magnitude: what 127 of
+/// them reach that with, rounded up to the upper half of an f32. Zero where its
+/// inverse would overflow.
 #[inline(always)]
-fn scale_of(weights: &[f32; BLOCK]) -> f32 {
-    // of numbers without a sign, the larger one has the larger bits
-    let bits = weights.iter().map(|w| w.to_bits() & 0x7fff_ffff);
-    let largest = f32::from_bits(bits.fold(0, u32::max));
-    let scale = f32::from_bits((largest / 127.0).to_bits().saturating_add(0xffff) & 0xffff_0000);
-    if scale < f32::MIN_POSITIVE {
-        0.0
-    } else {
-        scale
-    }
+fn step_of(largest: u32) -> f32 {
+    let largest = f32::from_bits(largest);
+    let step = f32::from_bits((largest / 127.0).to_bits().saturating_add(0xffff) & 0xffff_0000);
+    if step < f32::MIN_POSITIVE { 0.0 } else { step }
 }
 
 fn widen(values: &[[u16; GROUP]], panel: &mut [PanelRow]) {

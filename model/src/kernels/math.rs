@@ -107,6 +107,24 @@ fn add_body(x: &mut [f32], y: &[f32]) {
 }
 
 multiversion! {
+    /// Whether no value is infinite or not a number.
+    pub(crate) fn all_finite(values: &[f32]) -> bool = all_finite_body;
+}
+
+#[inline(always)]
+fn all_finite_body(values: &[f32]) -> bool {
+    largest_bits(values) < f32::INFINITY.to_bits()
+}
+
+/// The bits of the largest magnitude: of numbers without a sign, the larger one has
+/// the larger bits, and those of what is not finite are larger than any number's.
+#[inline(always)]
+pub(super) fn largest_bits(values: &[f32]) -> u32 {
+    let bits = values.iter().map(|value| value.to_bits() & 0x7fff_ffff);
+    bits.fold(0, u32::max)
+}
+
+multiversion! {
     /// Makes scores probabilities.
     pub fn softmax(scores: &mut [f32]) = softmax_body;
 }

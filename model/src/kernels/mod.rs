@@ -46,6 +46,7 @@ pub use parallel::{for_each_mut, for_rows};
 pub use team::{TEAM_THREADS_MAX, Team};
 
 pub(crate) use activations::Passes;
+pub(crate) use math::all_finite;
 pub(crate) use memory::{Slice, Span};
 pub(crate) use multiversion::dequantize;
 pub(crate) use panels::matmul_transposed_f32;

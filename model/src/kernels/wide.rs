@@ -439,13 +439,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::Arena;
-    use crate::kernels::factor::lay_out_int8;
+    use crate::kernels::{Arena, Factor, FactorFormat};
     use crate::test_noise::noise;
+
+    fn int8(shape: (usize, usize), weights: &[f32]) -> Factor {
+        let arena = &mut Arena::with_capacity(0);
+        Factor::new(shape, weights, FactorFormat::Int8, arena)
+    }
 
     fn product(level: Level, cols: usize, weights: &[f32], x: &[f32]) -> Vec<[f32; GROUP]> {
         let n = x.len() / cols;
-        let units = lay_out_int8(GROUP, cols, weights, &mut Arena::with_capacity(0));
+        let factor = int8((GROUP, cols), weights);
+        let units = factor.units();
         let (mut words, mut scales) = (vec![0; n * words_of(cols)], vec![0.0; n * scales_of(cols)]);
         let rows = words
             .chunks_mut(words_of(cols))
@@ -459,7 +464,7 @@ mod tests {
             scales: &scales,
         };
         let mut found = vec![[f32::NAN; GROUP]; n];
-        multiply_group(level, &units, cols, rows, |row, y| found[row] = *y);
+        multiply_group(level, units, cols, rows, |row, y| found[row] = *y);
         found
     }
 
@@ -500,13 +505,13 @@ mod tests {
             let cols = 2 * pairs;
             let (weights, x) = (noise(seed, groups * GROUP * cols), noise(seed ^ 1, cols));
             let before = noise(seed ^ 2, groups * GROUP);
-            let units = lay_out_int8(groups * GROUP, cols, &weights, &mut Arena::with_capacity(0));
+            let factor = int8((groups * GROUP, cols), &weights);
             let (mut words, mut scales) = (vec![0; pairs], [0.0]);
             quantize_wide(&x, &mut words, &mut scales);
             let rows = WideRows { n: 1, words: &words, scales: &scales };
             for &level in Level::available() {
                 let mut y = before.clone();
-                add_to_row(level, &units, rows, &mut y);
+                add_to_row(level, factor.units(), rows, &mut y);
                 for (group, weights) in weights.chunks(GROUP * cols).enumerate() {
                     let alone = product(Level::Scalar, cols, weights, &x)[0];
                     for (r, alone) in alone.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Adapters from PEFT's two files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
@@ -12,6 +13,7 @@ use super::{LoraAdapter, LoraConfig, LoraError, LoraPair, ModuleId, permute};
 use crate::ModelError;
 use crate::architecture::Architecture;
 use crate::config::ModelConfig;
+use crate::kernels::all_finite;
 
 /// The largest `adapter_config.json`.
 pub const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -84,13 +86,30 @@ impl<'a> PeftReader<'a> {
         })
     }
 
+    /// How many modules there are.
+    pub fn module_count(&self) -> usize {
+        self.ids.len()
+    }
+
     /// Reads the parts in the order of the modules.
     ///
     /// # Errors
     /// As [`Self::open`], for the first part that cannot be used.
-    pub fn for_each(&self, mut each: impl FnMut(ModuleId, LoraPair)) -> Result<(), ModelError> {
+    pub fn for_each(&self, each: impl FnMut(ModuleId, LoraPair)) -> Result<(), ModelError> {
+        self.for_each_of(0..self.module_count(), each)
+    }
+
+    /// The same for some of the modules, by their places in that order.
+    ///
+    /// # Errors
+    /// As [`Self::for_each`].
+    pub fn for_each_of(
+        &self,
+        places: Range<usize>,
+        mut each: impl FnMut(ModuleId, LoraPair),
+    ) -> Result<(), ModelError> {
         let resolver = self.config.resolver(self.model.architecture)?;
-        for id in &self.ids {
+        for id in self.ids.iter().skip(places.start).take(places.len()) {
             each(*id, read_pair(&self.tensors, *id, self.model, &resolver)?);
         }
         Ok(())
@@ -213,9 +232,7 @@ fn read_matrix(
             });
         }
     };
-    // counted, not searched: that takes a fraction of the time
-    let bad: usize = values.iter().map(|v| usize::from(!v.is_finite())).sum();
-    if bad == 0 {
+    if all_finite(&values) {
         Ok(values)
     } else {
         Err(LoraError::NotFinite(name))
