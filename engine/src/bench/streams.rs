@@ -2,6 +2,7 @@
 //!
 //! What a pause means, and which ones are compared, is the caller's matter.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -39,9 +40,23 @@ impl Heard {
 
     /// The pauses between pieces that end in a span of time.
     pub fn pauses(&self, from: Instant, until: Instant) -> impl Iterator<Item = Duration> {
+        self.pauses_of(self.numbers(from, until))
+    }
+
+    /// The numbers of the pauses that end in a span of time.
+    #[must_use]
+    pub fn numbers(&self, from: Instant, until: Instant) -> Range<usize> {
+        let ends = self.times.get(1..).unwrap_or_default();
+        let start = ends.partition_point(|end| *end < from);
+        start..start.max(ends.partition_point(|end| *end <= until))
+    }
+
+    /// The pauses with some numbers, as far as there are any.
+    pub fn pauses_of(&self, numbers: Range<usize>) -> impl Iterator<Item = Duration> {
         let pairs = self.times.windows(2);
         pairs
-            .filter(move |pair| from <= pair[1] && pair[1] <= until)
+            .skip(numbers.start)
+            .take(numbers.len())
             .map(|pair| pair[1] - pair[0])
     }
 }

@@ -18,6 +18,9 @@ const SHARE: f64 = 0.6;
 const TOKENS_MIN: usize = 2;
 /// From so many on, prompt tokens cost in proportion.
 const TOKENS_MANY: usize = 32;
+/// After so many steps with prompt tokens one has none, to measure the streams' own
+/// part: it grows with what they said.
+const MIXED_MAX: u32 = 16;
 /// How much a new measurement counts.
 const WEIGHT: f64 = 0.2;
 /// A measurement above so many times what is known counts as that: the machine
@@ -42,6 +45,8 @@ pub(super) struct Pace {
     token: Option<f64>,
     /// What few prompt tokens beside streams cost more than so many of those.
     beside: f64,
+    /// Steps with prompt tokens since the last one of streams alone.
+    mixed: u32,
 }
 
 impl Pace {
@@ -53,14 +58,19 @@ impl Pace {
             alone: vec![None; streams_max.max(1)],
             token: None,
             beside: 0.0,
+            mixed: 0,
         }
     }
 
-    /// How many prompt tokens a step of so many streams and prompts may have.
+    /// How many prompt tokens a step of so many streams and prompts may have; none, now
+    /// and then.
     pub(super) fn budget(&self, streams: usize, prompts: usize) -> usize {
         let (Some(alone), Some(token)) = (self.alone(streams), self.token) else {
             return self.tokens_max;
         };
+        if self.mixed >= MIXED_MAX {
+            return 0;
+        }
         let share = SHARE * (prompts as f64 / streams as f64).max(1.0);
         let tokens = (share * alone - self.beside) / token;
         (tokens as usize).max(TOKENS_MIN).min(self.tokens_max)
@@ -74,6 +84,7 @@ impl Pace {
             prompt_tokens,
         } = shape;
         if prompt_tokens == 0 {
+            self.mixed = 0;
             let index = streams.checked_sub(1);
             if let Some(known) = index.and_then(|index| self.alone.get_mut(index)) {
                 learn(known, took);
@@ -85,6 +96,7 @@ impl Pace {
             (_, Some(alone)) => alone,
             (_, None) => return,
         };
+        self.mixed = self.mixed.saturating_add(u32::from(streams > 0));
         let tokens = prompt_tokens as f64;
         match self.token {
             Some(token) if prompt_tokens < TOKENS_MANY => {
@@ -195,12 +207,43 @@ mod tests {
         for (beside, expected) in [(0, 12), (6, 6), (11, TOKENS_MIN), (6, 6), (0, 12)] {
             let mut budget = 0;
             for _ in 0..60 {
-                budget = pace.budget(8, 1);
+                budget = match pace.budget(8, 1) {
+                    0 => {
+                        pace.observe(shape(8, 0), time(shape(8, 0)));
+                        continue;
+                    }
+                    budget => budget,
+                };
                 let shape = shape(8, budget);
                 pace.observe(shape, time_beside(shape, Duration::from_millis(beside)));
             }
             assert!(budget.abs_diff(expected) <= 1, "{beside} ms: {budget}");
         }
+    }
+
+    #[test]
+    fn now_and_then_streams_are_measured_alone() {
+        let mut pace = learned(&[shape(8, 0), shape(0, 100)]);
+        // they become twice as slow while a prompt is computed
+        let (mut alone, mut tokens) = (0, 0);
+        for _ in 0..100 * (MIXED_MAX + 1) {
+            let shape = shape(8, pace.budget(8, 1));
+            let slower = time(StepShape {
+                prompt_tokens: 0,
+                ..shape
+            });
+            pace.observe(shape, time(shape) + slower);
+            alone += u32::from(shape.prompt_tokens == 0);
+            tokens = tokens.max(shape.prompt_tokens);
+        }
+        assert_eq!(alone, 100);
+        assert!((23..=25).contains(&tokens), "0.6 of 40 ms: {tokens}");
+        // a step that had no prompt tokens for want of streams is no such thing
+        let mut pace = learned(&[shape(8, 0)]);
+        for _ in 0..100 {
+            pace.observe(shape(0, 100), time(shape(0, 100)));
+        }
+        assert_eq!(pace.budget(8, 1), 12);
     }
 
     #[test]

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::bench::streams::{Heard, Running, hear_all};
+use engine::bench::streams::{Heard, Running, Told, hear_all};
 use engine::bench::{Bench, Case, Mix, conversation, request};
 use engine::{ChatMessage, Role};
 
-use super::{STREAMS, Stage, compare, pauses};
+use super::{STREAMS, Stage, compare};
 use crate::cli::CliError;
 use crate::cli::bench::failed;
 use crate::cli::bench::figure::{Figure, Target, milliseconds, quantile};
@@ -19,7 +19,7 @@ const LONG: u32 = 2000;
 const STREAM_TOKENS: u32 = 1000;
 /// Pieces of text of each stream before anything is measured.
 const WARM_UP: u64 = 24;
-/// How long streams are watched undisturbed.
+/// How long streams run before the prompt comes.
 const UNDISTURBED: std::time::Duration = std::time::Duration::from_secs(2);
 /// Tokens of the prompt whose first token is waited for.
 const SHORT: u32 = 200;
@@ -36,7 +36,9 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<(), CliError> {
     base_beside_adapters(stage).await
 }
 
-/// A long prompt comes while streams run.
+/// A long prompt comes while streams run. What they would have had without it is
+/// seen of the same streams, over the same tokens: a stream's own past makes its steps
+/// longer as it grows.
 async fn long_among_streams(stage: &mut Stage<'_>) -> Result<(), CliError> {
     let streams = stage.base_streams(STREAM_TOKENS).await?;
     let (mut with, mut without, mut waited) = (Vec::new(), Vec::new(), Vec::new());
@@ -46,14 +48,30 @@ async fn long_among_streams(stage: &mut Stage<'_>) -> Result<(), CliError> {
         let long = request(long.map_err(failed)?, None, 1);
         let running = Running::start(&stage.engine, STREAMS, &streams);
         running.warmed_up(WARM_UP).await;
-        let from = Instant::now();
+        // a moment beside nothing, as an engine in service has had
         tokio::time::sleep(UNDISTURBED).await;
         let arrived = Instant::now();
         let heard = hear_all(engine, long).await.map_err(failed)?;
         let ended = Instant::now();
-        let told = running.stop().await;
-        with.extend(pauses(&told, &[(arrived, ended)]));
-        without.extend(pauses(&told, &[(from, arrived)]));
+        let disturbed = running.stop().await;
+        let running = Running::start(&stage.engine, STREAMS, &streams);
+        let pieces = longest(&disturbed);
+        running.warmed_up(pieces as u64).await;
+        let undisturbed = running.stop().await;
+        for place in 0..STREAMS {
+            let first = |told: &Told| {
+                told.heard
+                    .iter()
+                    .find(|heard| heard.place == place)
+                    .cloned()
+            };
+            let (Some(stream), Some(alone)) = (first(&disturbed), first(&undisturbed)) else {
+                continue;
+            };
+            let numbers = stream.numbers(arrived, ended);
+            with.extend(stream.pauses_of(numbers.clone()).map(milliseconds));
+            without.extend(alone.pauses_of(numbers).map(milliseconds));
+        }
         waited.extend(first_token_of(&heard));
     }
     let found = compare("long prompt", with, without, Target::AtMost(2.0));
@@ -62,6 +80,15 @@ async fn long_among_streams(stage: &mut Stage<'_>) -> Result<(), CliError> {
     let median = quantile(&mut waited, 0.5);
     stage.figures.push(Figure::new(name, median, "ms"));
     Ok(())
+}
+
+/// The most pieces of text that any place had.
+fn longest(told: &Told) -> usize {
+    let mut pieces = [0; STREAMS];
+    for heard in &told.heard {
+        pieces[heard.place] += heard.times.len();
+    }
+    pieces.into_iter().max().unwrap_or(0)
 }
 
 /// A question after a beginning that was never seen, and after one that was.
