@@ -219,10 +219,16 @@ fn resolve(
             return Err(at(format!("file.category: a {kind} stage mixes nothing")));
         }
         let retention = &merged.retention;
-        if replays && (retention.weight == 0.0 || retention.per_micro_batch == 0) {
-            let problem = "training.retention.weight or per_micro_batch is 0: nothing of a \
-                           general file is trained";
-            return Err(at(problem.to_owned()));
+        let unset = match (retention.weight == 0.0, retention.per_micro_batch == 0) {
+            _ if !replays => None,
+            (true, _) => Some("weight"),
+            (_, true) => Some("per_micro_batch"),
+            (false, false) => None,
+        };
+        if let Some(key) = unset {
+            return Err(at(format!(
+                "training.retention.{key} is 0: nothing of a general file is trained"
+            )));
         }
     }
     Ok(Stage {
@@ -343,9 +349,9 @@ mod tests {
         for kind in ["dpo", "kto"] {
             let of_general = format!("{}{category}", of(kind));
             let problem = refused(&of_general);
-            assert!(problem.contains("per_micro_batch is 0"), "{problem}");
+            assert!(problem.contains("retention.weight is 0"), "{problem}");
             let none = format!("{of_general}{replay}per_micro_batch = 0\n");
-            assert!(refused(&none).contains("per_micro_batch is 0"));
+            assert!(refused(&none).contains("retention.per_micro_batch is 0"));
             assert!(Config::parse(&format!("{of_general}{replay}")).is_ok());
         }
         for kind in ["cpt", "dpo", "kto"] {

@@ -66,16 +66,10 @@ pub(super) async fn run(
             alias,
             replace,
             expect,
-        } => {
-            let digest = name
-                .parse::<AdapterDigest>()
-                .ok()
-                .filter(|_| path.is_none());
-            match digest {
-                Some(digest) => load_stored(client, output, digest, alias).await?,
-                None => load_folder(client, output, name, path, replace, expect).await?,
-            }
-        }
+        } => match stored(&name, path.is_some())? {
+            Some(digest) => load_stored(client, output, digest, alias).await?,
+            None => load_folder(client, output, name, path, replace, expect).await?,
+        },
         Command::Unload { name } => unload(client, output, name).await?,
         Command::Alias {
             name,
@@ -113,6 +107,17 @@ fn parse(text: &str) -> Result<AdapterDigest, CliError> {
 
 fn alias_name(text: &str) -> Result<AliasName, CliError> {
     AliasName::new(text).map_err(|error| CliError::Argument(error.to_string()))
+}
+
+/// The version that a name without a folder is, if it is one.
+fn stored(name: &str, has_folder: bool) -> Result<Option<AdapterDigest>, CliError> {
+    if has_folder || !name.starts_with("sha256:") {
+        return Ok(None);
+    }
+    let digest = name
+        .parse()
+        .map_err(|error: ids::IdError| CliError::Argument(error.to_string()))?;
+    Ok(Some(digest))
 }
 
 async fn load_stored(
@@ -187,4 +192,20 @@ fn print(cards: &[AdapterCard], output: Output) -> Result<(), CliError> {
                 .unwrap_or_default(),
         ]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_malformed_digest_is_no_folder() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let found = stored(&digest, false).ok().flatten();
+        assert_eq!(found.map(|found| found.to_string()), Some(digest));
+        let refused = stored("sha256:00", false);
+        assert!(matches!(refused, Err(CliError::Argument(_))));
+        assert!(matches!(stored("sha256:00", true), Ok(None)));
+        assert!(matches!(stored("tone", false), Ok(None)));
+    }
 }
