@@ -406,7 +406,13 @@ impl AdapterStore {
         match found.payload {
             GetResultPayload::File(file, _) => {
                 let read = tokio::task::spawn_blocking(move || read_file(&file, size)).await;
-                Ok(Some(read.map_err(std::io::Error::other)??))
+                let read = read.map_err(std::io::Error::other)?;
+                Ok(Some(read.map_err(|error| {
+                    object_store::Error::Generic {
+                        store: "the local file system",
+                        source: Box::new(error),
+                    }
+                })?))
             }
             GetResultPayload::Stream(_) => Ok(Some(found.bytes().await?)),
         }

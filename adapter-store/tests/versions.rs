@@ -26,6 +26,19 @@ fn lineage() -> Lineage {
     }
 }
 
+#[tokio::test]
+async fn large_files_are_read_as_they_were_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = AdapterStore::local(folder.path()).unwrap();
+    for size in [(2 << 20) - 1, 2 << 20, (4 << 20) + 12_345] {
+        let content: Vec<u8> = (0..size).map(|i: u32| (i >> 8 ^ i) as u8).collect();
+        let files = AdapterFiles::new(&b"{}"[..], content);
+        let digest = store.put(&files, &lineage()).await.unwrap();
+        let read = store.get_unverified(&digest).await.unwrap();
+        assert!(read.files == files, "{size} bytes");
+    }
+}
+
 /// All files of a store, the staged ones too.
 fn on_disk(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();

@@ -7,7 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::EngineError;
 
 /// By how much the thread's nice value is above that of the engine's: it gets
-/// about a thirtieth of a CPU that an engine's thread wants too.
+/// about a thirtieth of a CPU that an engine's thread wants too, and so does each
+/// thread that it starts.
 const NICE_BY: i32 = 15;
 /// Pieces of work that are handed over and not begun.
 const QUEUED_MAX: usize = 1;

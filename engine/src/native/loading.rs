@@ -80,7 +80,8 @@ fn lay_out(
     model: &BaseModel,
     placement: &Placement,
 ) -> Result<DeviceAdapter, EngineError> {
-    // both take about as long, and where nothing runs there is a CPU for each
+    // the digest takes about as long as one of the two halves of the layout; these
+    // threads give way as the one that starts them does
     let (digest, laid_out) = std::thread::scope(|scope| {
         let digest = || AdapterDigest::of_files(&package.config_json, &package.safetensors);
         let digest = std::thread::Builder::new().spawn_scoped(scope, digest);

@@ -187,7 +187,10 @@ impl DeviceAdapter {
         let mut layout = Layout::new(config, precision, ranks);
         let places = layout.places.iter_mut().zip(&adapter.modules);
         let misfits: Vec<_> = places
-            .filter_map(|((_, place), module)| (!fill(place, module.1)).then_some(module))
+            .filter_map(|((reserved, place), (id, pair))| {
+                let is_laid_out = reserved == id && fill(place, pair);
+                (!is_laid_out).then_some((id, pair))
+            })
             .collect();
         for (id, pair) in misfits {
             layout.add(*id, pair);
@@ -302,6 +305,45 @@ mod tests {
         (0..row.len())
             .max_by(|&a, &b| row[a].total_cmp(&row[b]))
             .unwrap()
+    }
+
+    #[test]
+    fn what_is_read_on_two_threads_is_the_adapter() {
+        let model = model();
+        let tokens = &model.tokenizer.encode(TEXT, false).unwrap()[..12];
+        let digest = AdapterDigest(Sha256Digest::from_bytes([0; 32]));
+        let uniform = LoraConfig::uniform(16, 32.0);
+        let mixed = LoraConfig {
+            rank_pattern: vec![("q_proj".to_owned(), 5), ("down_proj".to_owned(), 33)],
+            ..uniform.clone()
+        };
+        let one = LoraConfig {
+            target: vec![Projection::Up],
+            ..uniform.clone()
+        };
+        for config in [uniform, mixed, one] {
+            let mut adapter = LoraAdapter::new_random(&model.config, &config, 3).unwrap();
+            let mut random = ChaCha8Rng::seed_from_u64(3);
+            for pair in adapter.modules.values_mut() {
+                pair.b.fill_with(|| random.random_range(-0.05..0.05));
+            }
+            // too large for half precision, in the first half and the last
+            for at in [adapter.modules.len() / 3, adapter.modules.len() - 1] {
+                let pair = adapter.modules.values_mut().nth(at).unwrap();
+                (pair.a[1], pair.b[1]) = (1e5, 1e-5);
+            }
+            let files = adapter.to_peft(&model.config).unwrap();
+            let files = PeftReader::open(&files.config_json, &files.safetensors, &model.config);
+            let files = files.unwrap();
+            for precision in [Precision::Int8, Precision::Int8Twice, Precision::F32] {
+                let read = DeviceAdapter::read(digest, &files, &model.config, precision).unwrap();
+                let whole = DeviceAdapter::new(digest, &adapter, &model.config, precision);
+                assert_eq!(read.rank, whole.rank);
+                assert!(read.byte_len() >= whole.byte_len());
+                let [read, whole] = [&read, &whole].map(|a| logprobs(&model, Some(a), tokens));
+                assert_eq!(read, whole, "{precision:?}");
+            }
+        }
     }
 
     #[test]

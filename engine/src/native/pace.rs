@@ -106,7 +106,11 @@ impl Pace {
                     self.beside += WEIGHT * (took - alone - token * tokens - self.beside);
                 }
             }
-            _ => learn(&mut self.token, (took - alone).max(took / 10.0) / tokens),
+            _ => {
+                // which is a part of what many tokens cost
+                self.beside *= 1.0 - WEIGHT;
+                learn(&mut self.token, (took - alone).max(took / 10.0) / tokens);
+            }
         }
     }
 

@@ -19,8 +19,8 @@ use crate::quant::GROUP;
 
 /// Positions of a page.
 pub const PAGE_TOKENS: usize = 2 * GROUP;
-/// Rows that one task computes: as many positions of a group of heads, and one at
-/// least. Keys and values are read once for all of them.
+/// Rows that one task computes: a position of a group of heads after the other, until
+/// there are so many. Keys and values are read once for all of them.
 const ROWS_AT_ONCE: usize = 24;
 
 thread_local! {
@@ -239,7 +239,7 @@ pub fn attend(layout: KvLayout, layer: usize, queries: &[Query<'_>], q: &[f32], 
         assert!((query.first_row + query.count) * width <= q.len());
         assert!(query.pages.len() * PAGE_TOKENS >= query.first_position + query.count);
         assert!(query.pages.iter().all(|page| page.layout == layout));
-        let at_once = (ROWS_AT_ONCE / layout.heads_per_kv()).max(1);
+        let at_once = ROWS_AT_ONCE.div_ceil(layout.heads_per_kv());
         for kv_head in 0..layout.kv_heads {
             for first in (0..query.count).step_by(at_once) {
                 tasks.push(Task {

@@ -31,6 +31,18 @@ pub enum FactorFormat {
     Int8,
 }
 
+impl FactorFormat {
+    /// The largest magnitude that it has; of those of f32, what is not a number is the
+    /// largest.
+    fn largest(self) -> f32 {
+        match self {
+            Self::F32 => f32::from_bits(0x7fff_ffff),
+            Self::F16 => f16::MAX.to_f32(),
+            Self::Int8 => f32::MAX,
+        }
+    }
+}
+
 /// A factor has a value that is too large for its format, or that is not finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoesNotFit;
@@ -90,12 +102,13 @@ impl Factor {
         format: FactorFormat,
         arena: &mut Arena,
     ) -> Self {
+        let format = match largest_bits(weights) <= format.largest().to_bits() {
+            true => format,
+            false => FactorFormat::F32,
+        };
         let mut factor = Self::reserved(shape, format, arena);
-        if factor.fill(weights).is_err() {
-            factor = Self::reserved(shape, FactorFormat::F32, arena);
-            // every value is one of an f32
-            let _ = factor.fill(weights);
-        }
+        // they fit
+        let _ = factor.fill(weights);
         factor
     }
 
@@ -135,8 +148,7 @@ impl Factor {
                 lay_out(self.cols, weights, panels, |row, r, value| {
                     row[r] = half(value);
                 });
-                let largest = f16::MAX.to_f32();
-                let fits = weights.iter().all(|value| value.abs() <= largest);
+                let fits = largest_bits(weights) <= FactorFormat::F16.largest().to_bits();
                 fits.then_some(()).ok_or(DoesNotFit)
             }
             Values::Int8(units) => {

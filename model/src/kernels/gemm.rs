@@ -5,7 +5,7 @@
 //! k; [`Onto::Adds`] is there to sum a long k in pieces.
 
 use super::cpu::Level;
-use super::parallel::SharedOutput;
+use super::parallel::{SharedOutput, Tile};
 use crate::quant::GROUP;
 
 /// One row of a panel, aligned to a cache line.
@@ -33,8 +33,8 @@ pub(super) enum Onto {
     Adds,
 }
 
-/// `y[.., col..col+32] (+)= x · [panels.0 panels.1]`, for all rows of `x`. The
-/// second panel is not read where `y` has no column for it.
+/// `y[.., col..col+32] (+)= x · [panels.0 panels.1]`, for all rows of `x`. What
+/// the second panel holds does not matter where `y` has no column for it.
 ///
 /// # Safety
 /// No other task uses those columns of `y`.
@@ -99,10 +99,7 @@ impl Job<'_, '_> {
         for (i, row) in whole.iter_mut().enumerate() {
             row[..cols].copy_from_slice(part(i));
         }
-        let tile = Tile {
-            start: whole.as_mut_ptr().cast(),
-            stride: COLS,
-        };
+        let tile = Tile::of(whole.as_flattened_mut(), COLS);
         // SAFETY: the tile is whole.
         unsafe { self.compute::<N>(level, tile, cols) };
         for (i, row) in whole.iter().enumerate() {
@@ -178,30 +175,6 @@ impl Strided<'_> {
     unsafe fn at(self, i: usize, k: usize) -> f32 {
         // SAFETY: by contract.
         unsafe { *self.x.get_unchecked(i * self.stride + k) }
-    }
-}
-
-/// Where a tile's sums are: rows of `y`, `stride` apart.
-#[derive(Clone, Copy)]
-pub(super) struct Tile {
-    pub(super) start: *mut f32,
-    pub(super) stride: usize,
-}
-
-impl Tile {
-    /// Where its rows from `i` on and columns from `col` on begin.
-    #[inline(always)]
-    fn from(self, i: usize, col: usize) -> Self {
-        Self {
-            start: self.start.wrapping_add(i * self.stride + col),
-            ..self
-        }
-    }
-
-    /// Where columns of row `i` from `col` on begin.
-    #[inline(always)]
-    fn at(self, i: usize, col: usize) -> *mut f32 {
-        self.from(i, col).start
     }
 }
 
@@ -363,6 +336,8 @@ mod tests {
         (0..before.len()).map(cell).collect()
     }
 
+    /// The product as a tile among others: of rows after a first one, columns after
+    /// 32 others, and inputs after three.
     fn product<const N: usize>(
         level: Level,
         x: &[f32],
@@ -370,22 +345,45 @@ mod tests {
         (before, cols): (&[f32], usize),
         onto: Onto,
     ) -> Vec<f32> {
-        let mut y = before[..N * cols].to_vec();
+        let (k, width) = (panels[0].len(), COLS + cols + 16);
+        let stride = k + 5;
+        let mut inputs = vec![f32::NAN; (N + 1) * stride];
+        for (row, x) in inputs
+            .chunks_exact_mut(stride)
+            .skip(1)
+            .zip(x.chunks_exact(k))
+        {
+            row[3..3 + k].copy_from_slice(x);
+        }
+        let mut all = vec![7.0; (N + 1) * width];
+        let parts = all.chunks_exact_mut(width).skip(1);
+        for (row, before) in parts.zip(before.chunks_exact(cols)) {
+            row[COLS..COLS + cols].copy_from_slice(before);
+        }
+        let outputs = SharedOutput::new(&mut all, width);
         let job = Job {
             x: Rows {
-                x,
-                n: N,
-                stride: panels[0].len(),
-                offset: 0,
+                x: &inputs,
+                n: N + 1,
+                stride,
+                offset: 3,
             },
-            first: 0,
+            first: 1,
             panels: (panels[0], panels[1]),
-            y: &SharedOutput::new(&mut y, cols),
-            col: 0,
+            y: &outputs.window(0, width, COLS + cols),
+            col: COLS,
             onto,
         };
         job.run::<N>(level);
-        y
+        let parts = all.chunks_exact_mut(width).skip(1);
+        let found = parts.flat_map(|row| {
+            let found = row[COLS..COLS + cols].to_vec();
+            row[COLS..COLS + cols].fill(7.0);
+            found
+        });
+        let found = found.collect();
+        assert!(all.iter().all(|y| *y == 7.0), "nothing else is written");
+        found
     }
 
     proptest! {

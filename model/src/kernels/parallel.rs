@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gemm::Tile;
 use super::memory::Span;
 use super::team;
 
@@ -192,6 +191,38 @@ impl SharedOutput<'_> {
             start: unsafe { self.start.add(rows.start * self.stride + col) },
             stride: self.stride,
         }
+    }
+}
+
+/// Some rows and columns of an output, by where they begin.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    start: *mut f32,
+    stride: usize,
+}
+
+impl Tile {
+    /// All of a matrix with rows of `stride`.
+    pub(super) fn of(matrix: &mut [f32], stride: usize) -> Self {
+        Self {
+            start: matrix.as_mut_ptr(),
+            stride,
+        }
+    }
+
+    /// Where its rows from `i` on and columns from `col` on begin.
+    #[inline(always)]
+    pub(super) fn from(self, i: usize, col: usize) -> Self {
+        Self {
+            start: self.start.wrapping_add(i * self.stride + col),
+            ..self
+        }
+    }
+
+    /// Where columns of row `i` from `col` on begin.
+    #[inline(always)]
+    pub(super) fn at(self, i: usize, col: usize) -> *mut f32 {
+        self.from(i, col).start
     }
 }
 

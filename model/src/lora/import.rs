@@ -68,6 +68,9 @@ impl<'a> PeftReader<'a> {
         if let Some(name) = tensors.keys().find(|name| !expected.contains(*name)) {
             return Err(LoraError::TensorUnexpected(name.chars().take(160).collect()).into());
         }
+        if let Some(name) = expected.iter().find(|name| !tensors.contains_key(*name)) {
+            return Err(LoraError::TensorMissing(name.clone()).into());
+        }
         Ok(Self {
             config,
             ids,

@@ -58,6 +58,11 @@ async fn long_among_streams(stage: &mut Stage<'_>) -> Result<(), CliError> {
         let pieces = longest(&disturbed);
         running.warmed_up(pieces as u64).await;
         let undisturbed = running.stop().await;
+        if disturbed.failed + undisturbed.failed > 0 {
+            return Err(CliError::Bench(
+                "streams beside a long prompt failed".to_owned(),
+            ));
+        }
         for place in 0..STREAMS {
             let first = |told: &Told| {
                 told.heard
