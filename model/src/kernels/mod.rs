@@ -36,7 +36,7 @@ mod wide;
 
 pub use attention::{KvFormat, KvLayout, KvPage, PAGE_TOKENS, Query, attend};
 pub use cpu::Level;
-pub use factor::{Factor, FactorFormat};
+pub use factor::{DoesNotFit, Factor, FactorFormat};
 pub use freed::give_back_freed_memory;
 pub use limits::MachineLimits;
 pub use low_rank::{LowRankPair, LowRankTerm, Terms};
