@@ -242,7 +242,7 @@ mod tests {
         }
         assert_eq!(alone, 100);
         assert!((23..=25).contains(&tokens), "0.6 of 40 ms: {tokens}");
-        // a step that had no prompt tokens for want of streams is no such thing
+        // steps without streams do not make that due
         let mut pace = learned(&[shape(8, 0)]);
         for _ in 0..100 {
             pace.observe(shape(0, 100), time(shape(0, 100)));
