@@ -11,6 +11,7 @@ use model::lora::{LoraAdapter, PeftReader};
 use model::quant::Precision;
 use model::{BaseModel, ModelConfig, ModelError};
 
+use super::background::Hands;
 use super::cache::KvCache;
 #[cfg(feature = "candle")]
 use super::candle::{AdapterTensors, CandleBackend, Place, failed};
@@ -145,7 +146,8 @@ impl Placement {
         }
     }
 
-    /// Lays out the parts of an adapter as they are read.
+    /// Lays out the parts of an adapter as they are read; candle's tensors on one
+    /// thread in any case.
     ///
     /// # Errors
     /// [`EngineError::AdapterRejected`] if a file is unfit,
@@ -155,11 +157,12 @@ impl Placement {
         digest: AdapterDigest,
         files: &PeftReader<'_>,
         config: &ModelConfig,
+        hands: Hands,
     ) -> Result<DeviceAdapter, EngineError> {
         let rejected = |error: ModelError| EngineError::AdapterRejected(error.to_string());
         match self {
             Self::Cpu { precision, .. } => {
-                DeviceAdapter::read(digest, files, config, *precision).map_err(rejected)
+                DeviceAdapter::read(digest, files, config, *precision, hands).map_err(rejected)
             }
             #[cfg(feature = "candle")]
             Self::Candle(place) => {

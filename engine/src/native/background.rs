@@ -15,6 +15,38 @@ const QUEUED_MAX: usize = 1;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// On how many threads a piece of work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hands {
+    /// On the one that does it.
+    One,
+    /// On that one and on some that it starts, where none of them holds up a stream:
+    /// several at once hold a step up for several turns, and all of them in one.
+    Several,
+}
+
+impl Hands {
+    /// Does both pieces of work; at the same time, if hands are several and the
+    /// system gives a thread.
+    pub(super) fn both<A: Send, B>(
+        self,
+        mut first: impl FnMut() -> A + Send,
+        second: impl FnOnce() -> B,
+    ) -> (A, B) {
+        let (told, second) = match self {
+            Self::One => (None, second()),
+            Self::Several => std::thread::scope(|scope| {
+                let other = std::thread::Builder::new().spawn_scoped(scope, &mut first);
+                let second = second();
+                let told = other.ok().map(std::thread::ScopedJoinHandle::join);
+                let told = told.map(|told| told.unwrap_or_else(|p| std::panic::resume_unwind(p)));
+                (told, second)
+            }),
+        };
+        (told.unwrap_or_else(first), second)
+    }
+}
+
 /// The thread, which ends when this is dropped and its work is done.
 pub(super) struct Background {
     jobs: mpsc::Sender<Job>,
@@ -111,6 +143,25 @@ mod tests {
         first.await.unwrap().unwrap();
         background.run(|| ()).await.unwrap();
         assert_eq!(begun.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn both_are_done_and_on_one_thread_where_hands_are_one() {
+        let here = std::thread::current().id();
+        let there = || std::thread::current().id();
+        assert_eq!(Hands::One.both(there, there), (here, here));
+        let (first, second) = Hands::Several.both(there, there);
+        assert_eq!(second, here);
+        assert_ne!(first, here);
+    }
+
+    #[test]
+    fn a_panic_of_the_first_is_the_callers() {
+        for hands in [Hands::One, Hands::Several] {
+            let first = || -> u32 { panic!("as a test") };
+            let told = std::panic::catch_unwind(|| hands.both(first, || 7));
+            assert!(told.is_err());
+        }
     }
 
     #[cfg(target_os = "linux")]

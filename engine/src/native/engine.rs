@@ -102,6 +102,7 @@ impl NativeEngine {
             placement,
             wait_max: options.adapter_wait_max,
             background,
+            gauges: Arc::clone(&gauges),
             turn: tokio::sync::Mutex::default(),
         };
         Ok(Self {

@@ -1,11 +1,12 @@
 //! Loading an adapter version: its files are checked and laid out; then it
 //! waits, within a deadline, for room in the adapters' memory.
 //!
-//! Never runs on the device thread, and gives way to it (see
-//! [`super::background`]). One load at a time, in the order in which they came, so
+//! Never runs on the device thread, gives way to it (see [`super::background`]), and
+//! keeps to one thread while streams run. One load at a time, in the order in which they came, so
 //! that what is laid out but has no room yet is one adapter.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ids::AdapterDigest;
@@ -16,8 +17,9 @@ use tokio::time::Instant;
 
 use super::adapters::{AdapterRegistry, AdapterReservation};
 use super::backend::Placement;
-use super::background::Background;
+use super::background::{Background, Hands};
 use super::lora::DeviceAdapter;
+use super::worker::Gauges;
 use crate::api::{AdapterInfo, AdapterPackage, EngineError, Wait};
 
 /// The longest that a load waits, whatever is configured.
@@ -33,6 +35,8 @@ pub(super) struct Loader {
     pub(super) wait_max: Duration,
     /// Where versions are checked and laid out.
     pub(super) background: Background,
+    /// Tell whether streams run.
+    pub(super) gauges: Arc<Gauges>,
     /// Held by the load whose turn it is.
     pub(super) turn: Mutex<()>,
 }
@@ -52,7 +56,14 @@ impl Loader {
         // while it is laid out it is not in the budget: one load at a time
         // bounds what that can be
         let (model, placement) = (Arc::clone(&self.model), self.placement.clone());
-        let lay_out = move || lay_out(&package, &model, &placement);
+        let gauges = Arc::clone(&self.gauges);
+        let lay_out = move || {
+            let hands = match gauges.running.load(Ordering::Relaxed) {
+                0 => Hands::Several,
+                _ => Hands::One,
+            };
+            lay_out(&package, &model, &placement, hands)
+        };
         let adapter = self.background.run(lay_out).await??;
         let reservation = self.reserve(adapter.byte_len(), deadline).await?;
         Ok(reservation.complete(adapter))
@@ -79,20 +90,13 @@ fn lay_out(
     package: &AdapterPackage,
     model: &BaseModel,
     placement: &Placement,
+    hands: Hands,
 ) -> Result<DeviceAdapter, EngineError> {
-    // the digest takes about as long as one of the two halves of the layout; these
-    // threads give way as the one that starts them does
-    let (digest, laid_out) = std::thread::scope(|scope| {
-        let digest = || AdapterDigest::of_files(&package.config_json, &package.safetensors);
-        let digest = std::thread::Builder::new().spawn_scoped(scope, digest);
-        let laid_out = read(package, model, placement);
-        let digest = digest.map(std::thread::ScopedJoinHandle::join);
-        (digest, laid_out)
-    });
-    let failed = |reason: &str| EngineError::Failed(reason.to_owned());
-    let digest = digest
-        .map_err(|error| EngineError::Failed(error.to_string()))?
-        .map_err(|_| failed("a digest could not be computed"))?;
+    // the digest takes about as long as one of the two halves of the layout
+    let (digest, laid_out) = hands.both(
+        || AdapterDigest::of_files(&package.config_json, &package.safetensors),
+        || read(package, model, placement, hands),
+    );
     if digest != package.digest {
         let reason = format!("its files have the digest {digest}, not {}", package.digest);
         return Err(EngineError::AdapterRejected(reason));
@@ -104,6 +108,7 @@ fn read(
     package: &AdapterPackage,
     model: &BaseModel,
     placement: &Placement,
+    hands: Hands,
 ) -> Result<DeviceAdapter, EngineError> {
     let AdapterPackage {
         digest,
@@ -112,5 +117,5 @@ fn read(
     } = package;
     let files = PeftReader::open(config_json, safetensors, &model.config)
         .map_err(|error| EngineError::AdapterRejected(error.to_string()))?;
-    placement.read(*digest, &files, &model.config)
+    placement.read(*digest, &files, &model.config, hands)
 }

@@ -8,6 +8,7 @@ use model::lora::{LoraAdapter, LoraPair, ModuleId, PeftReader};
 use model::quant::Precision;
 use model::{ModelConfig, ModelError, Projection};
 
+use super::background::Hands;
 #[cfg(feature = "candle")]
 use super::candle::AdapterTensors;
 
@@ -73,22 +74,14 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// Takes the parts of `files`, half of them on another thread.
-    fn read(mut self, files: &PeftReader<'_>) -> Result<Self, ModelError> {
+    /// Takes the parts of `files`, half of them on another thread if there may be one.
+    fn read(mut self, files: &PeftReader<'_>, hands: Hands) -> Result<Self, ModelError> {
         let middle = self.places.len() / 2;
         let (first, second) = self.places.split_at_mut(middle);
-        let (first, second) = std::thread::scope(|scope| {
-            let read_first = || read(first, files, 0..middle);
-            let other = std::thread::Builder::new().spawn_scoped(scope, read_first);
-            let second = read(second, files, middle..files.module_count());
-            let first = match other.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(first)) => first,
-                Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                // the system gives no thread, so that nothing was read of those
-                Err(_) => read(&mut [], files, 0..middle),
-            };
-            (first, second)
-        });
+        let (first, second) = hands.both(
+            || read(first, files, 0..middle),
+            || read(second, files, middle..files.module_count()),
+        );
         for (id, pair) in first?.into_iter().chain(second?) {
             self.add(id, &pair);
         }
@@ -171,9 +164,10 @@ impl DeviceAdapter {
         files: &PeftReader<'_>,
         config: &ModelConfig,
         precision: Precision,
+        hands: Hands,
     ) -> Result<Self, ModelError> {
         let layout = Layout::new(config, precision, files.ranks());
-        Ok(layout.read(files)?.finish(digest))
+        Ok(layout.read(files, hands)?.finish(digest))
     }
 
     /// Lays out an adapter that was checked against `config` for our own kernels.
@@ -308,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_on_two_threads_is_the_adapter() {
+    fn what_is_read_on_one_thread_or_two_is_the_adapter() {
         let model = model();
         let tokens = &model.tokenizer.encode(TEXT, false).unwrap()[..12];
         let digest = AdapterDigest(Sha256Digest::from_bytes([0; 32]));
@@ -336,12 +330,17 @@ mod tests {
             let files = PeftReader::open(&files.config_json, &files.safetensors, &model.config);
             let files = files.unwrap();
             for precision in [Precision::Int8, Precision::Int8Twice, Precision::F32] {
-                let read = DeviceAdapter::read(digest, &files, &model.config, precision).unwrap();
                 let whole = DeviceAdapter::new(digest, &adapter, &model.config, precision);
-                assert_eq!(read.rank, whole.rank);
-                assert!(read.byte_len() >= whole.byte_len());
-                let [read, whole] = [&read, &whole].map(|a| logprobs(&model, Some(a), tokens));
-                assert_eq!(read, whole, "{precision:?}");
+                let said = logprobs(&model, Some(&whole), tokens);
+                for hands in [Hands::One, Hands::Several] {
+                    let read =
+                        DeviceAdapter::read(digest, &files, &model.config, precision, hands);
+                    let read = read.unwrap();
+                    assert_eq!(read.rank, whole.rank);
+                    assert!(read.byte_len() >= whole.byte_len());
+                    let read = logprobs(&model, Some(&read), tokens);
+                    assert_eq!(read, said, "{precision:?}, {hands:?}");
+                }
             }
         }
     }
