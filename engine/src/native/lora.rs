@@ -333,8 +333,7 @@ mod tests {
                 let whole = DeviceAdapter::new(digest, &adapter, &model.config, precision);
                 let said = logprobs(&model, Some(&whole), tokens);
                 for hands in [Hands::One, Hands::Several] {
-                    let read =
-                        DeviceAdapter::read(digest, &files, &model.config, precision, hands);
+                    let read = DeviceAdapter::read(digest, &files, &model.config, precision, hands);
                     let read = read.unwrap();
                     assert_eq!(read.rank, whole.rank);
                     assert!(read.byte_len() >= whole.byte_len());

@@ -2,10 +2,11 @@
 //!
 //! With an adapter for each sequence, a decoding step reads half as much for adapters
 //! as for the base, in thousands of short runs that the hardware does not foresee; the
-//! matrices' products leave the memory idle meanwhile. Knows no products, only what
-//! they will read.
+//! matrices' products leave the memory idle meanwhile. A few lines at a time: a core
+//! has no more than some dozen on their way, and waits with all else when there are
+//! more. Knows no products, only what they will read.
 
-use super::memory::Span;
+use super::memory::{ALIGN, Span};
 
 /// The most that is fetched beside one stretch of columns: a part of what a core's
 /// second cache holds.
@@ -16,7 +17,12 @@ const BYTES_MAX: usize = 128 << 10;
 pub(super) struct Ahead {
     /// The last ones first.
     spans: Vec<Span>,
+    /// The one that is being fetched.
+    now: Span,
+    /// What is left of all of them.
     bytes: usize,
+    /// How much of it a step fetches.
+    lines: usize,
 }
 
 impl Ahead {
@@ -30,23 +36,31 @@ impl Ahead {
         self.spans.clear();
         self.spans.extend(spans.take_while(fits));
         self.spans.reverse();
+        self.now = Span::default();
         self.bytes = self.spans.iter().map(|span| span.bytes()).sum();
     }
 
-    /// Begins to fetch what is due when so many of such calls are left, this one
-    /// counted.
-    pub(super) fn fetch(&mut self, calls_left: usize) {
-        let mut due = self.bytes.div_ceil(calls_left.max(1));
-        self.bytes -= due;
-        while let Some(span) = self.spans.last_mut().filter(|_| due > 0) {
-            let (now, later) = span.split_at(due);
-            now.fetch();
-            due -= now.bytes();
-            if later.bytes() == 0 {
-                self.spans.pop();
-            } else {
-                *span = later;
+    /// What is due now, when so many of such stretches are left, this one counted, is
+    /// fetched by the next `steps` steps.
+    pub(super) fn spread(&mut self, stretches_left: usize, steps: usize) {
+        let due = self.bytes.div_ceil(stretches_left.max(1));
+        self.lines = due.div_ceil(ALIGN).div_ceil(steps.max(1));
+    }
+
+    /// Begins to fetch the next few lines.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        for _ in 0..self.lines {
+            if self.now.bytes() == 0 {
+                match self.spans.pop() {
+                    Some(span) => self.now = span,
+                    None => return,
+                }
             }
+            let (line, later) = self.now.split_at(ALIGN);
+            line.fetch();
+            self.now = later;
+            self.bytes -= line.bytes();
         }
     }
 }
@@ -85,7 +99,8 @@ mod tests {
             next += ahead.bytes;
             assert_eq!(next, 4800 * parts.end / 11);
             for left in (1..=5).rev() {
-                ahead.fetch(left);
+                ahead.spread(left, 3);
+                (0..3).for_each(|_| ahead.step());
             }
             assert_eq!((ahead.bytes, ahead.spans.len()), (0, 0));
         }

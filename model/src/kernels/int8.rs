@@ -6,6 +6,7 @@
 //! level computes exactly this, so all give the same bits.
 
 use super::activations::{Activations, Passes};
+use super::ahead::Ahead;
 use super::cpu::Level;
 use super::parallel::SharedOutput;
 use crate::quant::{GROUP, PackedMatrix};
@@ -13,21 +14,31 @@ use crate::quant::{GROUP, PackedMatrix};
 /// Results of 16 weight rows for some activation rows.
 pub(super) type Tile<const N: usize> = [[f32; GROUP]; N];
 
-/// One group of 16 weight rows with all activation rows.
+/// The most rows of a tile.
+const TILE_ROWS: usize = 8;
+
+/// How often [`matmul_group`] fetches a little of what is ahead, at most.
+pub(super) fn steps_of(weights: &PackedMatrix, x: &Activations) -> usize {
+    weights.blocks * x.n.div_ceil(TILE_ROWS)
+}
+
+/// One group of 16 weight rows with all activation rows; meanwhile fetches what is
+/// ahead, where the CPU can be asked to.
 pub(super) fn matmul_group(
     level: Level,
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
+    ahead: &mut Ahead,
     y: &SharedOutput<'_>,
 ) {
     let mut first = 0;
     while first < x.n {
         first += match x.n - first {
-            8.. => matmul_tile::<8>(level, weights, group, x, first, y),
-            4..8 => matmul_tile::<4>(level, weights, group, x, first, y),
-            2..4 => matmul_tile::<2>(level, weights, group, x, first, y),
-            _ => matmul_tile::<1>(level, weights, group, x, first, y),
+            TILE_ROWS.. => matmul_tile::<TILE_ROWS>(level, weights, group, (x, first), ahead, y),
+            4..TILE_ROWS => matmul_tile::<4>(level, weights, group, (x, first), ahead, y),
+            2..4 => matmul_tile::<2>(level, weights, group, (x, first), ahead, y),
+            _ => matmul_tile::<1>(level, weights, group, (x, first), ahead, y),
         };
     }
 }
@@ -38,21 +49,28 @@ fn matmul_tile<const N: usize>(
     level: Level,
     weights: &PackedMatrix,
     group: usize,
-    x: &Activations,
-    first: usize,
+    (x, first): (&Activations, usize),
+    ahead: &mut Ahead,
     y: &SharedOutput<'_>,
 ) -> usize {
     let mut tile = [[0.0; GROUP]; N];
     match level {
         // SAFETY: the level is one that this CPU has.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { super::int8_avx512::tile(weights, group, x, first, &mut tile) },
+        Level::Avx512 => unsafe {
+            super::int8_avx512::tile(weights, group, x, first, ahead, &mut tile);
+        },
         // SAFETY: the level is one that this CPU has.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { super::int8_avx2::tile(weights, group, x, first, &mut tile) },
+        Level::Avx2 => unsafe {
+            super::int8_avx2::tile(weights, group, x, first, ahead, &mut tile);
+        },
         #[cfg(target_arch = "aarch64")]
         Level::Neon => super::int8_neon::tile(weights, group, x, first, &mut tile),
-        _ => super::int8_scalar::tile(weights, group, x, first, &mut tile),
+        _ => {
+            ahead.step();
+            super::int8_scalar::tile(weights, group, x, first, &mut tile);
+        }
     }
     // SAFETY: each group is computed by one task, and owns its columns.
     let part = |row| unsafe { y.part(row, group * GROUP, GROUP) };

@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::{Activations, BlockScale, Words};
+use super::ahead::Ahead;
 use super::int8::Tile;
 use crate::quant::{CodeWidth, GROUP, PackedMatrix};
 
@@ -20,13 +21,14 @@ pub(super) fn tile<const N: usize>(
     group: usize,
     x: &Activations,
     first: usize,
+    ahead: &mut Ahead,
     out: &mut Tile<N>,
 ) {
     match (weights.width, weights.mins.is_empty()) {
-        (CodeWidth::Four, false) => halves::<N, true, true>(weights, group, x, first, out),
-        (CodeWidth::Four, true) => halves::<N, true, false>(weights, group, x, first, out),
-        (CodeWidth::Eight, false) => halves::<N, false, true>(weights, group, x, first, out),
-        (CodeWidth::Eight, true) => halves::<N, false, false>(weights, group, x, first, out),
+        (CodeWidth::Four, false) => halves::<N, true, true>(weights, group, x, first, ahead, out),
+        (CodeWidth::Four, true) => halves::<N, true, false>(weights, group, x, first, ahead, out),
+        (CodeWidth::Eight, false) => halves::<N, false, true>(weights, group, x, first, ahead, out),
+        (CodeWidth::Eight, true) => halves::<N, false, false>(weights, group, x, first, ahead, out),
     }
 }
 
@@ -37,13 +39,14 @@ fn halves<const N: usize, const FOUR: bool, const MIN: bool>(
     group: usize,
     x: &Activations,
     first: usize,
+    ahead: &mut Ahead,
     out: &mut Tile<N>,
 ) {
     if N <= 2 {
-        tile_of::<N, 2, FOUR, MIN>(weights, group, x, first, 0, out);
+        tile_of::<N, 2, FOUR, MIN>(weights, group, x, first, 0, ahead, out);
     } else {
-        tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 0, out);
-        tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 1, out);
+        tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 0, ahead, out);
+        tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 1, ahead, out);
     }
 }
 
@@ -55,6 +58,7 @@ fn tile_of<const N: usize, const HALVES: usize, const FOUR: bool, const MIN: boo
     x: &Activations,
     first: usize,
     first_half: usize,
+    ahead: &mut Ahead,
     out: &mut Tile<N>,
 ) {
     let blocks = weights.blocks;
@@ -66,6 +70,9 @@ fn tile_of<const N: usize, const HALVES: usize, const FOUR: bool, const MIN: boo
     assert!(first_half + HALVES <= 2);
     let mut acc = [[_mm256_setzero_ps(); N]; HALVES];
     for b in 0..blocks {
+        if first_half == 0 {
+            ahead.step();
+        }
         let (at, x_at) = (group * blocks + b, b * x.n + first);
         // SAFETY: the first and the last assertion about lengths.
         let (codes, words, of_x) = unsafe {

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::Activations;
+use super::ahead::Ahead;
 use super::int8::Tile;
 use crate::quant::{CodeWidth, GROUP, Line, PackedMatrix};
 
@@ -16,13 +17,14 @@ pub(super) fn tile<const N: usize>(
     group: usize,
     x: &Activations,
     first: usize,
+    ahead: &mut Ahead,
     out: &mut Tile<N>,
 ) {
     match (weights.width, weights.mins.is_empty()) {
-        (CodeWidth::Four, false) => tile_of::<N, 4, true>(weights, group, x, first, out),
-        (CodeWidth::Four, true) => tile_of::<N, 4, false>(weights, group, x, first, out),
-        (CodeWidth::Eight, false) => tile_of::<N, 8, true>(weights, group, x, first, out),
-        (CodeWidth::Eight, true) => tile_of::<N, 8, false>(weights, group, x, first, out),
+        (CodeWidth::Four, false) => tile_of::<N, 4, true>(weights, group, x, first, ahead, out),
+        (CodeWidth::Four, true) => tile_of::<N, 4, false>(weights, group, x, first, ahead, out),
+        (CodeWidth::Eight, false) => tile_of::<N, 8, true>(weights, group, x, first, ahead, out),
+        (CodeWidth::Eight, true) => tile_of::<N, 8, false>(weights, group, x, first, ahead, out),
     }
 }
 
@@ -33,6 +35,7 @@ fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
     group: usize,
     x: &Activations,
     first: usize,
+    ahead: &mut Ahead,
     out: &mut Tile<N>,
 ) {
     let first_block = group * weights.blocks;
@@ -48,6 +51,7 @@ fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
         if first == 0 {
             prefetch_block::<LINES>(weights, first_block + b + AHEAD);
         }
+        ahead.step();
         let steps = load_steps::<LINES>(&lines[b * LINES..(b + 1) * LINES]);
         let scale = load_half(&scales[b * GROUP..(b + 1) * GROUP]);
         let min = if MIN {

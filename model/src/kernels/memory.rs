@@ -21,7 +21,7 @@ use crate::quant::{GROUP, Line};
 /// Bytes of a large page.
 const LARGE_PAGE: usize = 2 << 20;
 /// What every slice's address is a multiple of.
-const ALIGN: usize = size_of::<Line>();
+pub(super) const ALIGN: usize = size_of::<Line>();
 
 /// Types of which any bits are a value, no larger in alignment than a line.
 ///

@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::activations::{Activations, Passes};
 use super::ahead::{Ahead, share};
 use super::cpu::Level;
-use super::int8::matmul_group;
+use super::int8::{matmul_group, steps_of};
 use super::low_rank::{Inner, LowRankTerm, Terms};
 use super::memory::Span;
 use super::panels;
@@ -177,8 +177,8 @@ impl Output<'_> {
         match self.weights {
             Weights::Int8(packed, activations) => {
                 for (i, group) in (2 * part..(2 * part + 2).min(packed.groups)).enumerate() {
-                    ahead.fetch(2 * parts_left - i);
-                    matmul_group(level, packed, group, activations, &self.y);
+                    ahead.spread(2 * parts_left - i, steps_of(packed, activations));
+                    matmul_group(level, packed, group, activations, ahead, &self.y);
                 }
             }
             // SAFETY: by contract.
