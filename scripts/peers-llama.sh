@@ -20,16 +20,18 @@ if [ ! -f "$peers/built" ]; then
   "${pip[@]}" download -q --no-deps --no-binary llama-cpp-python -d "$peers" "$PACKAGE" >&2
   say "Building llama.cpp and its server for this CPU (some ten minutes on two cores, once)" >&2
   tar -xzf "$peers/llama_cpp_python-$VERSION.tar.gz" -C "$peers"
-  flags=
+  flags=()
   if grep -qsw amx_tile /proc/cpuinfo; then
     # with it this version ends at a `tileloadd` in its tinygemm_kernel_amx (illegal
     # instruction) on the CPU that it was tried on, at any prompt of the default model
-    say "Without AMX, with which llama.cpp $VERSION does not compute this model" >&2
-    flags="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    say "Without AMX, with which llama.cpp $VERSION was seen to crash" >&2
+    for language in C CXX; do
+      flags+=("-DCMAKE_${language}_FLAGS=-mno-amx-tile -mno-amx-int8 -mno-amx-bf16")
+    done
   fi
   "$venv/bin/cmake" -G Ninja -S "$peers/llama_cpp_python-$VERSION/vendor/llama.cpp" -B "$build" \
     -DCMAKE_MAKE_PROGRAM="$venv/bin/ninja" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
-    -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" \
+    ${flags[@]+"${flags[@]}"} \
     -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF >"$peers/configure.log" ||
     fail "llama.cpp was not configured: see $peers/configure.log"

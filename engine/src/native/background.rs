@@ -20,12 +20,20 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(super) enum Hands {
     /// On the one that does it.
     One,
-    /// On that one and on some that it starts, where none of them holds up a stream:
-    /// several at once hold a step up for several turns, and all of them in one.
+    /// On that one and on others that it starts: only where no stream runs, since each of
+    /// them takes turns of its own from a step.
     Several,
 }
 
 impl Hands {
+    /// Those for work beside so many running sequences.
+    pub(super) fn beside(running: u64) -> Self {
+        match running {
+            0 => Self::Several,
+            _ => Self::One,
+        }
+    }
+
     /// Does both pieces of work; at the same time, if hands are several and the
     /// system gives a thread.
     pub(super) fn both<A: Send, B>(
@@ -147,6 +155,10 @@ mod tests {
 
     #[test]
     fn both_are_done_and_on_one_thread_where_hands_are_one() {
+        assert_eq!(
+            [0, 1, 8].map(Hands::beside),
+            [Hands::Several, Hands::One, Hands::One]
+        );
         let here = std::thread::current().id();
         let there = || std::thread::current().id();
         assert_eq!(Hands::One.both(there, there), (here, here));
@@ -158,9 +170,14 @@ mod tests {
     #[test]
     fn a_panic_of_the_first_is_the_callers() {
         for hands in [Hands::One, Hands::Several] {
-            let first = || -> u32 { panic!("as a test") };
+            let begun = AtomicU32::new(0);
+            let first = || -> u32 {
+                begun.fetch_add(1, Ordering::SeqCst);
+                panic!("as a test")
+            };
             let told = std::panic::catch_unwind(|| hands.both(first, || 7));
             assert!(told.is_err());
+            assert_eq!(begun.load(Ordering::SeqCst), 1);
         }
     }
 

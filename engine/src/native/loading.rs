@@ -2,7 +2,7 @@
 //! waits, within a deadline, for room in the adapters' memory.
 //!
 //! Never runs on the device thread, gives way to it (see [`super::background`]), and
-//! keeps to one thread while streams run. One load at a time, in the order in which they came, so
+//! keeps to one thread if it begins while streams run. One load at a time, in the order in which they came, so
 //! that what is laid out but has no room yet is one adapter.
 
 use std::sync::Arc;
@@ -58,10 +58,7 @@ impl Loader {
         let (model, placement) = (Arc::clone(&self.model), self.placement.clone());
         let gauges = Arc::clone(&self.gauges);
         let lay_out = move || {
-            let hands = match gauges.running.load(Ordering::Relaxed) {
-                0 => Hands::Several,
-                _ => Hands::One,
-            };
+            let hands = Hands::beside(gauges.running.load(Ordering::Relaxed));
             lay_out(&package, &model, &placement, hands)
         };
         let adapter = self.background.run(lay_out).await??;

@@ -98,9 +98,16 @@ mod tests {
             ahead.set(share(spans.iter().copied(), parts.clone(), 11));
             next += ahead.bytes;
             assert_eq!(next, 4800 * parts.end / 11);
+            let all = ahead.bytes;
             for left in (1..=5).rev() {
                 ahead.spread(left, 3);
-                (0..3).for_each(|_| ahead.step());
+                for _ in 0..3 {
+                    let before = ahead.bytes;
+                    ahead.step();
+                    // a fifth of a third, in whole lines
+                    assert!(before - ahead.bytes <= all.div_ceil(15).next_multiple_of(ALIGN));
+                }
+                assert!(ahead.bytes <= all * (left - 1) / 5);
             }
             assert_eq!((ahead.bytes, ahead.spans.len()), (0, 0));
         }

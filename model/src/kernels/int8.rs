@@ -17,13 +17,19 @@ pub(super) type Tile<const N: usize> = [[f32; GROUP]; N];
 /// The most rows of a tile.
 const TILE_ROWS: usize = 8;
 
-/// How often [`matmul_group`] fetches a little of what is ahead, at most.
+/// How often [`matmul_group`] fetches a little of what is ahead: for each block of a
+/// tile. The scalar level, which is none to be fast at, does it once a tile.
 pub(super) fn steps_of(weights: &PackedMatrix, x: &Activations) -> usize {
-    weights.blocks * x.n.div_ceil(TILE_ROWS)
+    weights.blocks * tiles_of(x.n)
+}
+
+/// Tiles of so many rows: whole ones, and of what is left one for each power of two.
+fn tiles_of(rows: usize) -> usize {
+    rows / TILE_ROWS + (rows % TILE_ROWS).count_ones() as usize
 }
 
 /// One group of 16 weight rows with all activation rows; meanwhile fetches what is
-/// ahead, where the CPU can be asked to.
+/// ahead.
 pub(super) fn matmul_group(
     level: Level,
     weights: &PackedMatrix,

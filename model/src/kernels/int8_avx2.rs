@@ -70,7 +70,8 @@ fn tile_of<const N: usize, const HALVES: usize, const FOUR: bool, const MIN: boo
     assert!(first_half + HALVES <= 2);
     let mut acc = [[_mm256_setzero_ps(); N]; HALVES];
     for b in 0..blocks {
-        if first_half == 0 {
+        if first_half + HALVES == 2 {
+            // the other half brought the codes' lines already
             ahead.step();
         }
         let (at, x_at) = (group * blocks + b, b * x.n + first);

@@ -176,8 +176,9 @@ impl Output<'_> {
     unsafe fn compute(&self, level: Level, part: usize, ahead: &mut Ahead, parts_left: usize) {
         match self.weights {
             Weights::Int8(packed, activations) => {
-                for (i, group) in (2 * part..(2 * part + 2).min(packed.groups)).enumerate() {
-                    ahead.spread(2 * parts_left - i, steps_of(packed, activations));
+                for group in 2 * part..(2 * part + 2).min(packed.groups) {
+                    let end = (2 * (part + parts_left)).min(packed.groups);
+                    ahead.spread(end - group, steps_of(packed, activations));
                     matmul_group(level, packed, group, activations, ahead, &self.y);
                 }
             }
