@@ -2,8 +2,8 @@
 //! waits, within a deadline, for room in the adapters' memory.
 //!
 //! Never runs on the device thread, gives way to it (see [`super::background`]), and
-//! keeps to one thread if it begins while streams run. One load at a time, in the order in which they came, so
-//! that what is laid out but has no room yet is one adapter.
+//! keeps to one thread if it begins while streams run. One load at a time, in the order
+//! in which they came, so that what is laid out but has no room yet is one adapter.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

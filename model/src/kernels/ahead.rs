@@ -40,6 +40,12 @@ impl Ahead {
         self.bytes = self.spans.iter().map(|span| span.bytes()).sum();
     }
 
+    /// Bytes that are not fetched yet.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> usize {
+        self.bytes
+    }
+
     /// What is due now, when so many of such stretches are left, this one counted, is
     /// fetched by the next `steps` steps.
     pub(super) fn spread(&mut self, stretches_left: usize, steps: usize) {

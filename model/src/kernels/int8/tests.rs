@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernels::Terms;
+use crate::kernels::memory::Span;
 use crate::kernels::project::project_at;
 use crate::quant::{Format, QuantMatrix};
 use crate::test_noise::noise;
@@ -55,6 +56,33 @@ fn what_is_announced_changes_nothing() {
         };
         team.lead(project);
         assert_eq!(y, alone);
+    }
+}
+
+/// Ten times what one group's steps fetch by a line each: a tenth of it is gone then.
+#[test]
+fn a_group_takes_as_many_steps_as_are_counted() {
+    let matrix = QuantMatrix::quantize_from_f32(Format::Q4_1, 16, 96, &noise(5, 16 * 96)).unwrap();
+    let packed = matrix.packed().unwrap();
+    // of the scalar level nothing is counted, and NEON fetches nothing
+    let fetches = |level: &&Level| !matches!(level, Level::Scalar) && cfg!(target_arch = "x86_64");
+    for &level in Level::available().iter().filter(fetches) {
+        for n in 1..20 {
+            let x = noise(6, n * 96);
+            let x = Activations::quantize_beside((&x, n, 96), Passes::One, 0, |_| ());
+            let lines = vec![[0i8; 16]; 10 * 64 / 16 * steps_of(packed, &x)];
+            let mut ahead = Ahead::default();
+            ahead.set(std::iter::once(Span::of(&lines)));
+            ahead.spread(10, steps_of(packed, &x));
+            let mut y = vec![0.0; n * 16];
+            let y = SharedOutput::new(&mut y, 16);
+            matmul_group(level, packed, 0, &x, &mut ahead, &y);
+            assert_eq!(
+                ahead.left(),
+                9 * 64 * steps_of(packed, &x),
+                "{level:?}, {n} rows"
+            );
+        }
     }
 }
 
