@@ -87,25 +87,30 @@ struct Batch<'a> {
     /// Each row's position in its sequence.
     positions: Vec<usize>,
     groups: Vec<Group<'a>>,
+    /// The rows as the tasks that compute with adapters take them.
+    row_chunks: Vec<Range<usize>>,
+    /// What adapters add to the product that comes next, and to the one after it.
+    terms: [Vec<LowRankTerm<'a>>; 2],
     /// `[n, hidden]`
     state: Vec<f32>,
 }
 
-impl Batch<'_> {
-    /// What the adapters of the batch's rows add to projections of one input.
-    fn terms<'t>(&'t self, layer: usize, projections: &[Projection]) -> Vec<LowRankTerm<'t>> {
-        let of_output = |(output, projection): (usize, &Projection)| {
-            let projection = *projection;
-            self.groups.iter().filter_map(move |group| {
-                Some(LowRankTerm {
-                    output,
-                    rows: group.rows.clone(),
-                    pair: group.adapter.pair(layer, projection)?,
-                })
+/// Makes `terms` what the adapters of some rows add to projections of one input.
+fn find_terms<'a>(
+    terms: &mut Vec<LowRankTerm<'a>>,
+    groups: &[Group<'a>],
+    layer: usize,
+    projections: &[Projection],
+) {
+    terms.clear();
+    for (output, projection) in projections.iter().enumerate() {
+        terms.extend(groups.iter().filter_map(|group| {
+            Some(LowRankTerm {
+                output,
+                rows: group.rows.clone(),
+                pair: group.adapter.pair(layer, *projection)?,
             })
-        };
-        let outputs = projections.iter().enumerate();
-        outputs.flat_map(of_output).collect()
+        }));
     }
 }
 
@@ -189,11 +194,16 @@ impl Forward {
             .iter()
             .flat_map(|chunk| (chunk.first_position..).take(chunk.tokens.len()))
             .collect();
+        let groups = groups(chunks);
+        let mut terms = [Vec::new(), Vec::new()];
+        find_terms(&mut terms[0], &groups, 0, PRODUCTS[0]);
         Batch {
             n,
             chunks,
             positions,
-            groups: groups(chunks),
+            row_chunks: kernels::row_chunks(n, groups.iter().map(|group| group.rows.clone())),
+            terms,
+            groups,
             state,
         }
     }
@@ -270,7 +280,8 @@ impl Forward {
         kernels::add(&mut batch.state, down);
     }
 
-    /// Projections of the same input, each with the adapters of its rows.
+    /// Projections of the same input, each with the adapters of its rows: those that
+    /// come after what was projected before.
     fn project<const N: usize>(
         &self,
         layer: usize,
@@ -278,13 +289,11 @@ impl Forward {
         projections: [Projection; N],
         x: &[f32],
         mut outputs: [&mut [f32]; N],
-        batch: &Batch<'_>,
+        batch: &mut Batch<'_>,
     ) {
         let (next_layer, next) = after(layer, &projections);
-        let (of_this, of_next) = (
-            batch.terms(layer, &projections),
-            batch.terms(next_layer, next),
-        );
+        let [of_this, of_next] = &mut batch.terms;
+        find_terms(of_next, &batch.groups, next_layer, next);
         let next: Vec<_> = match self.model.weights.layers.get(next_layer) {
             Some(weights) => next.iter().map(|next| weights.projection(*next)).collect(),
             None => vec![self.model.weights.head()],
@@ -295,11 +304,13 @@ impl Forward {
             &mut outputs,
             self.precision_of(projections[0]),
             Terms {
-                of_this: &of_this,
-                of_next: &of_next,
+                of_this,
+                of_next,
                 next: &next,
+                chunks: &batch.row_chunks,
             },
         );
+        batch.terms.swap(0, 1);
     }
 
     /// Rounding what enters queries, keys and values costs most: done finer, it

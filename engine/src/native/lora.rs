@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ids::AdapterDigest;
-use model::kernels::{Arena, Factor, FactorFormat, LowRankPair};
+use model::kernels::{Arena, FactorFormat, LowRankPair, PairShape};
 use model::lora::{LoraAdapter, LoraPair, ModuleId, PeftReader};
 use model::quant::Precision;
 use model::{ModelConfig, ModelError, Projection};
@@ -55,17 +55,13 @@ impl<'a> Layout<'a> {
             Precision::F32 => FactorFormat::F32,
         };
         let ranks: Vec<_> = ranks.filter(|(_, rank)| *rank > 0).collect();
-        let bytes = ranks.iter().map(|(id, rank)| {
-            let shapes = shapes(config, *id, *rank);
-            let bytes = shapes.map(|shape| Factor::byte_len_of(shape, format));
-            bytes.iter().sum::<usize>()
-        });
+        let shape = |(id, rank)| shape(config, id, rank);
+        let bytes = ranks
+            .iter()
+            .map(|of| LowRankPair::byte_len_of(shape(*of), format));
         let mut arena = Arena::with_capacity(bytes.sum());
-        let place = |(id, rank)| {
-            let [a, b] =
-                shapes(config, id, rank).map(|shape| Factor::reserved(shape, format, &mut arena));
-            (id, LowRankPair { scale: 0.0, a, b })
-        };
+        let place =
+            |of: (ModuleId, usize)| (of.0, LowRankPair::reserved(shape(of), format, &mut arena));
         Self {
             config,
             format,
@@ -90,13 +86,9 @@ impl<'a> Layout<'a> {
 
     /// Takes a module's factors in memory of their own.
     fn add(&mut self, id: ModuleId, pair: &LoraPair) {
-        let [of_a, of_b] = shapes(self.config, id, pair.rank);
-        let (format, arena) = (self.format, &mut self.arena);
-        let factors = LowRankPair {
-            scale: pair.scale,
-            a: Factor::new(of_a, &pair.a, format, arena),
-            b: Factor::new(of_b, &pair.b, format, arena),
-        };
+        let shape = shape(self.config, id, pair.rank);
+        let factors = [pair.a.as_slice(), pair.b.as_slice()];
+        let factors = LowRankPair::new(shape, pair.scale, factors, self.format, &mut self.arena);
         // in the place of what was reserved
         self.places.push((id, factors));
     }
@@ -107,7 +99,7 @@ impl<'a> Layout<'a> {
             .collect();
         let mut rank = 0;
         for (id, pair) in self.places {
-            rank = rank.max(pair.a.rows());
+            rank = rank.max(pair.rank());
             pairs[id.layer][id.projection as usize] = Some(pair);
         }
         DeviceAdapter {
@@ -121,10 +113,10 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// The shapes of a module's A and B.
-fn shapes(config: &ModelConfig, id: ModuleId, rank: usize) -> [(usize, usize); 2] {
-    let (rows, cols) = config.projection_shape(id.projection);
-    [(rank, cols), (rows, rank)]
+/// The shape of a module's factors.
+fn shape(config: &ModelConfig, id: ModuleId, rank: usize) -> PairShape {
+    let (out, cols) = config.projection_shape(id.projection);
+    PairShape { out, rank, cols }
 }
 
 /// Modules whose factors are not as what was reserved for them.
@@ -149,12 +141,7 @@ fn read(
 
 /// Lays out a module's factors in their place, if they are as it is.
 fn fill(place: &mut LowRankPair, pair: &LoraPair) -> bool {
-    place.scale = pair.scale;
-    let fits = |factor: &Factor, len| factor.rows() * factor.cols() == len;
-    fits(&place.a, pair.a.len())
-        && fits(&place.b, pair.b.len())
-        && place.a.fill(&pair.a).is_ok()
-        && place.b.fill(&pair.b).is_ok()
+    place.fill(pair.scale, [&pair.a, &pair.b]).is_ok()
 }
 
 impl DeviceAdapter {

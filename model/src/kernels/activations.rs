@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::thread::LocalKey;
 
 use super::multiversion::multiversion;
 use super::parallel::{self, SharedOutput};
@@ -24,9 +25,34 @@ pub(crate) enum Passes {
     Two,
 }
 
+/// Copies as many values as there are, without a call where it is one or two.
+#[inline(always)]
+fn copy_few<T: Copy>(from: &[T], to: &mut [T]) {
+    match (from, &mut *to) {
+        ([a], [to]) => *to = *a,
+        ([a, b], [to, next]) => (*to, *next) = (*a, *b),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+impl Passes {
+    /// How many rows of codes a row has.
+    pub(super) fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
+/// What activations are kept in.
+type Memory = (Vec<Words>, Vec<BlockScale>);
+
 thread_local! {
-    /// The memory of the last activations that this thread dropped.
-    static SPARE: Cell<(Vec<Words>, Vec<BlockScale>)> = const { Cell::new((Vec::new(), Vec::new())) };
+    /// The memory of the last activations of a batch that this thread dropped.
+    static OF_BATCHES: Cell<Memory> = const { Cell::new((Vec::new(), Vec::new())) };
+    /// The same of some rows of a batch.
+    static OF_ROWS: Cell<Memory> = const { Cell::new((Vec::new(), Vec::new())) };
 }
 
 /// Quantized activations, block-major: all rows' first blocks come first.
@@ -38,6 +64,38 @@ pub(crate) struct Activations {
     pub(super) codes: Vec<Words>,
     /// `[blocks][n]`, and memory beyond.
     pub(super) scales: Vec<BlockScale>,
+    /// Where their memory goes when they are dropped.
+    spare: &'static LocalKey<Cell<Memory>>,
+}
+
+/// Activations of a batch that several tasks write.
+pub(super) struct Parts<'a> {
+    blocks: usize,
+    passes: Passes,
+    /// Rows, each pass counted.
+    n: usize,
+    codes: SharedOutput<'a, Words>,
+    scales: SharedOutput<'a, BlockScale>,
+}
+
+impl Parts<'_> {
+    /// Takes some rows of the batch.
+    ///
+    /// # Safety
+    /// No other task uses those rows.
+    pub(super) unsafe fn put(&self, rows: Range<usize>, part: &Activations) {
+        let passes = self.passes.count();
+        assert!(self.passes == part.passes && part.n == rows.len() * passes);
+        for b in 0..self.blocks {
+            let (codes, scales) = part.block(b, 0, part.n);
+            let at = b * self.n + rows.start * passes;
+            // SAFETY: by contract.
+            unsafe {
+                copy_few(codes, self.codes.part(0, at, part.n));
+                copy_few(scales, self.scales.part(0, at, part.n));
+            }
+        }
+    }
 }
 
 /// What belongs to a block's codes.
@@ -52,49 +110,88 @@ pub(super) struct BlockScale {
 }
 
 impl Activations {
-    /// Quantizes `x[n, cols]`, where `cols` is a whole number of blocks; in the
-    /// same parallel region runs `other(0) … other(others − 1)`.
-    pub(super) fn quantize_beside(
-        (x, n, cols): (&[f32], usize, usize),
+    /// Room for `n` rows of so many columns, a whole number of blocks.
+    fn with_room(
+        (n, cols): (usize, usize),
         passes: Passes,
-        others: usize,
-        other: impl Fn(usize) + Sync + Send,
+        spare: &'static LocalKey<Cell<Memory>>,
     ) -> Self {
-        assert!(x.len() == n * cols && cols.is_multiple_of(BLOCK));
-        let blocks = cols / BLOCK;
-        let n = match passes {
-            Passes::One => n,
-            Passes::Two => 2 * n,
-        };
-        let (mut codes, mut scales) = SPARE.take();
+        assert!(cols.is_multiple_of(BLOCK));
+        let n = n * passes.count();
+        let len = cols / BLOCK * n;
+        let (mut codes, mut scales) = spare.take();
         // all of it is written before it is read
-        codes.resize(codes.len().max(blocks * n), Words::default());
-        scales.resize(scales.len().max(blocks * n), BlockScale::default());
-        let (all_codes, all_scales) = (
-            SharedOutput::new(&mut codes, blocks * n),
-            SharedOutput::new(&mut scales, blocks * n),
-        );
-        let columns = |range: Range<usize>| {
-            let (at, len) = (range.start * n, range.len() * n);
-            // SAFETY: each block's codes and scales belong to one task.
-            let (codes, scales) =
-                unsafe { (all_codes.part(0, at, len), all_scales.part(0, at, len)) };
-            quantize_columns(x, cols, range.start, passes, codes, scales);
-        };
-        if others == 0 && n * cols < PARALLEL_FROM {
-            columns(0..blocks);
-        } else {
-            parallel::run_shares(|share| {
-                share.of(others).for_each(&other);
-                columns(share.of(blocks));
-            });
-        }
+        codes.resize(codes.len().max(len), Words::default());
+        scales.resize(scales.len().max(len), BlockScale::default());
         Self {
             passes,
             n,
             codes,
             scales,
+            spare,
         }
+    }
+
+    /// Quantizes `x[n, cols]`, where `cols` is a whole number of blocks, on several
+    /// threads where that is worth it.
+    pub(super) fn quantize((x, n, cols): (&[f32], usize, usize), passes: Passes) -> Self {
+        assert!(x.len() == n * cols);
+        let mut all = Self::with_room((n, cols), passes, &OF_BATCHES);
+        if x.len() < PARALLEL_FROM {
+            all.quantize_here(x, cols);
+        } else {
+            all.write_parts(cols, |parts| {
+                parallel::run_ranges(parts.blocks, |range| {
+                    let (at, len) = (range.start * parts.n, range.len() * parts.n);
+                    // SAFETY: each block's codes and scales belong to one task.
+                    let (codes, scales) =
+                        unsafe { (parts.codes.part(0, at, len), parts.scales.part(0, at, len)) };
+                    quantize_columns(x, cols, range.start, passes, codes, scales);
+                });
+            });
+        }
+        all
+    }
+
+    /// Quantizes some rows of a batch, on this thread.
+    pub(super) fn quantize_rows(x: &[f32], cols: usize, passes: Passes) -> Self {
+        assert!(x.len().is_multiple_of(cols));
+        let mut rows = Self::with_room((x.len() / cols, cols), passes, &OF_ROWS);
+        rows.quantize_here(x, cols);
+        rows
+    }
+
+    /// Activations of `n` rows of so many columns, all of which `write` puts there.
+    pub(super) fn from_parts(
+        (n, cols): (usize, usize),
+        passes: Passes,
+        write: impl FnOnce(&Parts<'_>),
+    ) -> Self {
+        let mut all = Self::with_room((n, cols), passes, &OF_BATCHES);
+        all.write_parts(cols, write);
+        all
+    }
+
+    fn write_parts(&mut self, cols: usize, write: impl FnOnce(&Parts<'_>)) {
+        let blocks = cols / BLOCK;
+        write(&Parts {
+            blocks,
+            passes: self.passes,
+            n: self.n,
+            codes: SharedOutput::new(&mut self.codes, blocks * self.n),
+            scales: SharedOutput::new(&mut self.scales, blocks * self.n),
+        });
+    }
+
+    fn quantize_here(&mut self, x: &[f32], cols: usize) {
+        let len = cols / BLOCK * self.n;
+        let (codes, scales) = (&mut self.codes[..len], &mut self.scales[..len]);
+        quantize_columns(x, cols, 0, self.passes, codes, scales);
+    }
+
+    /// Rows of the input.
+    pub(super) fn rows(&self) -> usize {
+        self.n / self.passes.count()
     }
 
     /// The codes and scales of some rows in one block.
@@ -107,10 +204,11 @@ impl Activations {
 
 impl Drop for Activations {
     fn drop(&mut self) {
-        SPARE.set((
+        let memory = (
             std::mem::take(&mut self.codes),
             std::mem::take(&mut self.scales),
-        ));
+        );
+        self.spare.set(memory);
     }
 }
 
@@ -131,11 +229,7 @@ fn quantize_columns_body(
     codes: &mut [Words],
     scales: &mut [BlockScale],
 ) {
-    let n = x.len() / cols
-        * match passes {
-            Passes::One => 1,
-            Passes::Two => 2,
-        };
+    let n = x.len() / cols * passes.count();
     let columns = codes.chunks_exact_mut(n).zip(scales.chunks_exact_mut(n));
     for (b, (codes, scales)) in (first..).zip(columns) {
         quantize_column(x, cols, b, passes, codes, scales);

@@ -6,11 +6,19 @@
 //! has no more than some dozen on their way, and waits with all else when there are
 //! more. Knows no products, only what they will read.
 
+use std::cell::Cell;
+use std::ops::Range;
+
 use super::memory::{ALIGN, Span};
 
 /// The most that is fetched beside one stretch of columns: a part of what a core's
 /// second cache holds.
 const BYTES_MAX: usize = 128 << 10;
+
+thread_local! {
+    /// Kept from one task to the next.
+    static SPANS: Cell<Vec<Span>> = const { Cell::new(Vec::new()) };
+}
 
 /// What is to be fetched, little by little.
 #[derive(Default)]
@@ -19,25 +27,45 @@ pub(super) struct Ahead {
     spans: Vec<Span>,
     /// The one that is being fetched.
     now: Span,
-    /// What is left of all of them.
+    /// What is left of it and of all the others.
     bytes: usize,
-    /// How much of it a step fetches.
-    lines: usize,
+    /// What is to be fetched of them in this stretch; a step may go a little further.
+    due: usize,
+    /// How much of it a step fetches: whole lines.
+    step: usize,
 }
 
 impl Ahead {
-    /// Something else instead, in this order.
-    pub(super) fn set(&mut self, spans: impl Iterator<Item = Span>) {
-        let mut all = 0;
-        let fits = |span: &Span| {
-            all += span.bytes();
-            all <= BYTES_MAX
+    /// What is fetched evenly with all stretches of a task, in this order.
+    pub(super) fn of(spans: impl Iterator<Item = Span>) -> Self {
+        let mut ahead = Self {
+            spans: SPANS.take(),
+            ..Self::default()
         };
-        self.spans.clear();
-        self.spans.extend(spans.take_while(fits));
-        self.spans.reverse();
+        ahead.spans.clear();
+        ahead.put_first(spans);
+        ahead
+    }
+
+    /// Puts these before all the others.
+    fn put_first(&mut self, spans: impl Iterator<Item = Span>) {
+        self.spans
+            .extend(Some(self.now).filter(|now| now.bytes() > 0));
+        let others = self.spans.len();
+        self.spans.extend(spans);
+        let bytes = |span: &Span| span.bytes();
+        self.bytes += self.spans[others..].iter().map(bytes).sum::<usize>();
+        self.spans[others..].reverse();
         self.now = Span::default();
-        self.bytes = self.spans.iter().map(|span| span.bytes()).sum();
+    }
+
+    /// A stretch begins, which is `parts` of those that the task has left; what is read
+    /// at its end comes first.
+    pub(super) fn begin(&mut self, read: impl Iterator<Item = Span>, parts: usize, left: usize) {
+        let evenly = self.bytes * parts / left.max(1);
+        let others = self.bytes;
+        self.put_first(read);
+        self.due = (self.bytes - others + evenly).min(BYTES_MAX);
     }
 
     /// Bytes that are not fetched yet.
@@ -46,17 +74,31 @@ impl Ahead {
         self.bytes
     }
 
-    /// What is due now, when so many of such stretches are left, this one counted, is
-    /// fetched by the next `steps` steps.
-    pub(super) fn spread(&mut self, stretches_left: usize, steps: usize) {
-        let due = self.bytes.div_ceil(stretches_left.max(1));
-        self.lines = due.div_ceil(ALIGN).div_ceil(steps.max(1));
+    /// What is due now, when so many of such pieces of the stretch are left, this one
+    /// counted, is fetched by the next `steps` steps.
+    pub(super) fn spread(&mut self, pieces_left: usize, steps: usize) {
+        let due = self.due.div_ceil(pieces_left.max(1));
+        self.step = due.div_ceil(ALIGN).div_ceil(steps.max(1)) * ALIGN;
     }
 
     /// Begins to fetch the next few lines.
     #[inline(always)]
     pub(super) fn step(&mut self) {
-        for _ in 0..self.lines {
+        if self.now.bytes() < self.step {
+            return self.step_over();
+        }
+        let (lines, later) = self.now.split_at(self.step);
+        lines.fetch();
+        self.now = later;
+        self.bytes -= self.step;
+        self.due = self.due.saturating_sub(self.step);
+    }
+
+    /// A step that goes over the end of a span.
+    #[inline(never)]
+    fn step_over(&mut self) {
+        let mut left = self.step;
+        while left > 0 {
             if self.now.bytes() == 0 {
                 match self.spans.pop() {
                     Some(span) => self.now = span,
@@ -67,18 +109,28 @@ impl Ahead {
             line.fetch();
             self.now = later;
             self.bytes -= line.bytes();
+            self.due = self.due.saturating_sub(line.bytes());
+            left -= ALIGN;
         }
     }
 }
 
-/// What goes with some of `count` parts of a product, if all that the spans hold is
-/// spread over them evenly.
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // a task's, not one that never had any
+        if self.spans.capacity() > 0 {
+            SPANS.set(std::mem::take(&mut self.spans));
+        }
+    }
+}
+
+/// What goes with some of `count` parts of a product, if all bytes that the spans hold
+/// are spread over them evenly.
 pub(super) fn share(
-    spans: impl Iterator<Item = Span> + Clone,
-    parts: std::ops::Range<usize>,
+    (spans, all): (impl Iterator<Item = Span>, usize),
+    parts: Range<usize>,
     count: usize,
 ) -> impl Iterator<Item = Span> {
-    let all: usize = spans.clone().map(Span::bytes).sum();
     let start = |part: usize| all * part / count.max(1);
     let (mut skipped, mut wanted) = (start(parts.start), start(parts.end) - start(parts.start));
     spans.filter_map(move |span| {
@@ -100,25 +152,47 @@ mod tests {
         let spans = [&bytes[..70], &bytes[70..70], &bytes[70..300]].map(Span::of);
         let mut next = 0;
         for parts in [0..3, 3..4, 4..11] {
-            let mut ahead = Ahead::default();
-            ahead.set(share(spans.iter().copied(), parts.clone(), 11));
+            let all = (spans.iter().copied(), 4800);
+            let mut ahead = Ahead::of(share(all, parts.clone(), 11));
             next += ahead.bytes;
             assert_eq!(next, 4800 * parts.end / 11);
-            let all = ahead.bytes;
-            for left in (1..=5).rev() {
-                ahead.spread(left, 3);
-                for _ in 0..3 {
-                    let before = ahead.bytes;
-                    ahead.step();
-                    // a fifth of a third, in whole lines
-                    assert!(before - ahead.bytes <= all.div_ceil(15).next_multiple_of(ALIGN));
+            let read = [&bytes[3..8], &bytes[20..29]].map(Span::of);
+            let mut parts_left = parts.len();
+            while parts_left > 0 {
+                let stretch = parts_left.min(2);
+                let evenly = ahead.bytes * stretch / parts_left;
+                let others = ahead.bytes - evenly;
+                ahead.begin(read.iter().copied(), stretch, parts_left);
+                assert_eq!(ahead.due, 14 * 16 + evenly);
+                let all = ahead.due;
+                for left in (1..=5).rev() {
+                    ahead.spread(left, 3);
+                    for _ in 0..3 {
+                        let before = ahead.bytes;
+                        ahead.step();
+                        // a fifth of a third, in whole lines
+                        assert!(before - ahead.bytes <= all.div_ceil(15).next_multiple_of(ALIGN));
+                    }
                 }
-                assert!(ahead.bytes <= all * (left - 1) / 5);
+                assert!(ahead.due == 0 && ahead.bytes <= others);
+                parts_left -= stretch;
             }
             assert_eq!((ahead.bytes, ahead.spans.len()), (0, 0));
         }
-        let mut ahead = Ahead::default();
-        ahead.set(spans.iter().copied().cycle());
-        assert!(ahead.bytes <= BYTES_MAX);
+    }
+
+    #[test]
+    fn no_more_is_due_than_a_cache_holds_a_part_of() {
+        let bytes = vec![[0i8; 16]; 2 * BYTES_MAX / 16];
+        let mut ahead = Ahead::of(std::iter::empty());
+        ahead.begin(std::iter::once(Span::of(&bytes)), 1, 1);
+        assert_eq!((ahead.due, ahead.left()), (BYTES_MAX, 2 * BYTES_MAX));
+        ahead.spread(1, 1);
+        ahead.step();
+        assert_eq!((ahead.due, ahead.left()), (0, BYTES_MAX));
+        // nothing that is at hand is too little for a step
+        ahead.spread(1, 1);
+        ahead.step();
+        assert_eq!(ahead.left(), BYTES_MAX);
     }
 }

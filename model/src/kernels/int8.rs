@@ -5,14 +5,14 @@
 //! `acc ← fma(dot, scale · x.scale, acc)`, over the blocks in order. Every
 //! level computes exactly this, so all give the same bits.
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
 use super::activations::{Activations, Passes};
 use super::ahead::Ahead;
 use super::cpu::Level;
-use super::parallel::SharedOutput;
+use super::parallel::{SharedOutput, Tile};
 use crate::quant::{GROUP, PackedMatrix};
-
-/// Results of 16 weight rows for some activation rows.
-pub(super) type Tile<const N: usize> = [[f32; GROUP]; N];
 
 /// The most rows of a tile.
 const TILE_ROWS: usize = 8;
@@ -28,81 +28,112 @@ fn tiles_of(rows: usize) -> usize {
     rows / TILE_ROWS + (rows % TILE_ROWS).count_ones() as usize
 }
 
-/// One group of 16 weight rows with all activation rows; meanwhile fetches what is
-/// ahead.
+/// One group of 16 weight rows with some activation rows, of which the first's results
+/// are the first row of `y`; meanwhile fetches what is ahead.
 pub(super) fn matmul_group(
     level: Level,
     weights: &PackedMatrix,
     group: usize,
-    x: &Activations,
+    (x, rows): (&Activations, Range<usize>),
     ahead: &mut Ahead,
     y: &SharedOutput<'_>,
 ) {
-    let mut first = 0;
-    while first < x.n {
-        first += match x.n - first {
-            TILE_ROWS.. => matmul_tile::<TILE_ROWS>(level, weights, group, (x, first), ahead, y),
-            4..TILE_ROWS => matmul_tile::<4>(level, weights, group, (x, first), ahead, y),
-            2..4 => matmul_tile::<2>(level, weights, group, (x, first), ahead, y),
-            _ => matmul_tile::<1>(level, weights, group, (x, first), ahead, y),
+    let passes = x.passes.count();
+    let (start, end) = (rows.start * passes, rows.end * passes);
+    let mut at = start;
+    while at < end {
+        let tile = (x, start, at);
+        at += match end - at {
+            TILE_ROWS.. => matmul_tile::<TILE_ROWS>(level, weights, group, tile, ahead, y),
+            4..TILE_ROWS => matmul_tile::<4>(level, weights, group, tile, ahead, y),
+            2..4 => matmul_tile::<2>(level, weights, group, tile, ahead, y),
+            _ => matmul_tile::<1>(level, weights, group, tile, ahead, y),
         };
     }
 }
 
-/// One tile; returns how many activation rows it has.
+/// One tile, from row `first` of the activations on, where `start`'s results are the
+/// first row of `y`; returns how many activation rows it has.
 #[inline(always)]
 fn matmul_tile<const N: usize>(
     level: Level,
     weights: &PackedMatrix,
     group: usize,
-    (x, first): (&Activations, usize),
+    (x, start, first): (&Activations, usize, usize),
     ahead: &mut Ahead,
     y: &SharedOutput<'_>,
 ) -> usize {
-    let mut tile = [[0.0; GROUP]; N];
-    match level {
-        // SAFETY: the level is one that this CPU has.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe {
-            super::int8_avx512::tile(weights, group, x, first, ahead, &mut tile);
-        },
-        // SAFETY: the level is one that this CPU has.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe {
-            super::int8_avx2::tile(weights, group, x, first, ahead, &mut tile);
-        },
-        #[cfg(target_arch = "aarch64")]
-        Level::Neon => super::int8_neon::tile(weights, group, x, first, &mut tile),
-        _ => {
-            ahead.step();
-            super::int8_scalar::tile(weights, group, x, first, &mut tile);
+    let passes = x.passes.count();
+    let (row, rows, col) = ((first - start) / passes, N / passes, group * GROUP);
+    let cols = GROUP.min(y.width() - col);
+    if x.passes == Passes::One && cols == GROUP {
+        // SAFETY: each group is computed by one task, and owns its columns, which are
+        // there; the level is one that this CPU has.
+        unsafe {
+            let y = y.tile(row..row + rows, col, GROUP);
+            compute_tile::<N>(level, weights, group, (x, first), ahead, y);
         }
+        return N;
     }
-    // SAFETY: each group is computed by one task, and owns its columns.
-    let part = |row| unsafe { y.part(row, group * GROUP, GROUP) };
-    match x.passes {
-        Passes::One => {
-            for (i, row) in tile.iter().enumerate() {
-                copy_row(row, part(first + i));
-            }
-        }
-        Passes::Two => {
-            for (i, [row, rest]) in tile.as_chunks::<2>().0.iter().enumerate() {
-                for ((y, row), rest) in part(first / 2 + i).iter_mut().zip(row).zip(rest) {
-                    *y = row + rest;
-                }
-            }
+    let mut found = MaybeUninit::<[[f32; GROUP]; N]>::uninit();
+    // SAFETY: all of it is written before it is read; the level is one that this CPU has.
+    let found = unsafe {
+        let tile = Tile::new(found.as_mut_ptr().cast(), GROUP);
+        compute_tile::<N>(level, weights, group, (x, first), ahead, tile);
+        found.assume_init_ref()
+    };
+    for (i, found) in found.chunks_exact(passes).enumerate() {
+        // SAFETY: each group is computed by one task, and owns its columns.
+        let y = unsafe { y.part(row + i, col, GROUP) };
+        match (found, <&mut [f32; GROUP]>::try_from(&mut *y)) {
+            ([found, rest], Ok(y)) => sums(found, rest, y),
+            ([found, rest], Err(_)) => sums(found, rest, y),
+            _ => y.copy_from_slice(&found[0][..y.len()]),
         }
     }
     N
 }
 
-/// Copies a row's results, all of them where the group is whole.
+/// `y = found + rest`, as far as `y` goes.
 #[inline(always)]
-fn copy_row(from: &[f32; GROUP], to: &mut [f32]) {
-    match to.first_chunk_mut() {
-        Some(to) => *to = *from,
-        None => to.copy_from_slice(&from[..to.len()]),
+fn sums(found: &[f32; GROUP], rest: &[f32; GROUP], y: &mut [f32]) {
+    for ((y, found), rest) in y.iter_mut().zip(found).zip(rest) {
+        *y = found + rest;
+    }
+}
+
+/// Writes the results of `N` activation rows from `first` on.
+///
+/// # Safety
+/// The CPU has the level; `y` has `N` rows of [`GROUP`], which no other task uses.
+#[inline(always)]
+unsafe fn compute_tile<const N: usize>(
+    level: Level,
+    weights: &PackedMatrix,
+    group: usize,
+    (x, first): (&Activations, usize),
+    ahead: &mut Ahead,
+    y: Tile,
+) {
+    match level {
+        // SAFETY: by contract.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe {
+            super::int8_avx512::tile::<N>(weights, group, x, first, ahead, y);
+        },
+        // SAFETY: by contract.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe {
+            super::int8_avx2::tile::<N>(weights, group, x, first, ahead, y);
+        },
+        // SAFETY: by contract.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { super::int8_neon::tile::<N>(weights, group, x, first, y) },
+        // SAFETY: by contract.
+        _ => unsafe {
+            ahead.step();
+            super::int8_scalar::tile::<N>(weights, group, x, first, y);
+        },
     }
 }
 

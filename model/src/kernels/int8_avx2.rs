@@ -9,57 +9,74 @@ use std::arch::x86_64::*;
 
 use super::activations::{Activations, BlockScale, Words};
 use super::ahead::Ahead;
-use super::int8::Tile;
+use super::parallel::Tile;
 use crate::quant::{CodeWidth, GROUP, PackedMatrix};
 
 const HALF: usize = GROUP / 2;
 
 /// Fills a tile.
+///
+/// # Safety
+/// `y` has `N` rows of [`GROUP`], which are the caller's.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn tile<const N: usize>(
+pub(super) unsafe fn tile<const N: usize>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
     ahead: &mut Ahead,
-    out: &mut Tile<N>,
+    y: Tile,
 ) {
-    match (weights.width, weights.mins.is_empty()) {
-        (CodeWidth::Four, false) => halves::<N, true, true>(weights, group, x, first, ahead, out),
-        (CodeWidth::Four, true) => halves::<N, true, false>(weights, group, x, first, ahead, out),
-        (CodeWidth::Eight, false) => halves::<N, false, true>(weights, group, x, first, ahead, out),
-        (CodeWidth::Eight, true) => halves::<N, false, false>(weights, group, x, first, ahead, out),
+    // SAFETY: by contract.
+    unsafe {
+        match (weights.width, weights.mins.is_empty()) {
+            (CodeWidth::Four, false) => halves::<N, true, true>(weights, group, x, first, ahead, y),
+            (CodeWidth::Four, true) => halves::<N, true, false>(weights, group, x, first, ahead, y),
+            (CodeWidth::Eight, false) => {
+                halves::<N, false, true>(weights, group, x, first, ahead, y);
+            }
+            (CodeWidth::Eight, true) => {
+                halves::<N, false, false>(weights, group, x, first, ahead, y);
+            }
+        }
     }
 }
 
+/// # Safety
+/// As [`tile`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn halves<const N: usize, const FOUR: bool, const MIN: bool>(
+unsafe fn halves<const N: usize, const FOUR: bool, const MIN: bool>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
     ahead: &mut Ahead,
-    out: &mut Tile<N>,
+    y: Tile,
 ) {
-    if N <= 2 {
-        tile_of::<N, 2, FOUR, MIN>(weights, group, x, first, 0, ahead, out);
-    } else {
-        tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 0, ahead, out);
-        tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 1, ahead, out);
+    // SAFETY: by contract.
+    unsafe {
+        if N <= 2 {
+            tile_of::<N, 2, FOUR, MIN>(weights, group, x, first, 0, ahead, y);
+        } else {
+            tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 0, ahead, y);
+            tile_of::<N, 1, FOUR, MIN>(weights, group, x, first, 1, ahead, y);
+        }
     }
 }
 
+/// # Safety
+/// As [`tile`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile_of<const N: usize, const HALVES: usize, const FOUR: bool, const MIN: bool>(
+unsafe fn tile_of<const N: usize, const HALVES: usize, const FOUR: bool, const MIN: bool>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
     first_half: usize,
     ahead: &mut Ahead,
-    out: &mut Tile<N>,
+    y: Tile,
 ) {
     let blocks = weights.blocks;
     let lines = if FOUR { 4 } else { 8 };
@@ -111,9 +128,9 @@ fn tile_of<const N: usize, const HALVES: usize, const FOUR: bool, const MIN: boo
         }
     }
     for (h, acc) in acc.iter().enumerate() {
-        for (row, acc) in out.iter_mut().zip(acc) {
-            // SAFETY: a row is 16 floats, and a half 8.
-            unsafe { _mm256_storeu_ps(row.as_mut_ptr().add((first_half + h) * HALF), *acc) };
+        for (i, acc) in acc.iter().enumerate() {
+            // SAFETY: by contract; a half is 8 of 16 columns.
+            unsafe { _mm256_storeu_ps(y.at(i, (first_half + h) * HALF), *acc) };
         }
     }
 }

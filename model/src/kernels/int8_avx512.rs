@@ -4,39 +4,49 @@ use std::arch::x86_64::*;
 
 use super::activations::Activations;
 use super::ahead::Ahead;
-use super::int8::Tile;
+use super::parallel::Tile;
 use crate::quant::{CodeWidth, GROUP, Line, PackedMatrix};
 
-/// How many blocks ahead of its use one is fetched.
+/// How many blocks ahead of its use one is fetched: of a matrix, which comes from memory,
+/// and of a factor, which is short and comes from a cache.
 const AHEAD: usize = 16;
+const AHEAD_IN_FACTOR: usize = 4;
 
 /// Fills a tile.
+///
+/// # Safety
+/// `y` has `N` rows of [`GROUP`], which are the caller's.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn tile<const N: usize>(
+pub(super) unsafe fn tile<const N: usize>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
     ahead: &mut Ahead,
-    out: &mut Tile<N>,
+    y: Tile,
 ) {
-    match (weights.width, weights.mins.is_empty()) {
-        (CodeWidth::Four, false) => tile_of::<N, 4, true>(weights, group, x, first, ahead, out),
-        (CodeWidth::Four, true) => tile_of::<N, 4, false>(weights, group, x, first, ahead, out),
-        (CodeWidth::Eight, false) => tile_of::<N, 8, true>(weights, group, x, first, ahead, out),
-        (CodeWidth::Eight, true) => tile_of::<N, 8, false>(weights, group, x, first, ahead, out),
+    // SAFETY: by contract.
+    unsafe {
+        match (weights.width, weights.mins.is_empty()) {
+            (CodeWidth::Four, false) => tile_of::<N, 4, true>(weights, group, x, first, ahead, y),
+            (CodeWidth::Four, true) => tile_of::<N, 4, false>(weights, group, x, first, ahead, y),
+            (CodeWidth::Eight, false) => tile_of::<N, 8, true>(weights, group, x, first, ahead, y),
+            (CodeWidth::Eight, true) => tile_of::<N, 8, false>(weights, group, x, first, ahead, y),
+        }
     }
 }
 
+/// # Safety
+/// As [`tile`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
+unsafe fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
     ahead: &mut Ahead,
-    out: &mut Tile<N>,
+    y: Tile,
 ) {
     let first_block = group * weights.blocks;
     let lines = &weights.codes[first_block * LINES..(first_block + weights.blocks) * LINES];
@@ -49,7 +59,9 @@ fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
     let mut acc = [_mm512_setzero_ps(); N];
     for b in 0..weights.blocks {
         if first == 0 {
-            prefetch_block::<LINES>(weights, first_block + b + AHEAD);
+            let is_factor = LINES == 8 && N <= 2;
+            let blocks = if is_factor { AHEAD_IN_FACTOR } else { AHEAD };
+            prefetch_block::<LINES>(weights, first_block + b + blocks);
         }
         ahead.step();
         let steps = load_steps::<LINES>(&lines[b * LINES..(b + 1) * LINES]);
@@ -77,9 +89,9 @@ fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
             acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, acc[i]);
         }
     }
-    for (row, acc) in out.iter_mut().zip(acc) {
-        // SAFETY: a row is 16 floats.
-        unsafe { _mm512_storeu_ps(row.as_mut_ptr(), acc) };
+    for (i, acc) in acc.into_iter().enumerate() {
+        // SAFETY: by contract.
+        unsafe { _mm512_storeu_ps(y.at(i, 0), acc) };
     }
 }
 

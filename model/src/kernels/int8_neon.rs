@@ -3,30 +3,36 @@
 use std::arch::aarch64::*;
 
 use super::activations::{Activations, Words};
-use super::int8::Tile;
+use super::parallel::Tile;
 use crate::quant::{CodeWidth, GROUP, Line, PackedMatrix};
 
 const QUARTER: usize = GROUP / 4;
 
 /// Fills a tile.
-pub(super) fn tile<const N: usize>(
+///
+/// # Safety
+/// `y` has `N` rows of [`GROUP`], which are the caller's.
+pub(super) unsafe fn tile<const N: usize>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
-    out: &mut Tile<N>,
+    y: Tile,
 ) {
-    // SAFETY: NEON is part of every aarch64 CPU that Rust's target supports.
-    unsafe { tile_neon(weights, group, x, first, out) }
+    // SAFETY: NEON is part of every aarch64 CPU that Rust's target supports; otherwise by
+    // contract.
+    unsafe { tile_neon(weights, group, x, first, y) }
 }
 
+/// # Safety
+/// As [`tile`].
 #[target_feature(enable = "neon")]
-fn tile_neon<const N: usize>(
+unsafe fn tile_neon<const N: usize>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
-    out: &mut Tile<N>,
+    y: Tile,
 ) {
     for quarter in 0..4 {
         let mut acc = [vdupq_n_f32(0.0); N];
@@ -49,9 +55,9 @@ fn tile_neon<const N: usize>(
                 acc[i] = vfmaq_f32(acc[i], vcvtq_f32_s32(dot), scale);
             }
         }
-        for (row, acc) in out.iter_mut().zip(acc) {
-            // SAFETY: a row is 16 floats, and a quarter 4.
-            unsafe { vst1q_f32(row.as_mut_ptr().add(quarter * QUARTER), acc) };
+        for (i, acc) in acc.into_iter().enumerate() {
+            // SAFETY: by contract; a quarter is 4 of 16 columns.
+            unsafe { vst1q_f32(y.at(i, quarter * QUARTER), acc) };
         }
     }
 }

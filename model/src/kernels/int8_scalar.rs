@@ -1,17 +1,21 @@
 //! The portable kernel: what the others are tested against.
 
 use super::activations::Activations;
-use super::int8::Tile;
+use super::parallel::Tile;
 use crate::quant::{BLOCK, GROUP, PackedMatrix};
 
 /// Fills a tile.
-pub(super) fn tile<const N: usize>(
+///
+/// # Safety
+/// `y` has `N` rows of [`GROUP`], which are the caller's.
+pub(super) unsafe fn tile<const N: usize>(
     weights: &PackedMatrix,
     group: usize,
     x: &Activations,
     first: usize,
-    out: &mut Tile<N>,
+    y: Tile,
 ) {
+    let mut sums = [[0.0; GROUP]; N];
     for b in 0..weights.blocks {
         let lines = weights.lines(group, b);
         let (words, scales) = x.block(b, first, N);
@@ -19,7 +23,7 @@ pub(super) fn tile<const N: usize>(
             let (scale, min) = weights.scale_and_min(group, b, r);
             let codes: [i32; BLOCK] =
                 std::array::from_fn(|k| i32::from(weights.code(lines, r, k)) - weights.zero);
-            for ((acc, words), x) in out.iter_mut().zip(words).zip(scales) {
+            for ((acc, words), x) in sums.iter_mut().zip(words).zip(scales) {
                 let dot: i32 = codes
                     .iter()
                     .enumerate()
@@ -31,5 +35,9 @@ pub(super) fn tile<const N: usize>(
                 acc[r] = (dot as f32).mul_add(scale * x.scale, acc[r]);
             }
         }
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        // SAFETY: by contract; an array of floats is aligned as one.
+        unsafe { y.at(i, 0).cast::<[f32; GROUP]>().write(*sums) };
     }
 }

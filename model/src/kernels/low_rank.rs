@@ -6,9 +6,13 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::factor::{Factor, FactorInput};
-use super::memory::Span;
-use super::parallel::{self, SharedOutput};
+use super::activations::{Activations, Parts, Passes};
+use super::factor::{DoesNotFit, Factor, FactorFormat};
+use super::factor_packed::Packed;
+use super::factor_units::Units;
+use super::gemm::Onto;
+use super::memory::{Arena, Span};
+use super::parallel::{self, Share, SharedOutput};
 use super::wide::{WideRows, quantize_wide, scales_of, words_of};
 use crate::quant::QuantMatrix;
 
@@ -18,18 +22,98 @@ const ROWS_AT_ONCE: usize = 48;
 thread_local! {
     /// Kept from one product to the next.
     static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers::new()) };
-    /// A task's input in 16 bits.
-    static WIDE: Cell<(Vec<i32>, Vec<f32>)> = const { Cell::new((Vec::new(), Vec::new())) };
 }
 
 /// Factors of a module: A `[rank, in]`, B `[out, rank]`.
 pub struct LowRankPair {
     /// What the product is multiplied with.
-    pub scale: f32,
+    scale: f32,
     /// `[rank, in]`
-    pub a: Factor,
+    a: Factor<Packed>,
     /// `[out, rank]`
-    pub b: Factor,
+    b: Factor<Units>,
+}
+
+/// The shapes of a module's factors: A `[rank, in]`, B `[out, rank]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairShape {
+    /// Outputs of the module.
+    pub out: usize,
+    /// Rows of A, columns of B.
+    pub rank: usize,
+    /// Inputs of the module.
+    pub cols: usize,
+}
+
+impl PairShape {
+    fn of_a(self) -> (usize, usize) {
+        (self.rank, self.cols)
+    }
+
+    fn of_b(self) -> (usize, usize) {
+        (self.out, self.rank)
+    }
+}
+
+impl LowRankPair {
+    /// Takes `a` and `b`, into an arena; where one does not fit the format, as it is.
+    ///
+    /// # Panics
+    /// If a length is another than its shape, or a shape has no columns.
+    #[must_use]
+    pub fn new(
+        shape: PairShape,
+        scale: f32,
+        [a, b]: [&[f32]; 2],
+        format: FactorFormat,
+        arena: &mut Arena,
+    ) -> Self {
+        Self {
+            scale,
+            a: Factor::new(shape.of_a(), a, format, arena),
+            b: Factor::new(shape.of_b(), b, format, arena),
+        }
+    }
+
+    /// Zeros, and the place in an arena for what [`Self::fill`] is given later.
+    ///
+    /// # Panics
+    /// If a shape has no columns.
+    #[must_use]
+    pub fn reserved(shape: PairShape, format: FactorFormat, arena: &mut Arena) -> Self {
+        Self {
+            scale: 0.0,
+            a: Factor::reserved(shape.of_a(), format, arena),
+            b: Factor::reserved(shape.of_b(), format, arena),
+        }
+    }
+
+    /// Lays out factors in the place that was reserved for them.
+    ///
+    /// # Errors
+    /// [`DoesNotFit`], also where the shape is another; what the pair is then, is not
+    /// specified.
+    pub fn fill(&mut self, scale: f32, [a, b]: [&[f32]; 2]) -> Result<(), DoesNotFit> {
+        let fits = |rows, cols, values: &[f32]| rows * cols == values.len();
+        if !fits(self.a.rows(), self.a.cols(), a) || !fits(self.b.rows(), self.b.cols(), b) {
+            return Err(DoesNotFit);
+        }
+        self.scale = scale;
+        self.a.fill(a).and(self.b.fill(b))
+    }
+
+    /// Bytes of an arena that a pair takes.
+    #[must_use]
+    pub fn byte_len_of(shape: PairShape, format: FactorFormat) -> usize {
+        Factor::<Packed>::byte_len_of(shape.of_a(), format)
+            + Factor::<Units>::byte_len_of(shape.of_b(), format)
+    }
+
+    /// Rows of A.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.a.rows()
+    }
 }
 
 /// What an adapter adds to some rows of an output.
@@ -51,6 +135,34 @@ pub struct Terms<'a> {
     pub of_next: &'a [LowRankTerm<'a>],
     /// The matrices of that product.
     pub next: &'a [&'a QuantMatrix],
+    /// What [`row_chunks`] made of the rows of all terms; of all rows of the batch, and
+    /// the same for all of its products.
+    pub chunks: &'a [Range<usize>],
+}
+
+/// Divides `n` rows of a batch, some of which are computed with one adapter, for the
+/// tasks that compute with adapters. The groups are in the order of their rows.
+///
+/// # Panics
+/// If they are not.
+#[must_use]
+pub fn row_chunks(n: usize, groups: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
+    let at_once = n.div_ceil(parallel::threads()).clamp(1, ROWS_AT_ONCE);
+    let mut chunks = Vec::new();
+    let mut add = |rows: Range<usize>| {
+        for first in rows.clone().step_by(at_once) {
+            chunks.push(first..(first + at_once).min(rows.end));
+        }
+    };
+    let mut end = 0;
+    for group in groups {
+        assert!(end <= group.start && group.start <= group.end && group.end <= n);
+        add(end..group.start);
+        end = group.end;
+        add(group);
+    }
+    add(end..n);
+    chunks
 }
 
 /// `scale · A · x` for every term, one after the other.
@@ -63,6 +175,8 @@ struct Buffers {
     scales: Vec<f32>,
     /// Where each term's begin.
     places: Vec<Place>,
+    /// Chunks and terms, by number.
+    pieces: Vec<(usize, usize)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -79,6 +193,7 @@ impl Buffers {
             words: Vec::new(),
             scales: Vec::new(),
             places: Vec::new(),
+            pieces: Vec::new(),
         }
     }
 }
@@ -86,13 +201,14 @@ impl Buffers {
 /// The inner products of all terms of a projection.
 pub(super) struct Inner<'t> {
     terms: &'t [LowRankTerm<'t>],
+    chunks: &'t [Range<usize>],
     buffers: Buffers,
 }
 
 impl<'t> Inner<'t> {
-    /// Room for what [`Inner::tasks`] computes. The terms are in the order of their
-    /// outputs.
-    pub(super) fn new(terms: &'t [LowRankTerm<'t>]) -> Self {
+    /// Room for what [`Inner::compute`] finds.
+    pub(super) fn new(terms: &Terms<'t>) -> Self {
+        let (chunks, terms) = (terms.chunks, terms.of_this);
         assert!(terms.is_sorted_by_key(|term| term.output));
         let mut buffers = BUFFERS.take();
         buffers.places.clear();
@@ -109,35 +225,74 @@ impl<'t> Inner<'t> {
         grow(&mut buffers.values, end.values);
         grow(&mut buffers.words, end.words);
         grow(&mut buffers.scales, end.scales);
-        Self { terms, buffers }
+        Self {
+            terms,
+            chunks,
+            buffers,
+        }
     }
 
-    /// The tasks that compute the inner products of `x[_, cols]`.
-    pub(super) fn tasks<'a>(&'a mut self, x: &'a [f32], cols: usize) -> InnerTasks<'a> {
-        let mut products = Vec::new();
-        for (term, place) in self.terms.iter().zip(&self.buffers.places) {
-            assert!(term.pair.a.cols() == cols && term.rows.end * cols <= x.len());
-            for first in (0..term.rows.len()).step_by(ROWS_AT_ONCE) {
-                let rows = first..(first + ROWS_AT_ONCE).min(term.rows.len());
-                products.push(Product {
-                    term,
-                    place: *place,
-                    rows,
+    /// Computes the inner products of `x[n, cols]`, and its activations where there are
+    /// passes, in one region if the chunks are enough for all threads.
+    pub(super) fn compute(
+        &mut self,
+        (x, n, cols): (&[f32], usize, usize),
+        passes: Option<Passes>,
+    ) -> Option<Activations> {
+        if self.terms.is_empty() {
+            return passes.map(|passes| Activations::quantize((x, n, cols), passes));
+        }
+        let rows: usize = self.chunks.iter().map(|chunk| chunk.len()).sum();
+        assert!(rows == n && x.len() == n * cols);
+        let chunk_from = |at| self.chunks.binary_search_by_key(&at, |chunk| chunk.start);
+        for LowRankTerm { rows, pair, .. } in self.terms {
+            assert!(pair.a.cols() == cols && rows.end <= n);
+            assert!(
+                [rows.start, rows.end].map(|at| at == n || chunk_from(at).is_ok()) == [true; 2]
+            );
+        }
+        let has_codes = self.terms.iter().any(|term| term.pair.a.codes().is_some());
+        let passes_of_a = passes.or(has_codes.then_some(Passes::Two));
+        let mut pieces = std::mem::take(&mut self.buffers.pieces);
+        let tasks = InnerTasks::new(self.terms, &mut self.buffers, (x, cols));
+        let found = if self.chunks.len() >= parallel::threads() {
+            let at_once = chunks_at_once(self.chunks.len(), parallel::threads());
+            let by_chunk = |parts: Option<&Parts<'_>>| {
+                parallel::run(self.chunks.len().div_ceil(at_once), |i| {
+                    for chunk in self.chunks.iter().skip(i * at_once).take(at_once) {
+                        // SAFETY: each chunk belongs to one task.
+                        unsafe { tasks.run_chunk(chunk, passes_of_a, parts) };
+                    }
                 });
+            };
+            match passes {
+                Some(passes) => Some(Activations::from_parts((n, cols), passes, |parts| {
+                    by_chunk(Some(parts));
+                })),
+                None => {
+                    by_chunk(None);
+                    None
+                }
             }
-        }
-        let tasks = tasks_of(&mut products);
-        let flat = &mut self.buffers;
-        let (values, words, scales) = (flat.values.len(), flat.words.len(), flat.scales.len());
-        InnerTasks {
-            products,
-            tasks,
-            x,
-            cols,
-            values: SharedOutput::new(&mut flat.values, values),
-            words: SharedOutput::new(&mut flat.words, words),
-            scales: SharedOutput::new(&mut flat.scales, scales),
-        }
+        } else {
+            let activations = passes_of_a.map(|passes| Activations::quantize((x, n, cols), passes));
+            pieces.clear();
+            for (c, chunk) in self.chunks.iter().enumerate() {
+                let terms = self.terms.iter().enumerate();
+                let terms = terms.filter(|(_, term)| is_within(chunk, &term.rows));
+                pieces.extend(terms.map(|(t, _)| (c, t)));
+            }
+            parallel::run(pieces.len(), |i| {
+                let (chunk, term) = pieces[i];
+                let rows = &self.chunks[chunk];
+                let codes = activations.as_ref().map(|all| (all, rows.clone()));
+                // SAFETY: each piece belongs to one task.
+                unsafe { tasks.compute(term, rows, codes) };
+            });
+            activations.filter(|_| passes.is_some())
+        };
+        self.buffers.pieces = pieces;
+        found
     }
 
     /// The terms of an output, and where their inner products begin.
@@ -156,7 +311,7 @@ impl<'t> Inner<'t> {
         columns: &Range<usize>,
     ) -> impl Iterator<Item = Span> {
         self.terms_of(output)
-            .map(move |(term, _)| Span::of(term.pair.b.units_of(columns)))
+            .filter_map(move |(term, _)| Some(Span::of(term.pair.b.codes()?.of(columns))))
     }
 
     /// Adds an output's terms to some of its columns, of which the first is a
@@ -187,17 +342,23 @@ impl<'t> Inner<'t> {
     ) {
         let (n, b) = (term.rows.len(), &term.pair.b);
         let rank = b.cols();
-        let input = FactorInput {
-            x: &self.buffers.values[place.values..][..n * rank],
-            wide: WideRows {
-                n,
-                words: &self.buffers.words[place.words..][..n * words_of(rank)],
-                scales: &self.buffers.scales[place.scales..][..n * scales_of(rank)],
-            },
-        };
         let y = y.window(term.rows.start * b.rows(), b.rows(), b.rows());
-        // SAFETY: by contract.
-        unsafe { b.multiply_columns(input, columns, &y, true) };
+        match b.codes() {
+            Some(units) => {
+                let wide = WideRows {
+                    n,
+                    words: &self.buffers.words[place.words..][..n * words_of(rank)],
+                    scales: &self.buffers.scales[place.scales..][..n * scales_of(rank)],
+                };
+                // SAFETY: by contract.
+                unsafe { units.add_columns(wide, columns, &y) };
+            }
+            None => {
+                let x = &self.buffers.values[place.values..][..n * rank];
+                // SAFETY: by contract.
+                unsafe { b.multiply_floats(x, columns, &y, Onto::Continues) };
+            }
+        }
     }
 }
 
@@ -207,6 +368,31 @@ impl Drop for Inner<'_> {
     }
 }
 
+/// What a thread will read of factors in 8 bits for the inner products of some terms.
+pub(super) fn upcoming<'t>(
+    terms: &'t [LowRankTerm<'t>],
+    chunks: &'t [Range<usize>],
+    share: Share,
+) -> impl Iterator<Item = Span> + Clone {
+    let is_read = move |term: &&LowRankTerm<'_>| {
+        match chunks.binary_search_by_key(&term.rows.start, |chunk| chunk.start) {
+            // others read what is of several chunks, too
+            Ok(chunk) if chunks[chunk].len() == term.rows.len() => {
+                share.takes_task(chunk / chunks_at_once(chunks.len(), share.threads()))
+            }
+            _ => true,
+        }
+    };
+    let codes = terms.iter().filter(is_read);
+    codes.filter_map(|term| Some(term.pair.a.codes()?.span()))
+}
+
+/// How many of so many chunks are one task's. Two rows beside each other share lines of
+/// the activations' codes.
+fn chunks_at_once(chunks: usize, threads: usize) -> usize {
+    (chunks / (2 * threads)).clamp(1, 2)
+}
+
 /// Makes a buffer at least as long as that.
 fn grow<T: Default + Clone>(buffer: &mut Vec<T>, len: usize) {
     if buffer.len() < len {
@@ -214,45 +400,15 @@ fn grow<T: Default + Clone>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// A · x for some rows of a term.
-struct Product<'a> {
-    term: &'a LowRankTerm<'a>,
-    place: Place,
-    /// Counted from the term's first.
-    rows: Range<usize>,
+/// Whether a chunk is some of those rows; else it is none of them.
+fn is_within(chunk: &Range<usize>, rows: &Range<usize>) -> bool {
+    rows.start <= chunk.start && chunk.end <= rows.end && !chunk.is_empty()
 }
 
-impl Product<'_> {
-    /// Rows of the batch.
-    fn input(&self) -> Range<usize> {
-        let start = self.term.rows.start;
-        start + self.rows.start..start + self.rows.end
-    }
-}
-
-/// Orders the products, and divides them into tasks. Where the rows of a batch are
-/// enough for all threads, the products of the same rows are one task, which
-/// quantizes its input once.
-fn tasks_of(products: &mut [Product<'_>]) -> Vec<Range<usize>> {
-    products.sort_by_key(|product| product.input().start);
-    let same = |a: &Product<'_>, b: &Product<'_>| a.input() == b.input();
-    let inputs = products.chunk_by(same).count();
-    if inputs < 2 * parallel::threads() {
-        return (0..products.len()).map(|i| i..i + 1).collect();
-    }
-    let mut end = 0;
-    let task = |chunk: &[Product<'_>]| {
-        end += chunk.len();
-        end - chunk.len()..end
-    };
-    products.chunk_by(same).map(task).collect()
-}
-
-/// Products of A, to be run in any order.
-pub(super) struct InnerTasks<'a> {
-    products: Vec<Product<'a>>,
-    /// Which of them each task computes; of one input.
-    tasks: Vec<Range<usize>>,
+/// Products of A with chunks of rows, to be run in any order.
+struct InnerTasks<'a> {
+    terms: &'a [LowRankTerm<'a>],
+    places: &'a [Place],
     x: &'a [f32],
     cols: usize,
     values: SharedOutput<'a>,
@@ -260,48 +416,91 @@ pub(super) struct InnerTasks<'a> {
     scales: SharedOutput<'a>,
 }
 
-impl InnerTasks<'_> {
-    pub(super) fn len(&self) -> usize {
-        self.tasks.len()
+impl<'a> InnerTasks<'a> {
+    fn new(
+        terms: &'a [LowRankTerm<'a>],
+        buffers: &'a mut Buffers,
+        (x, cols): (&'a [f32], usize),
+    ) -> Self {
+        let (values, words, scales) = (
+            buffers.values.len(),
+            buffers.words.len(),
+            buffers.scales.len(),
+        );
+        Self {
+            terms,
+            places: &buffers.places,
+            x,
+            cols,
+            values: SharedOutput::new(&mut buffers.values, values),
+            words: SharedOutput::new(&mut buffers.words, words),
+            scales: SharedOutput::new(&mut buffers.scales, scales),
+        }
     }
 
-    /// Runs task `i`, which must not be run twice.
-    pub(super) fn run(&self, i: usize) {
-        let products = &self.products[self.tasks[i].clone()];
-        let Some(input) = products.first().map(Product::input) else {
-            return;
-        };
-        let x = &self.x[input.start * self.cols..input.end * self.cols];
-        let (mut words, mut scales) = WIDE.take();
-        if products.iter().any(|product| product.term.pair.a.is_int8()) {
-            quantize_rows(x, self.cols, &mut words, &mut scales);
+    /// All that there is to compute of some rows: their activations, which go to
+    /// `parts` if the batch's are wanted, and their inner products.
+    ///
+    /// # Safety
+    /// No other task computes those rows.
+    unsafe fn run_chunk(
+        &self,
+        rows: &Range<usize>,
+        passes: Option<Passes>,
+        parts: Option<&Parts<'_>>,
+    ) {
+        let activations = passes.map(|passes| {
+            let x = &self.x[rows.start * self.cols..rows.end * self.cols];
+            Activations::quantize_rows(x, self.cols, passes)
+        });
+        if let (Some(parts), Some(activations)) = (parts, &activations) {
+            // SAFETY: by contract.
+            unsafe { parts.put(rows.clone(), activations) };
         }
-        let wide = WideRows {
-            n: input.len(),
-            words: &words,
-            scales: &scales,
-        };
-        for product in products {
-            self.compute(product, FactorInput { x, wide });
+        for (number, term) in self.terms.iter().enumerate() {
+            if is_within(rows, &term.rows) {
+                let codes = activations.as_ref().map(|part| (part, 0..rows.len()));
+                // SAFETY: by contract.
+                unsafe { self.compute(number, rows, codes) };
+            }
         }
-        WIDE.set((words, scales));
     }
 
-    fn compute(&self, product: &Product<'_>, input: FactorInput<'_>) {
-        let (pair, place, rows) = (product.term.pair, product.place, &product.rows);
-        let rank = pair.a.rows();
-        let start = place.values + rows.start * rank;
-        let part = self.values.window(start, rank, rank);
-        // SAFETY: each product has rows of its own, and is computed once.
-        unsafe { pair.a.multiply_columns(input, 0..rank, &part, false) };
+    /// A term's inner products of some rows, which are those of the codes if there are.
+    ///
+    /// # Safety
+    /// No other task computes those rows of that term.
+    unsafe fn compute(
+        &self,
+        number: usize,
+        rows: &Range<usize>,
+        codes: Option<(&Activations, Range<usize>)>,
+    ) {
+        let (term, place) = (&self.terms[number], self.places[number]);
+        let (LowRankPair { scale, a, b }, rank) = (term.pair, term.pair.rank());
+        let first = rows.start - term.rows.start;
+        let part = self.values.window(place.values + first * rank, rank, rank);
+        let mut scale = *scale;
+        match a.codes().zip(codes) {
+            Some((packed, (activations, rows))) => {
+                scale *= packed.unit();
+                // SAFETY: by contract.
+                unsafe { packed.multiply(activations, rows, &part) };
+            }
+            None => {
+                let x = &self.x[rows.start * self.cols..rows.end * self.cols];
+                // SAFETY: by contract.
+                unsafe { a.multiply_floats(x, 0..rank, &part, Onto::Replaces) };
+            }
+        }
         for row in 0..rows.len() {
-            // SAFETY: as above.
+            // SAFETY: by contract.
             let values = unsafe { part.part(row, 0, rank) };
-            values.iter_mut().for_each(|value| *value *= pair.scale);
-            if pair.b.is_int8() {
+            values.iter_mut().for_each(|value| *value *= scale);
+            if b.codes().is_some() {
                 let (len, count) = (words_of(rank), scales_of(rank));
-                let row = rows.start + row;
-                // SAFETY: as above.
+                let row = first + row;
+                // SAFETY: by contract.
                 unsafe {
                     let words = self.words.part(0, place.words + row * len, len);
                     let scales = self.scales.part(0, place.scales + row * count, count);
@@ -312,22 +511,13 @@ impl InnerTasks<'_> {
     }
 }
 
-fn quantize_rows(x: &[f32], cols: usize, words: &mut Vec<i32>, scales: &mut Vec<f32>) {
-    let (len, count) = (words_of(cols), scales_of(cols));
-    grow(words, x.len() / cols * len);
-    grow(scales, x.len() / cols * count);
-    let rows = words.chunks_mut(len).zip(scales.chunks_mut(count));
-    for (x, (words, scales)) in x.chunks_exact(cols).zip(rows) {
-        quantize_wide(x, words, scales);
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::kernels::Team;
+    use crate::kernels::factor::Codes;
     use crate::kernels::project::project;
-    use crate::kernels::{Arena, FactorFormat};
     use crate::quant::{Format, QuantMatrix};
     use crate::test_noise::noise;
 
@@ -342,11 +532,9 @@ mod tests {
 
     fn module(seed: u64, (out, rank, cols): (usize, usize, usize), format: FactorFormat) -> Module {
         let (a, b) = (noise(seed, rank * cols), noise(seed ^ 99, out * rank));
-        let pair = LowRankPair {
-            scale: 0.5,
-            a: Factor::new((rank, cols), &a, format, &mut Arena::with_capacity(0)),
-            b: Factor::new((out, rank), &b, format, &mut Arena::with_capacity(0)),
-        };
+        let shape = PairShape { out, rank, cols };
+        let arena = &mut Arena::with_capacity(0);
+        let pair = LowRankPair::new(shape, 0.5, [&a, &b], format, arena);
         Module {
             a,
             b,
@@ -368,29 +556,62 @@ mod tests {
     }
 
     #[test]
+    fn chunks_are_all_rows_and_no_chunk_is_of_two_groups() {
+        let mut team = Team::new(4, "test").unwrap();
+        team.lead(|| {
+            let chunks = |n, groups: &[Range<usize>]| row_chunks(n, groups.iter().cloned());
+            assert!(chunks(0, &[]).is_empty());
+            assert_eq!(chunks(1, &[0..1]), [0..1]);
+            // two of eight rows for each thread, or one where the next is another's
+            assert_eq!(chunks(8, &[0..8]), [0..2, 2..4, 4..6, 6..8]);
+            assert_eq!(
+                chunks(8, &[0..1, 1..1, 3..6]),
+                [0..1, 1..3, 3..5, 5..6, 6..8]
+            );
+            let many = chunks(1000, &[10..990]);
+            assert!(many.iter().all(|chunk| chunk.len() <= ROWS_AT_ONCE));
+            assert!(many.windows(2).all(|pair| pair[0].end == pair[1].start));
+        });
+    }
+
+    #[test]
     fn a_value_beyond_half_precision_keeps_the_factor_in_single() {
-        let mut weights = noise(1, 32);
-        let factor = |weights: &[f32], format| {
-            Factor::new((2, 16), weights, format, &mut Arena::with_capacity(0)).byte_len()
-        };
-        assert_eq!(factor(&weights, FactorFormat::F16), 16 * 32);
-        assert_eq!(factor(&weights, FactorFormat::Int8), 9 * 32 + 32);
-        weights[3] = 1e6;
-        assert_eq!(factor(&weights, FactorFormat::F16), 16 * 64);
-        weights[3] = f32::INFINITY;
-        assert_eq!(factor(&weights, FactorFormat::Int8), 16 * 64);
+        fn bytes<C: Codes>(weights: &[f32], format: FactorFormat) -> usize {
+            let arena = &mut Arena::with_capacity(0);
+            Factor::<C>::new((2, 32), weights, format, arena).byte_len()
+        }
+        let mut weights = noise(1, 64);
+        for bytes in [bytes::<Units>, bytes::<Packed>] {
+            assert_eq!(bytes(&weights, FactorFormat::F16), 32 * 32);
+            let codes = bytes(&weights, FactorFormat::Int8);
+            assert!((17 * 32..17 * 32 + 64).contains(&codes), "{codes}");
+            weights[3] = 1e6;
+            assert_eq!(bytes(&weights, FactorFormat::F16), 32 * 64);
+            weights[3] = f32::INFINITY;
+            assert_eq!(bytes(&weights, FactorFormat::Int8), 32 * 64);
+            weights[3] = 0.5;
+        }
     }
 
     #[test]
     fn terms_equal_their_definition_and_do_not_depend_on_each_other() {
-        check(FactorFormat::F32, 1e-3);
-        check(FactorFormat::F16, 2e-2);
-        // half a step of 1/127 in each of the A and B: 0.03 in the mean square
-        check(FactorFormat::Int8, 2e-1);
+        // as many as chunks there are, and far fewer
+        for threads in [1, 2, 40] {
+            let mut team = Team::new(threads, "test").unwrap();
+            team.lead(|| {
+                check(FactorFormat::F32, None, 1e-3);
+                check(FactorFormat::F16, None, 2e-2);
+                // half a step of 1/127 in each of the A and B: 0.03 in the mean square
+                for passes in [None, Some(Passes::One), Some(Passes::Two)] {
+                    check(FactorFormat::Int8, passes, 2e-1);
+                }
+                check(FactorFormat::F32, Some(Passes::One), 1e-3);
+            });
+        }
     }
 
     /// Two outputs of 40 and 530 columns; three adapters on some rows of each.
-    fn check(format: FactorFormat, tolerance: f64) {
+    fn check(format: FactorFormat, passes: Option<Passes>, tolerance: f64) {
         let (n, cols, outs) = (120, 96, [40, 530]);
         let weights = outs.map(|out| {
             let zeros = vec![0.0; out * cols];
@@ -428,14 +649,17 @@ mod tests {
         let x = noise(7, n * cols);
         let mut ys = outs.map(|out| vec![f32::NAN; n * out]);
         let mut slices = ys.each_mut().map(Vec::as_mut_slice);
-        fn of_this<'a>(of_this: &'a [LowRankTerm<'a>]) -> Terms<'a> {
+        fn of_this<'a>(of_this: &'a [LowRankTerm<'a>], chunks: &'a [Range<usize>]) -> Terms<'a> {
             Terms {
                 of_this,
                 of_next: of_this,
                 next: &[],
+                chunks,
             }
         }
-        project(&matrices, (&x, n), &mut slices, None, of_this(&terms));
+        let chunks = row_chunks(n, groups.iter().map(|(rows, ..)| rows.clone()));
+        let of_all = of_this(&terms, &chunks);
+        project(&matrices, (&x, n), &mut slices, passes, of_all);
         let in_term = |row: usize| groups.iter().any(|(rows, _, _)| rows.contains(&row));
         for row in (0..n).filter(|&row| !in_term(row)) {
             assert!(
@@ -465,8 +689,8 @@ mod tests {
                     &[matrices[*output]],
                     (x, 1),
                     &mut [&mut alone],
-                    None,
-                    of_this(&term),
+                    passes,
+                    of_this(&term, std::slice::from_ref(&(0..1))),
                 );
                 assert_eq!(found, alone);
             }

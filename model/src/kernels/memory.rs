@@ -74,6 +74,15 @@ impl Span {
         self.bytes
     }
 
+    /// With another one, if that begins where it ends.
+    pub(super) fn with_next(self, next: Self) -> Self {
+        let follows = self.start + self.bytes == next.start;
+        Self {
+            bytes: self.bytes + if follows { next.bytes } else { 0 },
+            ..self
+        }
+    }
+
     /// The first bytes, no more than there are, and the rest.
     pub(super) fn split_at(self, bytes: usize) -> (Self, Self) {
         let bytes = bytes.min(self.bytes);

@@ -40,8 +40,8 @@ pub(super) fn run_ranges(count: usize, task: impl Fn(Range<usize>) + Sync + Send
     });
 }
 
-/// Runs `task` for every share of a region. The same thread mostly takes the same
-/// shares in one region as in the next.
+/// Runs `task` for every share of a region. The same thread takes the same shares in
+/// one region as in the next, but for what it has no time for.
 pub(super) fn run_shares(task: impl Fn(Share) + Sync + Send) {
     let threads = threads();
     let tasks = match threads {
@@ -66,6 +66,29 @@ impl Share {
             threads => {
                 range_start(self.number, threads, count)
                     ..range_start(self.number + 1, threads, count)
+            }
+        }
+    }
+
+    /// Threads of the region.
+    pub(super) fn threads(self) -> usize {
+        self.threads
+    }
+
+    /// Whether its thread is the one that mostly takes a task of that number in a region
+    /// where tasks are no shares.
+    pub(super) fn takes_task(self, number: usize) -> bool {
+        number % self.threads == self.number % self.threads
+    }
+
+    /// Where it begins and ends in all that is its thread's, in eighths.
+    pub(super) fn eighths_of_thread(self) -> Range<usize> {
+        match self.threads {
+            1 => 0..8,
+            threads => {
+                let start = |round| STARTS.get(round).copied().unwrap_or(8);
+                let round = self.number / threads;
+                start(round)..start(round + 1)
             }
         }
     }
@@ -208,6 +231,11 @@ impl Tile {
             start: matrix.as_mut_ptr(),
             stride,
         }
+    }
+
+    /// What begins there, with rows of `stride`.
+    pub(super) fn new(start: *mut f32, stride: usize) -> Self {
+        Self { start, stride }
     }
 
     /// Where its rows from `i` on and columns from `col` on begin.

@@ -1,8 +1,8 @@
 //! Products of several matrices with one input, and what the adapters of its rows
 //! add to them.
 //!
-//! Two parallel regions: the first quantizes the input and multiplies every A,
-//! the second takes some columns of an output at a time, first the matrix, then every
+//! Two parallel regions: the first quantizes the input and multiplies every A, row by
+//! row where they are enough for all threads, the second takes some columns of an output at a time, first the matrix, then every
 //! B while those columns are in a near cache. With an adapter for each sequence, a
 //! decoding step has thousands of terms, each far too small for a region; what they
 //! read, and the next product's A, is fetched while the matrices compute. The next
@@ -14,7 +14,7 @@ use super::activations::{Activations, Passes};
 use super::ahead::{Ahead, share};
 use super::cpu::Level;
 use super::int8::{matmul_group, steps_of};
-use super::low_rank::{Inner, LowRankTerm, Terms};
+use super::low_rank::{Inner, Terms, upcoming};
 use super::memory::Span;
 use super::panels;
 use super::parallel::{self, SharedOutput};
@@ -54,22 +54,8 @@ pub(super) fn project_at(
     terms: Terms<'_>,
 ) {
     let cols = matrices.first().map_or(0, |matrix| matrix.cols());
-    let mut inner = Inner::new(terms.of_this);
-    let activations = {
-        let tasks = inner.tasks(x, cols);
-        match passes {
-            Some(passes) => Some(Activations::quantize_beside(
-                (x, n, cols),
-                passes,
-                tasks.len(),
-                |i| tasks.run(i),
-            )),
-            None => {
-                parallel::run(tasks.len(), |i| tasks.run(i));
-                None
-            }
-        }
-    };
+    let mut inner = Inner::new(&terms);
+    let activations = inner.compute((x, n, cols), passes);
     let outputs: Vec<Output<'_>> = matrices
         .iter()
         .zip(ys)
@@ -88,20 +74,20 @@ pub(super) fn project_at(
         .collect();
     let parts = outputs.iter().map(Output::parts).sum();
     let at_once = (ROWS_AND_PARTS_MAX / n.max(1)).clamp(1, PARTS_MAX);
-    // in the order in which their tasks will be
-    let mut next: Vec<&LowRankTerm<'_>> = terms.of_next.iter().collect();
-    next.sort_by_key(|term| term.rows.start);
-    let next = next.iter().map(|term| Span::of(term.pair.a.units()));
     announce(terms.next);
-    parallel::run_ranges(parts, |range| {
-        let mut ahead = Ahead::default();
+    parallel::run_shares(|region| {
+        let range = region.of(parts);
+        let next = upcoming(terms.of_next, terms.chunks, region);
+        let next_bytes = next.clone().map(Span::bytes).sum();
+        let beside = share((next, next_bytes), region.eighths_of_thread(), 8);
+        let mut ahead = Ahead::of(beside);
         let mut number = range.start;
         while let Some((output, part)) = locate(&outputs, number).filter(|_| number < range.end) {
             let end = (part + at_once).min(output.parts());
             let end = end.min(part + range.end - number);
             let columns = output.columns(part).start..output.columns(end - 1).end;
-            let beside = share(next.clone(), number..number + end - part, parts);
-            ahead.set(inner.values(output.index, &columns).chain(beside));
+            let read = inner.values(output.index, &columns);
+            ahead.begin(read, end - part, range.end - number);
             number += end - part;
             // SAFETY: each part is computed by one task.
             unsafe {
@@ -179,7 +165,8 @@ impl Output<'_> {
                 for group in 2 * part..(2 * part + 2).min(packed.groups) {
                     let end = (2 * (part + parts_left)).min(packed.groups);
                     ahead.spread(end - group, steps_of(packed, activations));
-                    matmul_group(level, packed, group, activations, ahead, &self.y);
+                    let rows = 0..activations.rows();
+                    matmul_group(level, packed, group, (activations, rows), ahead, &self.y);
                 }
             }
             // SAFETY: by contract.

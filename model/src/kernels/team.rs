@@ -2,10 +2,12 @@
 //!
 //! A decoding step is some two hundred regions of a few microseconds; waking a
 //! sleeping thread for each would cost more than the work. A team's helpers
-//! therefore spin for a moment between regions before they sleep. A region
-//! never waits for a helper that has not begun: whoever is there takes the next
-//! task, and a helper that the system has put aside holds up nothing but the
-//! task it is in. Knows nothing of what the tasks compute.
+//! therefore spin for a moment between regions before they sleep. Each thread has
+//! tasks of its own, the same in every region of as many, so that what it fetched for
+//! a region to come is in its own caches. A region never waits for a helper that has
+//! not begun: whoever has done its own tasks takes the others', and a helper that the
+//! system has put aside holds up nothing but the task it is in. Knows nothing of what
+//! the tasks compute.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -23,11 +25,12 @@ use super::memory::Span;
 pub const TEAM_THREADS_MAX: usize = 256;
 /// Stack of a helper; grammars recurse on it.
 const STACK_BYTES: usize = 8 << 20;
-/// Bits of a task's number in a ticket.
-const TASK_BITS: u32 = 20;
-const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
-/// The most tasks of a region; each thread may count one too many.
-const TASKS_MAX: usize = TASK_MASK as usize - TEAM_THREADS_MAX;
+/// Bits of a count in a ticket.
+const COUNT_BITS: u32 = 32;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+/// The most tasks of a region: fewer than a ticket counts, though each thread may
+/// count one too many.
+const TASKS_MAX: usize = 1 << 20;
 /// How often a helper looks for work before it lets others run.
 const SPINS: u32 = 2_000;
 /// How often it lets others run before it sleeps.
@@ -63,10 +66,10 @@ pub struct Team {
 }
 
 struct Shared {
-    /// Region number, tasks of the region, tasks taken: 24, 20 and 20 bits.
-    /// Whoever adds one has the task that was next, if there was one; the
-    /// region cannot end before that task has.
-    ticket: AtomicU64,
+    /// Of each thread, the leader's first.
+    queues: Vec<Queue>,
+    /// Counts the regions.
+    region: AtomicUsize,
     /// Where the region's [`Job`] lies.
     job: AtomicPtr<()>,
     /// Tasks that have ended in this region.
@@ -76,6 +79,16 @@ struct Shared {
     /// For each helper.
     upcoming: Vec<Upcoming>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// A thread's own tasks in a region: the numbers that are its own, modulo the threads.
+/// In a cache line, and the one that the hardware fetches with it, of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Queue {
+    /// Tasks, and tasks taken. Whoever adds one has the task that was next, if there
+    /// was one; the region cannot end before that task has.
+    ticket: AtomicU64,
 }
 
 /// Memory that a helper will read in a region to come. It may be read while it is
@@ -128,22 +141,33 @@ impl Fetched {
 struct Ticket(u64);
 
 impl Ticket {
-    fn next(self) -> usize {
-        (self.0 & TASK_MASK) as usize
+    fn new(tasks: usize) -> Self {
+        Self((tasks as u64) << COUNT_BITS)
     }
 
-    fn tasks(self) -> usize {
-        (self.0 >> TASK_BITS & TASK_MASK) as usize
+    fn next(self) -> usize {
+        (self.0 & COUNT_MASK) as usize
     }
 
     fn has_task(self) -> bool {
-        self.next() < self.tasks()
+        self.0 & COUNT_MASK < self.0 >> COUNT_BITS
+    }
+}
+
+impl Queue {
+    /// Gives the thread other tasks; none of the last ones is left.
+    fn fill(&self, tasks: usize) {
+        // publishes the job
+        self.ticket.store(Ticket::new(tasks).0, Ordering::Release);
     }
 
-    /// The first ticket of the region after this one's.
-    fn following(self, tasks: usize) -> Self {
-        let region = (self.0 >> (2 * TASK_BITS)).wrapping_add(1);
-        Self(region << (2 * TASK_BITS) | (tasks as u64) << TASK_BITS)
+    /// Takes the next task, counted among the thread's own.
+    fn take(&self) -> Option<usize> {
+        if !Ticket(self.ticket.load(Ordering::Relaxed)).has_task() {
+            return None;
+        }
+        let ticket = Ticket(self.ticket.fetch_add(1, Ordering::AcqRel));
+        ticket.has_task().then(|| ticket.next())
     }
 }
 
@@ -169,7 +193,10 @@ impl Team {
     /// The system's, when it gives no thread.
     pub fn new(threads: usize, name: &str) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            ticket: AtomicU64::new(0),
+            queues: (0..threads.clamp(1, TEAM_THREADS_MAX))
+                .map(|_| Queue::default())
+                .collect(),
+            region: AtomicUsize::new(0),
             job: AtomicPtr::new(ptr::null_mut()),
             done: AtomicUsize::new(0),
             sleeping: AtomicUsize::new(0),
@@ -188,8 +215,7 @@ impl Team {
             let builder = thread::Builder::new()
                 .name(format!("{name}-{i}"))
                 .stack_size(STACK_BYTES);
-            team.helpers
-                .push(builder.spawn(move || shared.help(i - 1))?);
+            team.helpers.push(builder.spawn(move || shared.help(i))?);
         }
         Ok(team)
     }
@@ -208,18 +234,19 @@ impl Team {
         shared.done.store(0, Ordering::Relaxed);
         let at: *const Job<'_> = &raw const job;
         shared.job.store(at.cast_mut().cast(), Ordering::Relaxed);
-        let last = Ticket(shared.ticket.load(Ordering::Relaxed));
-        // publishes the job; in one order with the sleepers' count, so that
-        // either this thread sees a sleeper or the sleeper sees the ticket
-        shared
-            .ticket
-            .store(last.following(tasks).0, Ordering::SeqCst);
+        let threads = shared.queues.len();
+        for (thread, queue) in shared.queues.iter().enumerate() {
+            queue.fill((tasks + threads - 1 - thread) / threads);
+        }
+        // in one order with the sleepers' count, so that either this thread sees a
+        // sleeper or the sleeper sees that there is a region
+        shared.region.fetch_add(1, Ordering::SeqCst);
         if shared.sleeping.load(Ordering::SeqCst) > 0 {
             self.helpers
                 .iter()
                 .for_each(|helper| helper.thread().unpark());
         }
-        shared.work();
+        shared.work(0);
         // the job is borrowed until the last task has ended
         let mut spins = 0u32;
         while shared.done.load(Ordering::Acquire) < tasks {
@@ -248,38 +275,41 @@ impl Drop for Team {
 }
 
 impl Shared {
-    /// Takes tasks of the current region until there is none.
-    fn work(&self) {
-        while Ticket(self.ticket.load(Ordering::Relaxed)).has_task() {
-            let ticket = Ticket(self.ticket.fetch_add(1, Ordering::AcqRel));
-            if !ticket.has_task() {
-                return;
+    /// Takes tasks of the current region until there is none: a thread's own, then
+    /// those of the threads after it.
+    fn work(&self, thread: usize) {
+        let threads = self.queues.len();
+        for of in (thread..threads).chain(0..thread) {
+            while let Some(task) = self.queues[of].take() {
+                // SAFETY: the task taken keeps its region from ending, and until
+                // then the leader keeps the job where the pointer says; the ticket
+                // was read after the pointer was written.
+                let job = unsafe { *self.job.load(Ordering::Relaxed).cast::<Job<'_>>() };
+                let ended = catch_unwind(AssertUnwindSafe(|| job(task * threads + of)));
+                if let Err(panic) = ended {
+                    self.panic.lock().get_or_insert(panic);
+                }
+                self.done.fetch_add(1, Ordering::Release);
             }
-            // SAFETY: the task taken keeps its region from ending, and until
-            // then the leader keeps the job where the pointer says; the ticket
-            // was read after the pointer was written.
-            let job = unsafe { *self.job.load(Ordering::Relaxed).cast::<Job<'_>>() };
-            let ended = catch_unwind(AssertUnwindSafe(|| job(ticket.next())));
-            if let Err(panic) = ended {
-                self.panic.lock().get_or_insert(panic);
-            }
-            self.done.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// A helper's life.
-    fn help(&self, helper: usize) {
+    /// The life of a helper, which is thread `thread` of the team.
+    fn help(&self, thread: usize) {
         let _restore = Restore::after(Current::Itself);
         let mut fetched = Fetched::default();
         while !self.stop.load(Ordering::Relaxed) {
-            self.work();
-            self.wait(&self.upcoming[helper], &mut fetched);
+            // a region that begins after this is seen to have begun, whichever of its
+            // tasks are taken now
+            let region = self.region.load(Ordering::Acquire);
+            self.work(thread);
+            self.wait(region, &self.upcoming[thread - 1], &mut fetched);
         }
     }
 
-    /// Until there may be work.
-    fn wait(&self, upcoming: &Upcoming, fetched: &mut Fetched) {
-        let is_work = |order| Ticket(self.ticket.load(order)).has_task();
+    /// Until there is another region than that.
+    fn wait(&self, region: usize, upcoming: &Upcoming, fetched: &mut Fetched) {
+        let is_work = |order| self.region.load(order) != region;
         for _ in 0..SPINS {
             if is_work(Ordering::Relaxed) {
                 return;

@@ -6,7 +6,7 @@
 //! low-rank term is too small a part of a step for eight to be worth it.
 
 use super::cpu::Level;
-use super::factor::Unit;
+use super::factor_units::Unit;
 use super::multiversion::multiversion;
 use crate::quant::{BLOCK, GROUP};
 
@@ -88,6 +88,18 @@ fn quantize_block(x: &[f32; BLOCK], words: &mut [i32; PAIRS]) -> f32 {
         *word = i32::from(pair[0]) & 0xffff | i32::from(pair[1]) << 16;
     }
     largest / LARGEST
+}
+
+/// The codes of a block with that step, as bytes.
+#[inline(always)]
+pub(super) fn codes_of(weights: &[f32; BLOCK], step: f32, codes: &mut [u8]) {
+    /// Adding it leaves the rounded integer in the low bits of the mantissa.
+    const ROUND: f32 = 12_582_912.0;
+    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+    // in a loop: `map` is a call that does not have this function's instructions
+    for (code, weight) in codes.iter_mut().zip(weights) {
+        *code = ((weight * inverse).clamp(-127.0, 127.0) + ROUND).to_bits() as u8;
+    }
 }
 
 /// `take(row, results)` for each row of `x`, with the products of a group of 16
@@ -439,10 +451,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::{Arena, Factor, FactorFormat};
+    use crate::kernels::factor::{Factor, FactorFormat};
+    use crate::kernels::factor_units::Units;
+    use crate::kernels::memory::Arena;
     use crate::test_noise::noise;
 
-    fn int8(shape: (usize, usize), weights: &[f32]) -> Factor {
+    fn int8(shape: (usize, usize), weights: &[f32]) -> Factor<Units> {
         let arena = &mut Arena::with_capacity(0);
         Factor::new(shape, weights, FactorFormat::Int8, arena)
     }
@@ -450,7 +464,7 @@ mod tests {
     fn product(level: Level, cols: usize, weights: &[f32], x: &[f32]) -> Vec<[f32; GROUP]> {
         let n = x.len() / cols;
         let factor = int8((GROUP, cols), weights);
-        let units = factor.units();
+        let units = factor.codes().unwrap().all();
         let (mut words, mut scales) = (vec![0; n * words_of(cols)], vec![0.0; n * scales_of(cols)]);
         let rows = words
             .chunks_mut(words_of(cols))
@@ -511,7 +525,7 @@ mod tests {
             let rows = WideRows { n: 1, words: &words, scales: &scales };
             for &level in Level::available() {
                 let mut y = before.clone();
-                add_to_row(level, factor.units(), rows, &mut y);
+                add_to_row(level, factor.codes().unwrap().all(), rows, &mut y);
                 for (group, weights) in weights.chunks(GROUP * cols).enumerate() {
                     let alone = product(Level::Scalar, cols, weights, &x)[0];
                     for (r, alone) in alone.iter().enumerate() {

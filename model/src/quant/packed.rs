@@ -122,6 +122,28 @@ impl PackedMatrix {
         packed
     }
 
+    /// Room for a matrix `[rows, cols]` of bytes whose zero is 128, without minima; its
+    /// scales are zero.
+    pub(crate) fn reserved_bytes((rows, cols): (usize, usize), arena: &mut Arena) -> Self {
+        let (groups, blocks) = (rows.div_ceil(GROUP), cols / BLOCK);
+        Self {
+            width: CodeWidth::Eight,
+            zero: i32::from(blocks::zero_code(Format::Q8_0)),
+            groups,
+            blocks,
+            codes: arena.zeroed(groups * blocks * CodeWidth::Eight.lines()),
+            scales: arena.zeroed(groups * blocks * GROUP),
+            mins: arena.zeroed(0),
+        }
+    }
+
+    /// Bytes of an arena that [`Self::reserved_bytes`] takes.
+    pub(crate) fn byte_len_of_bytes((rows, cols): (usize, usize)) -> usize {
+        let at = rows.div_ceil(GROUP) * (cols / BLOCK);
+        Arena::slice_bytes::<Line>(at * CodeWidth::Eight.lines())
+            + Arena::slice_bytes::<u16>(at * GROUP)
+    }
+
     /// Bytes that a matrix takes when it is interleaved.
     pub(super) fn byte_len_of(matrix: &QuantMatrix) -> usize {
         let format = matrix.format();

@@ -69,14 +69,14 @@ fn a_group_takes_as_many_steps_as_are_counted() {
     for &level in Level::available().iter().filter(fetches) {
         for n in 1..20 {
             let x = noise(6, n * 96);
-            let x = Activations::quantize_beside((&x, n, 96), Passes::One, 0, |_| ());
+            let x = Activations::quantize((&x, n, 96), Passes::One);
             let lines = vec![[0i8; 16]; 10 * 64 / 16 * steps_of(packed, &x)];
-            let mut ahead = Ahead::default();
-            ahead.set(std::iter::once(Span::of(&lines)));
+            let mut ahead = Ahead::of(std::iter::empty());
+            ahead.begin(std::iter::once(Span::of(&lines)), 1, 1);
             ahead.spread(10, steps_of(packed, &x));
             let mut y = vec![0.0; n * 16];
             let y = SharedOutput::new(&mut y, 16);
-            matmul_group(level, packed, 0, &x, &mut ahead, &y);
+            matmul_group(level, packed, 0, (&x, 0..n), &mut ahead, &y);
             assert_eq!(
                 ahead.left(),
                 9 * 64 * steps_of(packed, &x),
