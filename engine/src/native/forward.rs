@@ -91,6 +91,8 @@ struct Batch<'a> {
     row_chunks: Vec<Range<usize>>,
     /// What adapters add to the product that comes next, and to the one after it.
     terms: [Vec<LowRankTerm<'a>>; 2],
+    /// Which the next one is: its layer and projections.
+    next: (usize, &'static [Projection]),
     /// `[n, hidden]`
     state: Vec<f32>,
 }
@@ -203,6 +205,7 @@ impl Forward {
             positions,
             row_chunks: kernels::row_chunks(n, groups.iter().map(|group| group.rows.clone())),
             terms,
+            next: (0, PRODUCTS[0]),
             groups,
             state,
         }
@@ -280,8 +283,7 @@ impl Forward {
         kernels::add(&mut batch.state, down);
     }
 
-    /// Projections of the same input, each with the adapters of its rows: those that
-    /// come after what was projected before.
+    /// Projections of the same input, each with the adapters of its rows.
     fn project<const N: usize>(
         &self,
         layer: usize,
@@ -291,9 +293,13 @@ impl Forward {
         mut outputs: [&mut [f32]; N],
         batch: &mut Batch<'_>,
     ) {
-        let (next_layer, next) = after(layer, &projections);
         let [of_this, of_next] = &mut batch.terms;
+        if batch.next != (layer, &projections[..]) {
+            find_terms(of_this, &batch.groups, layer, &projections);
+        }
+        let (next_layer, next) = after(layer, &projections);
         find_terms(of_next, &batch.groups, next_layer, next);
+        batch.next = (next_layer, next);
         let next: Vec<_> = match self.model.weights.layers.get(next_layer) {
             Some(weights) => next.iter().map(|next| weights.projection(*next)).collect(),
             None => vec![self.model.weights.head()],

@@ -25,16 +25,6 @@ pub(crate) enum Passes {
     Two,
 }
 
-/// Copies as many values as there are, without a call where it is one or two.
-#[inline(always)]
-fn copy_few<T: Copy>(from: &[T], to: &mut [T]) {
-    match (from, &mut *to) {
-        ([a], [to]) => *to = *a,
-        ([a, b], [to, next]) => (*to, *next) = (*a, *b),
-        _ => to.copy_from_slice(from),
-    }
-}
-
 impl Passes {
     /// How many rows of codes a row has.
     pub(super) fn count(self) -> usize {
@@ -199,6 +189,16 @@ impl Activations {
     pub(super) fn block(&self, b: usize, first: usize, n: usize) -> (&[Words], &[BlockScale]) {
         let at = b * self.n + first;
         (&self.codes[at..at + n], &self.scales[at..at + n])
+    }
+}
+
+/// Copies as many values as there are, without a call where it is one or two.
+#[inline(always)]
+fn copy_few<T: Copy>(from: &[T], to: &mut [T]) {
+    match (from, &mut *to) {
+        ([a], [to]) => *to = *a,
+        ([a, b], [to, next]) => (*to, *next) = (*a, *b),
+        _ => to.copy_from_slice(from),
     }
 }
 

@@ -20,16 +20,24 @@ thread_local! {
     static SPANS: Cell<Vec<Span>> = const { Cell::new(Vec::new()) };
 }
 
+/// How many blocks ahead of its use one of a matrix is fetched, which comes from memory.
+const DISTANCE: usize = 16;
+/// The same of a factor, which is short and mostly comes from a cache.
+const DISTANCE_IN_FACTOR: usize = 4;
+
 /// What is to be fetched, little by little.
 #[derive(Default)]
 pub(super) struct Ahead {
+    in_factor: bool,
     /// The last ones first.
     spans: Vec<Span>,
     /// The one that is being fetched.
     now: Span,
     /// What is left of it and of all the others.
     bytes: usize,
-    /// What is to be fetched of them in this stretch; a step may go a little further.
+    /// How much of that comes first and is of no use after this stretch.
+    read: usize,
+    /// What is to be fetched of them in this stretch, at least.
     due: usize,
     /// How much of it a step fetches: whole lines.
     step: usize,
@@ -38,13 +46,26 @@ pub(super) struct Ahead {
 impl Ahead {
     /// What is fetched evenly with all stretches of a task, in this order.
     pub(super) fn of(spans: impl Iterator<Item = Span>) -> Self {
-        let mut ahead = Self {
-            spans: SPANS.take(),
-            ..Self::default()
-        };
+        let mut ahead = Self::default();
+        ahead.spans = SPANS.take();
         ahead.spans.clear();
         ahead.put_first(spans);
         ahead
+    }
+
+    /// Nothing, beside a factor's product.
+    pub(super) fn in_factor() -> Self {
+        let mut ahead = Self::default();
+        ahead.in_factor = true;
+        ahead
+    }
+
+    /// How many blocks ahead of its use one is to be fetched of what is multiplied.
+    pub(super) fn distance(&self) -> usize {
+        match self.in_factor {
+            true => DISTANCE_IN_FACTOR,
+            false => DISTANCE,
+        }
     }
 
     /// Puts these before all the others.
@@ -62,10 +83,27 @@ impl Ahead {
     /// A stretch begins, which is `parts` of those that the task has left; what is read
     /// at its end comes first.
     pub(super) fn begin(&mut self, read: impl Iterator<Item = Span>, parts: usize, left: usize) {
+        self.drop_read();
         let evenly = self.bytes * parts / left.max(1);
         let others = self.bytes;
         self.put_first(read);
-        self.due = (self.bytes - others + evenly).min(BYTES_MAX);
+        self.read = self.bytes - others;
+        self.due = (self.read + evenly).min(BYTES_MAX);
+    }
+
+    /// Forgets what the last stretch read and did not fetch.
+    fn drop_read(&mut self) {
+        self.bytes -= self.read;
+        while self.read > 0 {
+            self.read -= self.now.bytes();
+            self.now = Span::default();
+            if self.read > 0 {
+                match self.spans.pop() {
+                    Some(span) => self.now = span,
+                    None => self.read = 0,
+                }
+            }
+        }
     }
 
     /// Bytes that are not fetched yet.
@@ -75,7 +113,8 @@ impl Ahead {
     }
 
     /// What is due now, when so many of such pieces of the stretch are left, this one
-    /// counted, is fetched by the next `steps` steps.
+    /// counted, is fetched by the next `steps` steps; where there are more steps than
+    /// lines, each still fetches one.
     pub(super) fn spread(&mut self, pieces_left: usize, steps: usize) {
         let due = self.due.div_ceil(pieces_left.max(1));
         self.step = due.div_ceil(ALIGN).div_ceil(steps.max(1)) * ALIGN;
@@ -90,8 +129,7 @@ impl Ahead {
         let (lines, later) = self.now.split_at(self.step);
         lines.fetch();
         self.now = later;
-        self.bytes -= self.step;
-        self.due = self.due.saturating_sub(self.step);
+        self.count(self.step);
     }
 
     /// A step that goes over the end of a span.
@@ -108,10 +146,17 @@ impl Ahead {
             let (line, later) = self.now.split_at(ALIGN);
             line.fetch();
             self.now = later;
-            self.bytes -= line.bytes();
-            self.due = self.due.saturating_sub(line.bytes());
+            self.count(line.bytes());
             left -= ALIGN;
         }
+    }
+
+    /// So much is fetched.
+    #[inline(always)]
+    fn count(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.read = self.read.saturating_sub(bytes);
+        self.due = self.due.saturating_sub(bytes);
     }
 }
 
@@ -190,9 +235,26 @@ mod tests {
         ahead.spread(1, 1);
         ahead.step();
         assert_eq!((ahead.due, ahead.left()), (0, BYTES_MAX));
-        // nothing that is at hand is too little for a step
         ahead.spread(1, 1);
         ahead.step();
-        assert_eq!(ahead.left(), BYTES_MAX);
+        assert_eq!(ahead.left(), BYTES_MAX, "nothing is due");
+    }
+
+    #[test]
+    fn what_a_stretch_read_is_forgotten_when_the_next_begins() {
+        let bytes = [[0i8; 16]; 120];
+        let mut ahead = Ahead::of(std::iter::once(Span::of(&bytes[..100])));
+        // not fetched at all, in part, and all of it with some of the rest
+        for (fetched, left) in [(0, 1600), (64, 1600), (384, 1600 - 64)] {
+            let read = [&bytes[100..110], &bytes[110..116]].map(Span::of);
+            ahead.begin(read.into_iter(), 1, 4);
+            assert_eq!(ahead.left(), 1600 + 256);
+            ahead.step = fetched;
+            ahead.step();
+            ahead.begin(std::iter::empty(), 1, 4);
+            assert_eq!(ahead.left(), left);
+            let spans = ahead.spans.iter().chain([&ahead.now]);
+            assert_eq!(spans.map(|span| span.bytes()).sum::<usize>(), left);
+        }
     }
 }

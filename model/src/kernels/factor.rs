@@ -196,7 +196,7 @@ impl<C: Codes> Factor<C> {
     /// `y` depends on its own row of `x` (and of `y`) alone, bit for bit.
     ///
     /// # Safety
-    /// No other task uses those columns of `y`.
+    /// No other task uses those columns of `y`, in as many rows as `x` has.
     pub(super) unsafe fn multiply_floats(
         &self,
         x: &[f32],

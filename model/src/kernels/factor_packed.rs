@@ -3,7 +3,10 @@
 //! are, and multiplied by the same kernels.
 //!
 //! A matrix's scales are in half precision, which reaches less far than a factor's do.
-//! Its weights are therefore kept in a unit of its own, a power of two.
+//! Its weights are therefore kept in a unit of its own, the power of two below the
+//! largest of them: an error is at most half of 1/127 of a block's largest and 2⁻²⁴ units
+//! together. So what is a hundred thousand times smaller than a factor's largest value is
+//! kept coarsely.
 
 use std::ops::Range;
 
@@ -86,7 +89,7 @@ impl Packed {
     /// `y[rows, _] = x[rows, cols] · Wᵀ` in its unit, for some rows of the activations.
     ///
     /// # Safety
-    /// No other task uses `y`.
+    /// No other task uses those rows of `y`, of which the first is the first's.
     pub(super) unsafe fn multiply(
         &self,
         x: &Activations,
@@ -94,11 +97,11 @@ impl Packed {
         y: &SharedOutput<'_>,
     ) {
         let level = Level::detect();
-        // it is not long enough for more to be fetched beside
-        let mut ahead = Ahead::default();
+        let mut ahead = Ahead::in_factor();
         for group in 0..self.matrix.groups {
             let x = (x, rows.clone());
-            matmul_group(level, &self.matrix, group, x, &mut ahead, y);
+            // SAFETY: by contract; the level was detected.
+            unsafe { matmul_group(level, &self.matrix, group, x, &mut ahead, y) };
         }
     }
 }
@@ -249,6 +252,30 @@ mod tests {
                 unsafe { factor.multiply(&activations, i..i + 1, &out) };
                 part.iter_mut().for_each(|y| *y *= factor.unit());
                 assert_eq!(part, alone);
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_all_sizes_are_within_half_a_step_or_unit() {
+        let (rows, cols) = (17, 3 * BLOCK);
+        let mut weights = noise(5, rows * cols);
+        for (i, block) in weights.chunks_mut(BLOCK).enumerate() {
+            let size = 2f32.powi(7 - i as i32);
+            block.iter_mut().for_each(|weight| *weight *= size);
+        }
+        let factor = packed((rows, cols), &weights);
+        for column in 0..cols {
+            let mut x = vec![0.0; cols];
+            x[column] = 1.0;
+            let found = product(factor.codes().unwrap(), rows, (&x, cols), Passes::Two);
+            for (row, found) in weights.chunks(cols).zip(found) {
+                let first = column / BLOCK * BLOCK;
+                let largest = row[first..first + BLOCK]
+                    .iter()
+                    .fold(0f32, |a, b| a.max(b.abs()));
+                let step = largest / 127.0 + factor.codes().unwrap().unit() * 2f32.powi(-24);
+                assert!((row[column] - found).abs() <= 0.51 * step, "{largest}");
             }
         }
     }

@@ -30,7 +30,10 @@ fn tiles_of(rows: usize) -> usize {
 
 /// One group of 16 weight rows with some activation rows, of which the first's results
 /// are the first row of `y`; meanwhile fetches what is ahead.
-pub(super) fn matmul_group(
+///
+/// # Safety
+/// The CPU has the level. No other task uses the group's columns of those rows of `y`.
+pub(super) unsafe fn matmul_group(
     level: Level,
     weights: &PackedMatrix,
     group: usize,
@@ -39,23 +42,30 @@ pub(super) fn matmul_group(
     y: &SharedOutput<'_>,
 ) {
     let passes = x.passes.count();
+    assert!(rows.end <= x.rows());
     let (start, end) = (rows.start * passes, rows.end * passes);
     let mut at = start;
     while at < end {
         let tile = (x, start, at);
-        at += match end - at {
-            TILE_ROWS.. => matmul_tile::<TILE_ROWS>(level, weights, group, tile, ahead, y),
-            4..TILE_ROWS => matmul_tile::<4>(level, weights, group, tile, ahead, y),
-            2..4 => matmul_tile::<2>(level, weights, group, tile, ahead, y),
-            _ => matmul_tile::<1>(level, weights, group, tile, ahead, y),
+        // SAFETY: by contract.
+        at += unsafe {
+            match end - at {
+                TILE_ROWS.. => matmul_tile::<TILE_ROWS>(level, weights, group, tile, ahead, y),
+                4..TILE_ROWS => matmul_tile::<4>(level, weights, group, tile, ahead, y),
+                2..4 => matmul_tile::<2>(level, weights, group, tile, ahead, y),
+                _ => matmul_tile::<1>(level, weights, group, tile, ahead, y),
+            }
         };
     }
 }
 
 /// One tile, from row `first` of the activations on, where `start`'s results are the
 /// first row of `y`; returns how many activation rows it has.
+///
+/// # Safety
+/// As [`matmul_group`].
 #[inline(always)]
-fn matmul_tile<const N: usize>(
+unsafe fn matmul_tile<const N: usize>(
     level: Level,
     weights: &PackedMatrix,
     group: usize,
@@ -66,24 +76,25 @@ fn matmul_tile<const N: usize>(
     let passes = x.passes.count();
     let (row, rows, col) = ((first - start) / passes, N / passes, group * GROUP);
     let cols = GROUP.min(y.width() - col);
+    // the weights of all tiles but the first are at hand
+    let distance = (first == start).then_some(ahead.distance());
     if x.passes == Passes::One && cols == GROUP {
-        // SAFETY: each group is computed by one task, and owns its columns, which are
-        // there; the level is one that this CPU has.
+        // SAFETY: by contract; the columns are there.
         unsafe {
             let y = y.tile(row..row + rows, col, GROUP);
-            compute_tile::<N>(level, weights, group, (x, first), ahead, y);
+            compute_tile::<N>(level, weights, group, (x, first), (distance, ahead), y);
         }
         return N;
     }
     let mut found = MaybeUninit::<[[f32; GROUP]; N]>::uninit();
-    // SAFETY: all of it is written before it is read; the level is one that this CPU has.
+    // SAFETY: all of it is written before it is read; otherwise by contract.
     let found = unsafe {
         let tile = Tile::new(found.as_mut_ptr().cast(), GROUP);
-        compute_tile::<N>(level, weights, group, (x, first), ahead, tile);
+        compute_tile::<N>(level, weights, group, (x, first), (distance, ahead), tile);
         found.assume_init_ref()
     };
     for (i, found) in found.chunks_exact(passes).enumerate() {
-        // SAFETY: each group is computed by one task, and owns its columns.
+        // SAFETY: by contract.
         let y = unsafe { y.part(row + i, col, GROUP) };
         match (found, <&mut [f32; GROUP]>::try_from(&mut *y)) {
             ([found, rest], Ok(y)) => sums(found, rest, y),
@@ -102,7 +113,8 @@ fn sums(found: &[f32; GROUP], rest: &[f32; GROUP], y: &mut [f32]) {
     }
 }
 
-/// Writes the results of `N` activation rows from `first` on.
+/// Writes the results of `N` activation rows from `first` on. The weights that are
+/// `distance` blocks later are fetched, if there is one, where hardware does not.
 ///
 /// # Safety
 /// The CPU has the level; `y` has `N` rows of [`GROUP`], which no other task uses.
@@ -112,14 +124,14 @@ unsafe fn compute_tile<const N: usize>(
     weights: &PackedMatrix,
     group: usize,
     (x, first): (&Activations, usize),
-    ahead: &mut Ahead,
+    (distance, ahead): (Option<usize>, &mut Ahead),
     y: Tile,
 ) {
     match level {
         // SAFETY: by contract.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe {
-            super::int8_avx512::tile::<N>(weights, group, x, first, ahead, y);
+            super::int8_avx512::tile::<N>(weights, group, (x, first), distance, ahead, y);
         },
         // SAFETY: by contract.
         #[cfg(target_arch = "x86_64")]

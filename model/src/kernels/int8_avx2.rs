@@ -17,7 +17,7 @@ const HALF: usize = GROUP / 2;
 /// Fills a tile.
 ///
 /// # Safety
-/// `y` has `N` rows of [`GROUP`], which are the caller's.
+/// The CPU has these features. `y` has `N` rows of [`GROUP`], which are the caller's.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn tile<const N: usize>(
     weights: &PackedMatrix,

@@ -7,31 +7,35 @@ use super::ahead::Ahead;
 use super::parallel::Tile;
 use crate::quant::{CodeWidth, GROUP, Line, PackedMatrix};
 
-/// How many blocks ahead of its use one is fetched: of a matrix, which comes from memory,
-/// and of a factor, which is short and comes from a cache.
-const AHEAD: usize = 16;
-const AHEAD_IN_FACTOR: usize = 4;
-
 /// Fills a tile.
 ///
 /// # Safety
-/// `y` has `N` rows of [`GROUP`], which are the caller's.
+/// The CPU has these features. `y` has `N` rows of [`GROUP`], which are the caller's.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn tile<const N: usize>(
     weights: &PackedMatrix,
     group: usize,
-    x: &Activations,
-    first: usize,
+    (x, first): (&Activations, usize),
+    distance: Option<usize>,
     ahead: &mut Ahead,
     y: Tile,
 ) {
+    let x = (x, first);
     // SAFETY: by contract.
     unsafe {
         match (weights.width, weights.mins.is_empty()) {
-            (CodeWidth::Four, false) => tile_of::<N, 4, true>(weights, group, x, first, ahead, y),
-            (CodeWidth::Four, true) => tile_of::<N, 4, false>(weights, group, x, first, ahead, y),
-            (CodeWidth::Eight, false) => tile_of::<N, 8, true>(weights, group, x, first, ahead, y),
-            (CodeWidth::Eight, true) => tile_of::<N, 8, false>(weights, group, x, first, ahead, y),
+            (CodeWidth::Four, false) => {
+                tile_of::<N, 4, true>(weights, group, x, distance, ahead, y)
+            }
+            (CodeWidth::Four, true) => {
+                tile_of::<N, 4, false>(weights, group, x, distance, ahead, y)
+            }
+            (CodeWidth::Eight, false) => {
+                tile_of::<N, 8, true>(weights, group, x, distance, ahead, y)
+            }
+            (CodeWidth::Eight, true) => {
+                tile_of::<N, 8, false>(weights, group, x, distance, ahead, y)
+            }
         }
     }
 }
@@ -43,8 +47,8 @@ pub(super) unsafe fn tile<const N: usize>(
 unsafe fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
     weights: &PackedMatrix,
     group: usize,
-    x: &Activations,
-    first: usize,
+    (x, first): (&Activations, usize),
+    distance: Option<usize>,
     ahead: &mut Ahead,
     y: Tile,
 ) {
@@ -58,10 +62,8 @@ unsafe fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
     };
     let mut acc = [_mm512_setzero_ps(); N];
     for b in 0..weights.blocks {
-        if first == 0 {
-            let is_factor = LINES == 8 && N <= 2;
-            let blocks = if is_factor { AHEAD_IN_FACTOR } else { AHEAD };
-            prefetch_block::<LINES>(weights, first_block + b + blocks);
+        if let Some(distance) = distance {
+            prefetch_block::<LINES, MIN>(weights, first_block + b + distance);
         }
         ahead.step();
         let steps = load_steps::<LINES>(&lines[b * LINES..(b + 1) * LINES]);
@@ -97,7 +99,7 @@ unsafe fn tile_of<const N: usize, const LINES: usize, const MIN: bool>(
 
 /// Begins to fetch a block: three streams are more than the hardware keeps ahead of.
 #[inline(always)]
-fn prefetch_block<const LINES: usize>(weights: &PackedMatrix, block: usize) {
+fn prefetch_block<const LINES: usize, const MIN: bool>(weights: &PackedMatrix, block: usize) {
     let fetch = |at: *const i8| {
         // SAFETY: a prefetch never faults, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at) }
@@ -112,7 +114,9 @@ fn prefetch_block<const LINES: usize>(weights: &PackedMatrix, block: usize) {
         );
     }
     fetch(weights.scales.as_ptr().wrapping_add(block * GROUP).cast());
-    fetch(weights.mins.as_ptr().wrapping_add(block * GROUP).cast());
+    if MIN {
+        fetch(weights.mins.as_ptr().wrapping_add(block * GROUP).cast());
+    }
 }
 
 /// The eight steps of a block, one byte a code.

@@ -16,7 +16,7 @@ use super::parallel::{self, Share, SharedOutput};
 use super::wide::{WideRows, quantize_wide, scales_of, words_of};
 use crate::quant::QuantMatrix;
 
-/// Activation rows that one task computes at most.
+/// The most activation rows of a chunk.
 const ROWS_AT_ONCE: usize = 48;
 
 thread_local! {
@@ -109,6 +109,11 @@ impl LowRankPair {
             + Factor::<Units>::byte_len_of(shape.of_b(), format)
     }
 
+    /// Rows of B.
+    pub(super) fn outputs(&self) -> usize {
+        self.b.rows()
+    }
+
     /// Rows of A.
     #[must_use]
     pub fn rank(&self) -> usize {
@@ -175,7 +180,7 @@ struct Buffers {
     scales: Vec<f32>,
     /// Where each term's begin.
     places: Vec<Place>,
-    /// Chunks and terms, by number.
+    /// Terms and chunks, by number.
     pieces: Vec<(usize, usize)>,
 }
 
@@ -242,8 +247,12 @@ impl<'t> Inner<'t> {
         if self.terms.is_empty() {
             return passes.map(|passes| Activations::quantize((x, n, cols), passes));
         }
-        let rows: usize = self.chunks.iter().map(|chunk| chunk.len()).sum();
-        assert!(rows == n && x.len() == n * cols);
+        assert!(x.len() == n * cols);
+        // the tasks' rows are disjoint, and all
+        let follows = |end, chunk: &Range<usize>| {
+            (chunk.start == end && chunk.end > end).then_some(chunk.end)
+        };
+        assert!(self.chunks.iter().try_fold(0, follows) == Some(n));
         let chunk_from = |at| self.chunks.binary_search_by_key(&at, |chunk| chunk.start);
         for LowRankTerm { rows, pair, .. } in self.terms {
             assert!(pair.a.cols() == cols && rows.end <= n);
@@ -277,13 +286,13 @@ impl<'t> Inner<'t> {
         } else {
             let activations = passes_of_a.map(|passes| Activations::quantize((x, n, cols), passes));
             pieces.clear();
-            for (c, chunk) in self.chunks.iter().enumerate() {
-                let terms = self.terms.iter().enumerate();
-                let terms = terms.filter(|(_, term)| is_within(chunk, &term.rows));
-                pieces.extend(terms.map(|(t, _)| (c, t)));
+            for (t, term) in self.terms.iter().enumerate() {
+                let chunks = self.chunks.iter().enumerate();
+                let chunks = chunks.filter(|(_, chunk)| is_within(chunk, &term.rows));
+                pieces.extend(chunks.map(|(c, _)| (t, c)));
             }
             parallel::run(pieces.len(), |i| {
-                let (chunk, term) = pieces[i];
+                let (term, chunk) = pieces[i];
                 let rows = &self.chunks[chunk];
                 let codes = activations.as_ref().map(|all| (all, rows.clone()));
                 // SAFETY: each piece belongs to one task.
@@ -368,13 +377,17 @@ impl Drop for Inner<'_> {
     }
 }
 
-/// What a thread will read of factors in 8 bits for the inner products of some terms.
+/// What a thread will mostly read of factors in 8 bits for the inner products of some
+/// terms: as [`Inner::compute`] divides them among tasks.
 pub(super) fn upcoming<'t>(
     terms: &'t [LowRankTerm<'t>],
     chunks: &'t [Range<usize>],
     share: Share,
 ) -> impl Iterator<Item = Span> + Clone {
-    let is_read = move |term: &&LowRankTerm<'_>| {
+    let is_read = move |(number, term): &(usize, &LowRankTerm<'_>)| {
+        if chunks.len() < share.threads() {
+            return share.takes_task(*number);
+        }
         match chunks.binary_search_by_key(&term.rows.start, |chunk| chunk.start) {
             // others read what is of several chunks, too
             Ok(chunk) if chunks[chunk].len() == term.rows.len() => {
@@ -383,8 +396,8 @@ pub(super) fn upcoming<'t>(
             _ => true,
         }
     };
-    let codes = terms.iter().filter(is_read);
-    codes.filter_map(|term| Some(term.pair.a.codes()?.span()))
+    let codes = terms.iter().enumerate().filter(is_read);
+    codes.filter_map(|(_, term)| Some(term.pair.a.codes()?.span()))
 }
 
 /// How many of so many chunks are one task's. Two rows beside each other share lines of
@@ -559,18 +572,27 @@ mod tests {
     fn chunks_are_all_rows_and_no_chunk_is_of_two_groups() {
         let mut team = Team::new(4, "test").unwrap();
         team.lead(|| {
-            let chunks = |n, groups: &[Range<usize>]| row_chunks(n, groups.iter().cloned());
+            let chunks = |n, groups: &[(usize, usize)]| {
+                row_chunks(n, groups.iter().map(|(start, end)| *start..*end))
+            };
             assert!(chunks(0, &[]).is_empty());
-            assert_eq!(chunks(1, &[0..1]), [0..1]);
+            assert_eq!(chunks(1, &[(0, 1)]), vec![0..1; 1]);
             // two of eight rows for each thread, or one where the next is another's
-            assert_eq!(chunks(8, &[0..8]), [0..2, 2..4, 4..6, 6..8]);
+            assert_eq!(chunks(8, &[(0, 8)]), [0..2, 2..4, 4..6, 6..8]);
             assert_eq!(
-                chunks(8, &[0..1, 1..1, 3..6]),
+                chunks(8, &[(0, 1), (1, 1), (3, 6)]),
                 [0..1, 1..3, 3..5, 5..6, 6..8]
             );
-            let many = chunks(1000, &[10..990]);
-            assert!(many.iter().all(|chunk| chunk.len() <= ROWS_AT_ONCE));
+            let many = chunks(1000, &[(10, 990)]);
+            assert!(
+                many.iter()
+                    .all(|chunk| (1..=ROWS_AT_ONCE).contains(&chunk.len()))
+            );
             assert!(many.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert_eq!((many[0].start, many[many.len() - 1].end), (0, 1000));
+            for border in [10, 990] {
+                assert!(many.iter().any(|chunk| chunk.start == border));
+            }
         });
     }
 
@@ -595,27 +617,31 @@ mod tests {
 
     #[test]
     fn terms_equal_their_definition_and_do_not_depend_on_each_other() {
-        // as many as chunks there are, and far fewer
-        for threads in [1, 2, 40] {
+        // fewer threads than chunks there are, and more
+        let all = [1, 2, 40, 100].map(|threads| {
             let mut team = Team::new(threads, "test").unwrap();
             team.lead(|| {
-                check(FactorFormat::F32, None, 1e-3);
-                check(FactorFormat::F16, None, 2e-2);
+                let floats = [
+                    check(FactorFormat::F32, None, 1e-3),
+                    check(FactorFormat::F16, None, 2e-2),
+                    check(FactorFormat::F32, Some(Passes::One), 1e-3),
+                ];
                 // half a step of 1/127 in each of the A and B: 0.03 in the mean square
-                for passes in [None, Some(Passes::One), Some(Passes::Two)] {
-                    check(FactorFormat::Int8, passes, 2e-1);
-                }
-                check(FactorFormat::F32, Some(Passes::One), 1e-3);
-            });
-        }
+                let codes = [None, Some(Passes::One), Some(Passes::Two)]
+                    .map(|passes| check(FactorFormat::Int8, passes, 2e-1));
+                [floats, codes]
+            })
+        });
+        assert!(all.iter().all(|found| *found == all[0]));
     }
 
-    /// Two outputs of 40 and 530 columns; three adapters on some rows of each.
-    fn check(format: FactorFormat, passes: Option<Passes>, tolerance: f64) {
+    /// Two outputs of 40 and 530 columns; three adapters on some rows of each. Returns
+    /// the outputs.
+    fn check(format: FactorFormat, passes: Option<Passes>, tolerance: f64) -> [Vec<f32>; 2] {
         let (n, cols, outs) = (120, 96, [40, 530]);
         let weights = outs.map(|out| {
-            let zeros = vec![0.0; out * cols];
-            QuantMatrix::quantize_from_f32(Format::Q8_0, out, cols, &zeros).unwrap()
+            let weights = noise(out as u64, out * cols);
+            QuantMatrix::quantize_from_f32(Format::Q8_0, out, cols, &weights).unwrap()
         });
         let matrices = weights.each_ref();
         let groups = [
@@ -647,6 +673,9 @@ mod tests {
             })
             .collect();
         let x = noise(7, n * cols);
+        let mut of_base = outs.map(|out| vec![f32::NAN; n * out]);
+        let mut slices = of_base.each_mut().map(Vec::as_mut_slice);
+        project(&matrices, (&x, n), &mut slices, passes, Terms::default());
         let mut ys = outs.map(|out| vec![f32::NAN; n * out]);
         let mut slices = ys.each_mut().map(Vec::as_mut_slice);
         fn of_this<'a>(of_this: &'a [LowRankTerm<'a>], chunks: &'a [Range<usize>]) -> Terms<'a> {
@@ -662,22 +691,20 @@ mod tests {
         project(&matrices, (&x, n), &mut slices, passes, of_all);
         let in_term = |row: usize| groups.iter().any(|(rows, _, _)| rows.contains(&row));
         for row in (0..n).filter(|&row| !in_term(row)) {
-            assert!(
-                ys[0][row * outs[0]..(row + 1) * outs[0]]
-                    .iter()
-                    .all(|y| *y == 0.0)
-            );
+            for ((y, of_base), out) in ys.iter().zip(&of_base).zip(outs) {
+                let of_row = row * out..(row + 1) * out;
+                assert_eq!(y[of_row.clone()], of_base[of_row]);
+            }
         }
         for (output, rows, module) in &modules {
             for row in rows.clone() {
                 let x = &x[row * cols..(row + 1) * cols];
-                let found = &ys[*output][row * module.out..(row + 1) * module.out];
+                let of_row = row * module.out..(row + 1) * module.out;
+                let (found, of_base) = (&ys[*output][of_row.clone()], &of_base[*output][of_row]);
                 for column in [0, module.out / 2, module.out - 1] {
                     let exact = exact(module, x, column);
-                    assert!(
-                        (f64::from(found[column]) - exact).abs() < tolerance,
-                        "{format:?}"
-                    );
+                    let added = f64::from(found[column]) - f64::from(of_base[column]);
+                    assert!((added - exact).abs() < tolerance, "{format:?}");
                 }
                 let mut alone = vec![f32::NAN; module.out];
                 let term = [LowRankTerm {
@@ -695,5 +722,31 @@ mod tests {
                 assert_eq!(found, alone);
             }
         }
+        ys
+    }
+
+    #[test]
+    #[should_panic = "assertion failed"]
+    fn chunks_that_overlap_are_refused() {
+        let module = module(1, (40, 4, 64), FactorFormat::F32);
+        let matrix = QuantMatrix::quantize_from_f32(Format::Q8_0, 40, 64, &[0.0; 40 * 64]);
+        let terms = [LowRankTerm {
+            output: 0,
+            rows: 0..4,
+            pair: &module.pair,
+        }];
+        let terms = Terms {
+            of_this: &terms,
+            chunks: &[0..2, 0..2],
+            ..Terms::default()
+        };
+        let y = &mut [0.0; 4 * 40];
+        project(
+            &[&matrix.unwrap()],
+            (&[1.0; 4 * 64], 4),
+            &mut [y],
+            None,
+            terms,
+        );
     }
 }

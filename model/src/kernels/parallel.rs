@@ -227,10 +227,7 @@ pub(super) struct Tile {
 impl Tile {
     /// All of a matrix with rows of `stride`.
     pub(super) fn of(matrix: &mut [f32], stride: usize) -> Self {
-        Self {
-            start: matrix.as_mut_ptr(),
-            stride,
-        }
+        Self::new(matrix.as_mut_ptr(), stride)
     }
 
     /// What begins there, with rows of `stride`.

@@ -1,9 +1,10 @@
 //! Products of several matrices with one input, and what the adapters of its rows
 //! add to them.
 //!
-//! Two parallel regions: the first quantizes the input and multiplies every A, row by
-//! row where they are enough for all threads, the second takes some columns of an output at a time, first the matrix, then every
-//! B while those columns are in a near cache. With an adapter for each sequence, a
+//! Two parallel regions: the first quantizes rows of the input and multiplies them with
+//! every A that they have, the second takes some columns of an output at a time, first
+//! the matrix, then every B while those columns are in a near cache. (Where the rows are
+//! too few for all threads, they are quantized before.) With an adapter for each sequence, a
 //! decoding step has thousands of terms, each far too small for a region; what they
 //! read, and the next product's A, is fetched while the matrices compute. The next
 //! product's matrices are fetched by threads that wait for it.
@@ -54,6 +55,10 @@ pub(super) fn project_at(
     terms: Terms<'_>,
 ) {
     let cols = matrices.first().map_or(0, |matrix| matrix.cols());
+    for term in terms.of_this {
+        let matrix = matrices.get(term.output);
+        assert!(matrix.is_some_and(|matrix| matrix.rows() == term.pair.outputs()));
+    }
     let mut inner = Inner::new(&terms);
     let activations = inner.compute((x, n, cols), passes);
     let outputs: Vec<Output<'_>> = matrices
@@ -165,8 +170,9 @@ impl Output<'_> {
                 for group in 2 * part..(2 * part + 2).min(packed.groups) {
                     let end = (2 * (part + parts_left)).min(packed.groups);
                     ahead.spread(end - group, steps_of(packed, activations));
-                    let rows = 0..activations.rows();
-                    matmul_group(level, packed, group, (activations, rows), ahead, &self.y);
+                    let x = (activations, 0..activations.rows());
+                    // SAFETY: by contract; the CPU has the level.
+                    unsafe { matmul_group(level, packed, group, x, ahead, &self.y) };
                 }
             }
             // SAFETY: by contract.

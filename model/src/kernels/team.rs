@@ -428,6 +428,28 @@ mod tests {
     }
 
     #[test]
+    fn a_task_is_the_same_threads_in_every_region() {
+        let mut team = Team::new(3, "test").unwrap();
+        team.lead(|| {
+            let mut before = None;
+            for _ in 0..200 {
+                let began = AtomicUsize::new(0);
+                let threads = [(); 3].map(|()| Mutex::new(None));
+                // none ends before all have begun, so that no thread has time for two
+                run(3, &|i| {
+                    *threads[i].lock() = Some(thread::current().id());
+                    began.fetch_add(1, Ordering::Relaxed);
+                    while began.load(Ordering::Relaxed) < 3 {
+                        thread::yield_now();
+                    }
+                });
+                let threads = threads.map(Mutex::into_inner);
+                assert_eq!(*before.get_or_insert(threads), threads);
+            }
+        });
+    }
+
+    #[test]
     fn what_is_announced_is_fetched_once() {
         let mut team = Team::new(2, "test").unwrap();
         let values = [0u16; 2500];

@@ -1,9 +1,9 @@
-//! Activations in 16 bits, and their products with factors in 8 bits: per block
+//! Values in 16 bits, and their products with factors in 8 bits: per block
 //! of 32 columns an exact integer product, then `acc ← fma(dot, scale · x.scale,
 //! acc)`, over the blocks in order. Every level computes exactly this.
 //!
-//! Sixteen bits leave no error of their own beside that of the factors, and a
-//! low-rank term is too small a part of a step for eight to be worth it.
+//! The values are a low-rank term's inner products, which are few: sixteen bits leave
+//! no error of their own beside that of the factors, and cost little.
 
 use super::cpu::Level;
 use super::factor_units::Unit;
@@ -20,7 +20,7 @@ const AHEAD: usize = 1024 / 16;
 /// Results of 16 rows of a factor for some activation rows.
 type Tile<const N: usize> = [[f32; GROUP]; N];
 
-/// Rows of activations: per row, pairs of codes and a scale for each block.
+/// Rows of values: per row, pairs of codes and a scale for each block.
 #[derive(Clone, Copy)]
 pub(super) struct WideRows<'a> {
     pub(super) n: usize,
