@@ -143,6 +143,8 @@ unsafe fn compute_tile<const N: usize>(
         Level::Neon => unsafe { super::int8_neon::tile::<N>(weights, group, x, first, y) },
         // SAFETY: by contract.
         _ => unsafe {
+            // only AVX-512 asks for weights ahead of what the hardware does
+            let _ = distance;
             ahead.step();
             super::int8_scalar::tile::<N>(weights, group, x, first, y);
         },

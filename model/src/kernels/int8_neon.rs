@@ -21,7 +21,7 @@ pub(super) unsafe fn tile<const N: usize>(
 ) {
     // SAFETY: NEON is part of every aarch64 CPU that Rust's target supports; otherwise by
     // contract.
-    unsafe { tile_neon(weights, group, x, first, y) }
+    unsafe { tile_neon::<N>(weights, group, x, first, y) }
 }
 
 /// # Safety
