@@ -20,8 +20,10 @@ use super::memory::{Arena, Span};
 use super::multiversion::multiversion;
 use super::parallel::SharedOutput;
 use super::wide;
-use crate::quant::{BLOCK, GROUP, Line, PackedMatrix};
+use crate::quant::{BLOCK, Format, GROUP, Line, PackedMatrix};
 
+/// The format that its matrix is like: bytes whose zero is 128, and a scale.
+const FORMAT: Format = Format::Q8_0;
 /// Lines of a block's codes.
 const LINES: usize = BLOCK / 4;
 /// Flips a signed code into one of a matrix, whose zero is 128.
@@ -40,12 +42,12 @@ impl Codes for Packed {
     }
 
     fn byte_len_of(shape: (usize, usize)) -> usize {
-        PackedMatrix::byte_len_of_bytes(shape)
+        PackedMatrix::byte_len_of(FORMAT, shape)
     }
 
     fn reserved(shape: (usize, usize), arena: &mut Arena) -> Self {
         Self {
-            matrix: PackedMatrix::reserved_bytes(shape, arena),
+            matrix: PackedMatrix::reserved(FORMAT, shape, arena),
             unit: 1.0,
         }
     }

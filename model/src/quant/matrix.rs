@@ -157,7 +157,7 @@ impl QuantMatrix {
     pub(crate) fn packed(&self) -> Option<&PackedMatrix> {
         self.format().has_int8().then(|| {
             self.0.packed.get_or_init(|| {
-                let bytes = PackedMatrix::byte_len_of(self);
+                let bytes = PackedMatrix::byte_len_of(self.format(), (self.rows(), self.cols()));
                 PackedMatrix::new(self, &mut Arena::with_capacity(bytes))
             })
         })
@@ -166,7 +166,7 @@ impl QuantMatrix {
     /// Bytes that an interleaved copy takes which there is not yet.
     pub(crate) fn bytes_to_pack(&self) -> usize {
         if self.format().has_int8() && self.0.packed.get().is_none() {
-            PackedMatrix::byte_len_of(self)
+            PackedMatrix::byte_len_of(self.format(), (self.rows(), self.cols()))
         } else {
             0
         }

@@ -87,28 +87,12 @@ impl PackedMatrix {
     /// Interleaves a matrix of a quantized format.
     pub(super) fn new(matrix: &QuantMatrix, arena: &mut Arena) -> Self {
         let format = matrix.format();
-        let width = CodeWidth::of(format);
-        let groups = matrix.rows().div_ceil(GROUP);
-        let blocks = matrix.cols() / BLOCK;
-        let at = groups * blocks;
         let zero = blocks::zero_code(format);
-        let padding = match width {
+        let padding = match CodeWidth::of(format) {
             CodeWidth::Four => zero | zero << 4,
             CodeWidth::Eight => zero,
         };
-        let mut packed = Self {
-            width,
-            zero: i32::from(zero),
-            groups,
-            blocks,
-            codes: arena.zeroed(at * width.lines()),
-            scales: arena.zeroed(at * GROUP),
-            mins: arena.zeroed(if blocks::has_min(format) {
-                at * GROUP
-            } else {
-                0
-            }),
-        };
+        let mut packed = Self::reserved(format, (matrix.rows(), matrix.cols()), arena);
         packed.codes.fill(Line([padding; 64]));
         for row in 0..matrix.rows() {
             for (b, raw) in matrix
@@ -122,32 +106,33 @@ impl PackedMatrix {
         packed
     }
 
-    /// Room for a matrix `[rows, cols]` of bytes whose zero is 128, without minima; its
-    /// scales are zero.
-    pub(crate) fn reserved_bytes((rows, cols): (usize, usize), arena: &mut Arena) -> Self {
+    /// Room for a matrix `[rows, cols]` of a quantized format; its scales are zero.
+    pub(crate) fn reserved(
+        format: Format,
+        (rows, cols): (usize, usize),
+        arena: &mut Arena,
+    ) -> Self {
+        let width = CodeWidth::of(format);
         let (groups, blocks) = (rows.div_ceil(GROUP), cols / BLOCK);
+        let at = groups * blocks;
         Self {
-            width: CodeWidth::Eight,
-            zero: i32::from(blocks::zero_code(Format::Q8_0)),
+            width,
+            zero: i32::from(blocks::zero_code(format)),
             groups,
             blocks,
-            codes: arena.zeroed(groups * blocks * CodeWidth::Eight.lines()),
-            scales: arena.zeroed(groups * blocks * GROUP),
-            mins: arena.zeroed(0),
+            codes: arena.zeroed(at * width.lines()),
+            scales: arena.zeroed(at * GROUP),
+            mins: arena.zeroed(if blocks::has_min(format) {
+                at * GROUP
+            } else {
+                0
+            }),
         }
     }
 
-    /// Bytes of an arena that [`Self::reserved_bytes`] takes.
-    pub(crate) fn byte_len_of_bytes((rows, cols): (usize, usize)) -> usize {
+    /// Bytes of an arena that [`Self::reserved`] takes.
+    pub(crate) fn byte_len_of(format: Format, (rows, cols): (usize, usize)) -> usize {
         let at = rows.div_ceil(GROUP) * (cols / BLOCK);
-        Arena::slice_bytes::<Line>(at * CodeWidth::Eight.lines())
-            + Arena::slice_bytes::<u16>(at * GROUP)
-    }
-
-    /// Bytes that a matrix takes when it is interleaved.
-    pub(super) fn byte_len_of(matrix: &QuantMatrix) -> usize {
-        let format = matrix.format();
-        let at = matrix.rows().div_ceil(GROUP) * (matrix.cols() / BLOCK);
         let halves = if blocks::has_min(format) { 2 } else { 1 };
         Arena::slice_bytes::<Line>(at * CodeWidth::of(format).lines())
             + halves * Arena::slice_bytes::<u16>(at * GROUP)
